@@ -1,0 +1,22 @@
+# Everything runs in .venv, which is made on first use and brought up to date when a file below changes.
+PYTHON ?= python3
+VENV := .venv
+
+.PHONY: test lint clean
+
+test: $(VENV)/.installed-test
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# .installed-X: gap_jax with its extra X, at the pinned versions.
+$(VENV)/.installed-%: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -c constraints.txt -e '.[$*]'
+	touch $@

@@ -1,0 +1,24 @@
+"""gap_jax: controlled training data generation with diffusion models, in JAX and Flax.
+
+`load_pipeline` and `load_clip` read Stable Diffusion, ControlNet and CLIP from diffusers' and transformers'
+folders or from the hub; `save_pipeline` and `save_clip` write them.
+"""
+
+from gap_jax.diffusion.pipeline import Pipeline
+from gap_jax.diffusion.schedule import ddim, dpm_solver
+from gap_jax.models.clip import Clip
+from gap_jax.weights.pipeline import add_controlnet, load_clip, load_pipeline, save_clip, save_pipeline
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Clip",
+    "Pipeline",
+    "add_controlnet",
+    "ddim",
+    "dpm_solver",
+    "load_clip",
+    "load_pipeline",
+    "save_clip",
+    "save_pipeline",
+]

@@ -1,0 +1,72 @@
+"""diffusers' `ControlNetModel`: Zhang et al., Adding Conditional Control (arXiv 2302.05543)."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gap_jax.models.layers import Conv
+from gap_jax.models.unet import Backbone, Residuals
+
+
+class ControlNet(Backbone):
+    """A copy of the UNet's downward half that sees an image and adds to the UNet's skip connections.
+
+    The condition is scaled down by 2 for each step of `conditioning_embedding_out_channels` after the
+    first, which must bring it to the latents' size. `zero_init` initialises the layers that ControlNet
+    starts at zero; it plays no part once weights are loaded.
+    """
+
+    conditioning_channels: int = 3
+    conditioning_embedding_out_channels: tuple[int, ...] = (16, 32, 96, 256)
+    controlnet_conditioning_channel_order: str = "rgb"
+    zero_init: Any = nn.initializers.zeros
+
+    @property
+    def downscale(self) -> int:
+        """How many times larger than the latents the condition is."""
+        return 2 ** (len(self.conditioning_embedding_out_channels) - 1)
+
+    def example_inputs(self) -> tuple[jax.Array, ...]:
+        sample, timesteps, context = super().example_inputs()
+        height, width = (side * self.downscale for side in sample.shape[1:3])
+        return sample, timesteps, context, jnp.zeros((1, height, width, self.conditioning_channels))
+
+    def embed_condition(self, control: jax.Array) -> jax.Array:
+        prefix = "controlnet_cond_embedding"
+        widths = self.conditioning_embedding_out_channels
+        x = nn.silu(Conv(widths[0], name=f"{prefix}.conv_in", **self.dtypes)(control))
+        for i, (width, wider) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            x = nn.silu(Conv(width, name=f"{prefix}.blocks.{2 * i}", **self.dtypes)(x))
+            x = nn.silu(Conv(wider, stride=2, name=f"{prefix}.blocks.{2 * i + 1}", **self.dtypes)(x))
+        return self.zero_conv(self.block_out_channels[0], f"{prefix}.conv_out", kernel_size=3)(x)
+
+    def zero_conv(self, features: int, name: str, kernel_size: int = 1) -> Conv:
+        padding = kernel_size // 2
+        return Conv(features, kernel_size, 1, padding, kernel_init=self.zero_init, name=name, **self.dtypes)
+
+    @nn.compact
+    def __call__(
+        self,
+        sample: jax.Array,
+        timesteps: jax.Array,
+        context: jax.Array,
+        control: jax.Array,
+        scale: jax.Array | float = 1.0,
+    ) -> Residuals:
+        """`control` `[B,H,W,3]` in [0,1], other arguments as the UNet's; residuals are multiplied by `scale`."""
+        sample, context = sample.astype(self.dtype), context.astype(self.dtype)
+        if self.controlnet_conditioning_channel_order == "bgr":
+            control = control[..., ::-1]
+        temb = self.embed_time(timesteps, len(sample))
+        x = Conv(self.block_out_channels[0], name="conv_in", **self.dtypes)(sample)
+        x += self.embed_condition(control.astype(self.dtype))
+        skips = self.down(x, temb, context)
+        mid = self.middle(skips[-1], temb, context)
+
+        def output(name, features):
+            return self.zero_conv(features.shape[-1], name)(features) * jnp.asarray(scale, self.dtype)
+
+        down = tuple(output(f"controlnet_down_blocks.{i}", skip) for i, skip in enumerate(skips))
+        return Residuals(down, output("controlnet_mid_block", mid))

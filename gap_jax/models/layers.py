@@ -1,0 +1,168 @@
+"""The layers that Stable Diffusion's networks share; NHWC, statistics and softmax in float32.
+
+A submodule's name is its dotted path in the torch module (`"down_blocks.0.resnets.1"`), so that a
+parameter's path, joined by dots, is its key in a diffusers or transformers state dict.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+ACTIVATIONS = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
+
+
+class Layer(nn.Module, kw_only=True):
+    """A linen module that computes in `dtype` and keeps its parameters in `param_dtype`."""
+
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @property
+    def dtypes(self) -> dict[str, Any]:
+        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+
+class Conv(Layer):
+    """A square convolution `[B,H,W,in] -> [B,H',W',features]`, zero-padded by `padding` on every side.
+
+    `padding` may also be `(before, after)`, the same for rows and columns.
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    padding: int | tuple[int, int] = 1
+    use_bias: bool = True
+    kernel_init: Any = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype).astype(self.dtype)
+        before_after = (self.padding,) * 2 if isinstance(self.padding, int) else self.padding
+        out = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel,
+            (self.stride,) * 2,
+            (before_after,) * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+            out += bias.astype(self.dtype)
+        return out
+
+
+class GroupNorm(Layer):
+    """Group normalisation over space and channel groups; statistics in float32."""
+
+    num_groups: int
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
+        groups = x.astype(jnp.float32).reshape(*x.shape[:-1], self.num_groups, -1)
+        mean = groups.mean((1, 2, 4), keepdims=True)
+        centred = groups - mean
+        variance = jnp.square(centred).mean((1, 2, 4), keepdims=True)
+        normed = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
+        return (normed * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(self.dtype)
+
+
+def attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, *, heads: int, mask: jax.Array | None = None, upcast=False
+) -> jax.Array:
+    """Scaled dot-product attention, `[B,L,heads*d]` and `[B,M,heads*d]` twice `-> [B,L,heads*d]`.
+
+    `mask`: boolean, broadcastable to `[B,heads,L,M]`, True = attend. `upcast`: the products of query and
+    key in float32 too (Stable Diffusion 2.1 overflows in float16 otherwise). Softmax is always in float32.
+    """
+    query, key, value = (x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value))
+    if upcast:
+        query, key = query.astype(jnp.float32), key.astype(jnp.float32)
+    scale = query.shape[-1] ** -0.5
+    logits = jnp.einsum("blhd,bmhd->bhlm", query * scale, key, preferred_element_type=jnp.float32)
+    if mask is not None:
+        logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(logits).astype(value.dtype)
+    out = jnp.einsum("bhlm,bmhd->blhd", weights, value)
+    return out.reshape(*out.shape[:2], -1)
+
+
+class Attention(Layer):
+    """diffusers' `Attention`: of tokens `[B,L,C]` to themselves or to a `context` `[B,M,D]`."""
+
+    heads: int
+    qkv_bias: bool = False
+    upcast: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
+        channels = x.shape[-1]
+        context = x if context is None else context
+
+        def project(name, tokens):
+            return nn.Dense(channels, use_bias=self.qkv_bias, name=name, **self.dtypes)(tokens)
+
+        query, key, value = project("to_q", x), project("to_k", context), project("to_v", context)
+        out = attention(query, key, value, heads=self.heads, upcast=self.upcast)
+        return nn.Dense(channels, name="to_out.0", **self.dtypes)(out)
+
+
+class ResnetBlock2D(Layer):
+    """Two normalised convolutions and a shortcut; `temb` `[B,E]`, if any, is added between them."""
+
+    features: int
+    num_groups: int
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, temb: jax.Array | None = None) -> jax.Array:
+        h = nn.silu(GroupNorm(self.num_groups, self.epsilon, name="norm1", **self.dtypes)(x))
+        h = Conv(self.features, name="conv1", **self.dtypes)(h)
+        if temb is not None:
+            shift = nn.Dense(self.features, name="time_emb_proj", **self.dtypes)(nn.silu(temb))
+            h += shift[:, None, None]
+        h = nn.silu(GroupNorm(self.num_groups, self.epsilon, name="norm2", **self.dtypes)(h))
+        h = Conv(self.features, name="conv2", **self.dtypes)(h)
+        if x.shape[-1] != self.features:
+            x = Conv(self.features, kernel_size=1, padding=0, name="conv_shortcut", **self.dtypes)(x)
+        return x + h
+
+
+def upsample(x: jax.Array, size: Sequence[int]) -> jax.Array:
+    """Nearest-neighbour doubling of `[B,h,w,C]`, cropped to `size` `(H, W)`: 2h or 2h-1, 2w or 2w-1."""
+    batch, height, width, channels = x.shape
+    doubled = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
+    return doubled.reshape(batch, 2 * height, 2 * width, channels)[:, : size[0], : size[1]]
+
+
+def timestep_embedding(
+    timesteps: jax.Array, channels: int, *, flip_sin_to_cos: bool, freq_shift: float
+) -> jax.Array:
+    """Sinusoidal embedding of timesteps `[B]` in float32 `-> [B,channels]` (Ho et al. 2020)."""
+    half = channels // 2
+    frequencies = jnp.exp(-jnp.log(10000.0) * jnp.arange(half) / (half - freq_shift))
+    angles = timesteps.astype(jnp.float32)[:, None] * frequencies
+    waves = [jnp.cos(angles), jnp.sin(angles)] if flip_sin_to_cos else [jnp.sin(angles), jnp.cos(angles)]
+    return jnp.pad(jnp.concatenate(waves, -1), ((0, 0), (0, channels % 2)))
+
+
+class TimestepEmbedding(Layer):
+    """The two-layer network behind the sinusoidal embedding, `[B,C] -> [B,features]`."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.silu(nn.Dense(self.features, name="linear_1", **self.dtypes)(x))
+        return nn.Dense(self.features, name="linear_2", **self.dtypes)(x)

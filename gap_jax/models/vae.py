@@ -1,0 +1,115 @@
+"""diffusers' `AutoencoderKL`: images to latents and back (Rombach et al., arXiv 2112.10752)."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gap_jax.models.layers import Attention, Conv, GroupNorm, Layer, ResnetBlock2D, upsample
+
+EPSILON = 1e-6
+
+
+class Posterior(NamedTuple):
+    """The encoder's diagonal Gaussian over latents, both `[B,h,w,latent_channels]`."""
+
+    mean: jax.Array
+    logvar: jax.Array
+
+
+class Stack(Layer):
+    """What the encoder and the decoder share."""
+
+    block_out_channels: tuple[int, ...]
+    layers_per_block: int
+    norm_num_groups: int
+    out_channels: int
+
+    def resnet(self, features: int, name: str) -> ResnetBlock2D:
+        return ResnetBlock2D(features, self.norm_num_groups, EPSILON, name=name, **self.dtypes)
+
+    def norm(self, name: str) -> GroupNorm:
+        return GroupNorm(self.norm_num_groups, EPSILON, name=name, **self.dtypes)
+
+    def middle(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        x = self.resnet(channels, "mid_block.resnets.0")(x)
+        tokens = self.norm("mid_block.attentions.0.group_norm")(x).reshape(len(x), -1, channels)
+        attend = Attention(1, qkv_bias=True, name="mid_block.attentions.0", **self.dtypes)
+        x += attend(tokens).reshape(x.shape)
+        return self.resnet(channels, "mid_block.resnets.1")(x)
+
+    def finish(self, x: jax.Array) -> jax.Array:
+        x = nn.silu(self.norm("conv_norm_out")(x))
+        return Conv(self.out_channels, name="conv_out", **self.dtypes)(x)
+
+
+class Encoder(Stack):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = Conv(self.block_out_channels[0], name="conv_in", **self.dtypes)(x)
+        for level, features in enumerate(self.block_out_channels):
+            for i in range(self.layers_per_block):
+                x = self.resnet(features, f"down_blocks.{level}.resnets.{i}")(x)
+            if level < len(self.block_out_channels) - 1:
+                name = f"down_blocks.{level}.downsamplers.0.conv"
+                x = Conv(features, stride=2, padding=(0, 1), name=name, **self.dtypes)(x)
+        return self.finish(self.middle(x))
+
+
+class Decoder(Stack):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = Conv(self.block_out_channels[-1], name="conv_in", **self.dtypes)(x)
+        x = self.middle(x)
+        for block, features in enumerate(reversed(self.block_out_channels)):
+            for i in range(self.layers_per_block + 1):
+                x = self.resnet(features, f"up_blocks.{block}.resnets.{i}")(x)
+            if block < len(self.block_out_channels) - 1:
+                x = upsample(x, (2 * x.shape[1], 2 * x.shape[2]))
+                x = Conv(features, name=f"up_blocks.{block}.upsamplers.0.conv", **self.dtypes)(x)
+        return self.finish(x)
+
+
+class AutoencoderKL(Layer):
+    """The variational autoencoder; images in [-1,1] and latents unscaled, as diffusers' own."""
+
+    in_channels: int = 3
+    out_channels: int = 3
+    block_out_channels: tuple[int, ...] = (64,)
+    layers_per_block: int = 1
+    latent_channels: int = 4
+    norm_num_groups: int = 32
+    sample_size: int = 32
+    scaling_factor: float = 0.18215
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent along a side."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+    def example_inputs(self) -> tuple[jax.Array, ...]:
+        """Zeros of the smallest shapes that `init` takes."""
+        return (jnp.zeros((1, self.downscale, self.downscale, self.in_channels)),)
+
+    def setup(self):
+        stack = (self.block_out_channels, self.layers_per_block, self.norm_num_groups)
+        moments = 2 * self.latent_channels
+        self.encoder = Encoder(*stack, moments, **self.dtypes)
+        self.decoder = Decoder(*stack, self.out_channels, **self.dtypes)
+        self.quant_conv = Conv(moments, kernel_size=1, padding=0, **self.dtypes)
+        self.post_quant_conv = Conv(self.latent_channels, kernel_size=1, padding=0, **self.dtypes)
+
+    def encode(self, images: jax.Array) -> Posterior:
+        """Images `[B,H,W,in_channels]` in [-1,1] to their posterior, float32 `[B,H/f,W/f,latent_channels]`."""
+        moments = self.quant_conv(self.encoder(images.astype(self.dtype))).astype(jnp.float32)
+        mean, logvar = jnp.split(moments, 2, -1)
+        return Posterior(mean, jnp.clip(logvar, -30, 20))
+
+    def decode(self, latents: jax.Array) -> jax.Array:
+        """Latents `[B,h,w,latent_channels]` to float32 images in [-1,1] (not clipped)."""
+        return self.decoder(self.post_quant_conv(latents.astype(self.dtype))).astype(jnp.float32)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return self.decode(self.encode(images).mean)

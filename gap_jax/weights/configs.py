@@ -1,0 +1,125 @@
+"""Between `config.json` files and our modules, whose fields carry the same names."""
+
+import dataclasses
+from typing import Any, TypeVar
+
+from gap_jax.models.clip import CLIPModel, CLIPTextModel, CLIPVisionModel
+from gap_jax.models.controlnet import ControlNet
+from gap_jax.models.layers import ACTIVATIONS, Layer
+from gap_jax.models.unet import UNet2DCondition
+from gap_jax.models.vae import AutoencoderKL
+
+_Layer = TypeVar("_Layer", bound=Layer)
+
+# Options of the torch classes that we do not have, with the values at which they change nothing.
+_BACKBONE = {
+    "center_input_sample": (False,),
+    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+    "only_cross_attention": (False,),
+    "downsample_padding": (1,),
+    "mid_block_scale_factor": (1,),
+    "act_fn": ("silu",),
+    "encoder_hid_dim": (None,),
+    "encoder_hid_dim_type": (None,),
+    "dual_cross_attention": (False,),
+    "class_embed_type": (None,),
+    "addition_embed_type": (None,),
+    "num_class_embeds": (None,),
+    "resnet_time_scale_shift": ("default",),
+    "resnet_skip_time_act": (False,),
+    "resnet_out_scale_factor": (1,),
+    "time_embedding_type": ("positional",),
+    "time_embedding_dim": (None,),
+    "time_embedding_act_fn": (None,),
+    "timestep_post_act": (None,),
+    "time_cond_proj_dim": (None,),
+    "conv_in_kernel": (3,),
+    "conv_out_kernel": (3,),
+    "attention_type": ("default",),
+    "mid_block_only_cross_attention": (None, False),
+    "cross_attention_norm": (None,),
+    "reverse_transformer_layers_per_block": (None,),
+    "global_pool_conditions": (False,),
+}
+_ONLY: dict[type, dict[str, tuple]] = {
+    UNet2DCondition: _BACKBONE,
+    ControlNet: _BACKBONE | {"controlnet_conditioning_channel_order": ("rgb", "bgr")},
+    AutoencoderKL: {
+        "act_fn": ("silu",),
+        "shift_factor": (None,),
+        "latents_mean": (None,),
+        "latents_std": (None,),
+        "use_quant_conv": (True,),
+        "use_post_quant_conv": (True,),
+        "mid_block_add_attention": (True,),
+    },
+    CLIPTextModel: {"hidden_act": tuple(ACTIVATIONS)},
+    CLIPVisionModel: {"hidden_act": tuple(ACTIVATIONS)},
+    CLIPModel: {},
+}
+_BLOCKS = {
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+}
+_TORCH_NAMES = {
+    UNet2DCondition: "UNet2DConditionModel",
+    ControlNet: "ControlNetModel",
+    AutoencoderKL: "AutoencoderKL",
+}
+_OURS_ALONE = {"parent", "name", "dtype", "param_dtype", "zero_init", "text_model", "vision_model"}
+
+
+def build(cls: type[_Layer], config: dict[str, Any], source: str, **given: Any) -> _Layer:
+    """The module of a configuration read from `source`; fields it lacks keep the torch class's defaults.
+
+    Raises ValueError, naming `source` and the key, for an option that we do not have.
+    """
+    for key, supported in _ONLY[cls].items():
+        if config.get(key, supported[0]) not in supported:
+            raise ValueError(f"{source}: {key} is {config[key]!r}, supported: {_either(supported)}")
+    if hasattr(cls, "down_block_types"):
+        for key, supported in _BLOCKS.items():
+            for kind in config.get(key, ()):
+                if kind not in supported:
+                    raise ValueError(f"{source}: {key} has {kind!r}, supported: {_either(supported)}")
+    values = {}
+    for field in _fields(cls):
+        if field.name in config:
+            value = _hashable(config[field.name])
+            if field.type is int and not isinstance(value, int):
+                raise ValueError(f"{source}: {field.name} must be an integer, found {value!r}")
+            values[field.name] = value
+    return cls(**values, **given)
+
+
+def describe(module: Layer) -> dict[str, Any]:
+    """The `config.json` of a module, in diffusers' or transformers' form."""
+    config = {field.name: getattr(module, field.name) for field in _fields(type(module))}
+    match module:
+        case AutoencoderKL():
+            blocks = len(module.block_out_channels)
+            config["down_block_types"] = ("DownEncoderBlock2D",) * blocks
+            config["up_block_types"] = ("UpDecoderBlock2D",) * blocks
+        case CLIPTextModel():
+            config |= {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
+        case CLIPVisionModel():
+            config["model_type"] = "clip_vision_model"
+        case CLIPModel():
+            config |= {"architectures": ["CLIPModel"], "model_type": "clip"}
+            config["text_config"] = describe(module.text_model)
+            config["vision_config"] = describe(module.vision_model)
+    if type(module) in _TORCH_NAMES:
+        config["_class_name"] = _TORCH_NAMES[type(module)]
+    return config
+
+
+def _fields(cls: type) -> list[dataclasses.Field]:
+    return [field for field in dataclasses.fields(cls) if field.name not in _OURS_ALONE]
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
+
+
+def _either(values: tuple) -> str:
+    return " or ".join(map(repr, values))

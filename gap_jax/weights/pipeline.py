@@ -1,0 +1,290 @@
+"""Stable Diffusion pipelines and CLIP models, from and to diffusers' and transformers' folders."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gap_jax.diffusion.pipeline import Params, Pipeline
+from gap_jax.diffusion.schedule import Schedule
+from gap_jax.models import tokenizer as tokenizers
+from gap_jax.models.clip import Clip, CLIPModel, CLIPTextModel, CLIPVisionModel
+from gap_jax.models.controlnet import ControlNet
+from gap_jax.models.layers import Layer
+from gap_jax.models.tokenizer import Tokenizer
+from gap_jax.models.unet import UNet2DCondition
+from gap_jax.models.vae import AutoencoderKL
+from gap_jax.weights.configs import build, describe
+from gap_jax.weights.convert import load_tree, state_dict
+from gap_jax.weights.repo import Repo
+from gap_jax.weights.tensors import Tensor, find_tensors
+
+DIFFUSERS = ("diffusion_pytorch_model",)
+TRANSFORMERS = ("model", "pytorch_model")
+TASKS = ("", "Img2Img", "Inpaint", "ControlNet", "ControlNetImg2Img", "ControlNetInpaint")
+PIPELINES = tuple(f"StableDiffusion{task}Pipeline" for task in TASKS)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def load_pipeline(
+    model: str | Path,
+    controlnet: str | Path | None = None,
+    dtype: Any = "float32",
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    local_files_only: bool = False,
+) -> tuple[Pipeline, Params]:
+    """A Stable Diffusion 1.x or 2.x pipeline and its parameters.
+
+    - `model`: a folder in diffusers' layout, or a hub id, with `revision`; offline use by
+      `local_files_only`. A ControlNet in its subfolder `controlnet` comes along.
+    - `controlnet`: a folder or hub id of one, instead. See `add_controlnet` to load it later.
+    - `dtype`: of parameters and computation, `float32`, `bfloat16` or `float16`; the files' own does not matter.
+    - `variant`: `"fp16"` reads `*.fp16.safetensors`.
+
+    Raises FileNotFoundError for what is not there, ValueError for what is there but unreadable, unsupported or
+    does not fit its configuration (naming file, key and shapes).
+    """
+    repo = Repo(model, revision=revision, local_files_only=local_files_only)
+    index = repo.read_json("model_index.json")
+    kind = index.get("_class_name")
+    if kind not in PIPELINES:
+        raise ValueError(
+            f"{model}/model_index.json is a {kind}, which gap_jax does not have. It has Stable Diffusion 1.x and 2.x: "
+            + ", ".join(PIPELINES)
+        )
+    dtypes = _dtypes(dtype)
+    text_encoder = build(CLIPTextModel, *_config(repo, "text_encoder"), **dtypes)
+    vae = build(AutoencoderKL, *_config(repo, "vae"), **dtypes)
+    unet = build(UNet2DCondition, *_config(repo, "unet"), **dtypes)
+    pipe = Pipeline(text_encoder, vae, unet, None, _schedule(repo), _tokenizer(repo, "tokenizer/"))
+    _check_fit(pipe, str(model))
+    params = {
+        "text_encoder": _load(text_encoder, repo, "text_encoder", TRANSFORMERS, variant),
+        "vae": _load(vae, repo, "vae", DIFFUSERS, variant),
+        "unet": _load(unet, repo, "unet", DIFFUSERS, variant),
+    }
+    if controlnet is not None:
+        return add_controlnet(pipe, params, controlnet, variant=variant, local_files_only=local_files_only)
+    if repo.find("controlnet/config.json") is not None:
+        return _add_controlnet(pipe, params, repo, "controlnet", variant)
+    return pipe, params
+
+
+def add_controlnet(
+    pipe: Pipeline,
+    params: Params,
+    controlnet: str | Path,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    local_files_only: bool = False,
+) -> tuple[Pipeline, Params]:
+    """The pipeline with a ControlNet (a folder or hub id) added or exchanged, in the UNet's dtype."""
+    repo = Repo(controlnet, revision=revision, local_files_only=local_files_only)
+    return _add_controlnet(pipe, params, repo, "", variant)
+
+
+def _add_controlnet(pipe, params, repo, folder, variant):
+    dtypes = _dtypes(pipe.unet.dtype)
+    config, source = _config(repo, folder)
+    controlnet = build(ControlNet, config, source, **dtypes)
+    for field in ("block_out_channels", "layers_per_block", "cross_attention_dim"):
+        ours, theirs = getattr(controlnet, field), getattr(pipe.unet, field)
+        if ours != theirs:
+            raise ValueError(f"{source}: {field} is {ours}, but the UNet's is {theirs}: made for another model")
+    pipe = dataclasses.replace(pipe, controlnet=controlnet)
+    _check_fit(pipe, source)
+    return pipe, params | {"controlnet": _load(controlnet, repo, folder, DIFFUSERS, variant)}
+
+
+def load_clip(
+    model: str | Path,
+    dtype: Any = "float32",
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    local_files_only: bool = False,
+) -> tuple[Clip, Params]:
+    """A CLIP model and its parameters, from a folder in transformers' layout or a hub id.
+
+    Arguments and errors as `load_pipeline`'s.
+    """
+    repo = Repo(model, revision=revision, local_files_only=local_files_only)
+    config, source = _config(repo, "")
+    if "text_config" not in config or "vision_config" not in config:
+        raise ValueError(f"{source} is no CLIPModel's: it lacks text_config and vision_config")
+    dtypes = _dtypes(dtype)
+    texts = build(CLIPTextModel, config["text_config"], source, **dtypes)
+    vision = build(CLIPVisionModel, config["vision_config"], source, **dtypes)
+    network = build(CLIPModel, config, source, text_model=texts, vision_model=vision, **dtypes)
+    found = repo.find("preprocessor_config.json")
+    normalise = {} if found is None else repo.read_json("preprocessor_config.json")
+    mean, std = normalise.get("image_mean", CLIP_MEAN), normalise.get("image_std", CLIP_STD)
+    clip = Clip(network, _tokenizer(repo, ""), tuple(mean), tuple(std))
+    return clip, _load(network, repo, "", TRANSFORMERS, variant)
+
+
+def save_pipeline(pipe: Pipeline, params: Params, folder: str | Path) -> None:
+    """Write a folder that torch diffusers loads unchanged: safetensors, configurations, tokenizer.
+
+    An existing pipeline is replaced only once the new one is complete; any other folder that is not empty
+    is refused with FileExistsError.
+    """
+    components: dict[str, Layer] = {"text_encoder": pipe.text_encoder, "vae": pipe.vae, "unet": pipe.unet}
+    if pipe.controlnet is not None:
+        components["controlnet"] = pipe.controlnet
+    index = {
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "safety_checker": [None, None],
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+    }
+    with _replacing(Path(folder), "model_index.json") as target:
+        for name, module in components.items():
+            stem, prefix = DIFFUSERS[0], ""
+            if name == "text_encoder":
+                stem, prefix = TRANSFORMERS[0], "text_model."
+            library = "diffusers" if stem in DIFFUSERS else "transformers"
+            config = describe(module)
+            index[name] = [library, config.get("_class_name", "CLIPTextModel")]
+            _write_component(target / name, config, params[name], stem, prefix)
+        scheduler = dataclasses.asdict(pipe.schedule) | {"_class_name": "DDIMScheduler", "clip_sample": False}
+        _write_json(target / "scheduler" / "scheduler_config.json", scheduler)
+        pipe.tokenizer.save(target / "tokenizer")
+        task = "Inpaint" if pipe.unet.in_channels != pipe.vae.latent_channels else ""
+        control = "" if pipe.controlnet is None else "ControlNet"
+        _write_json(target / "model_index.json", {"_class_name": f"StableDiffusion{control}{task}Pipeline"} | index)
+
+
+def save_clip(clip: Clip, params: Params, folder: str | Path) -> None:
+    """Write a folder that torch transformers' `CLIPModel` loads unchanged; replaces as `save_pipeline`."""
+    with _replacing(Path(folder), "config.json") as target:
+        _write_component(target, describe(clip.model), params, TRANSFORMERS[0])
+        clip.tokenizer.save(target)
+        size = clip.model.vision_model.image_size
+        normalise = {
+            "image_processor_type": "CLIPImageProcessor",
+            "image_mean": clip.image_mean,
+            "image_std": clip.image_std,
+            "size": {"shortest_edge": size},
+            "crop_size": {"height": size, "width": size},
+        }
+        _write_json(target / "preprocessor_config.json", normalise)
+
+
+def _config(repo: Repo, folder: str) -> tuple[dict[str, Any], str]:
+    name = f"{folder}/config.json".lstrip("/")
+    return repo.read_json(name), f"{repo.model}/{name}"
+
+
+def _dtypes(dtype: Any) -> dict[str, Any]:
+    dtype = jnp.dtype(dtype)
+    if dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
+        raise ValueError(f"dtype must be float32, bfloat16 or float16, found {dtype}")
+    return {"dtype": dtype, "param_dtype": dtype}
+
+
+def _schedule(repo: Repo) -> Schedule:
+    name = "scheduler/scheduler_config.json"
+    config = repo.read_json(name)
+    if "beta_start" not in config and not config.get("trained_betas"):
+        raise ValueError(f"{repo.model}/{name} has no betas ({config.get('_class_name')}): not Stable Diffusion 1 or 2")
+    fields = {field.name for field in dataclasses.fields(Schedule)}
+    values = {key: value for key, value in config.items() if key in fields}
+    if values.get("trained_betas") is not None:
+        values["trained_betas"] = tuple(values["trained_betas"])
+    try:
+        return Schedule(**values)
+    except ValueError as error:
+        raise ValueError(f"{repo.model}/{name}: {error}") from error
+
+
+def _tokenizer(repo: Repo, prefix: str) -> Tokenizer:
+    found = {name: repo.find(prefix + name) for name in tokenizers.FILES}
+    if found["tokenizer.json"] is None and (found["vocab.json"] is None or found["merges.txt"] is None):
+        raise FileNotFoundError(
+            f"{repo.model}/{prefix} has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt."
+            + repo.unreachable
+        )
+    return Tokenizer(tuple((name, path.read_bytes()) for name, path in found.items() if path is not None))
+
+
+def _check_fit(pipe: Pipeline, source: str) -> None:
+    """Raise unless the components' widths fit each other."""
+    channels = pipe.vae.latent_channels
+    if pipe.unet.cross_attention_dim != pipe.text_encoder.hidden_size:
+        raise ValueError(
+            f"{source}: the UNet's cross_attention_dim {pipe.unet.cross_attention_dim} is not the text encoder's "
+            f"hidden_size {pipe.text_encoder.hidden_size}"
+        )
+    if pipe.unet.in_channels not in (channels, 2 * channels + 1) or pipe.unet.out_channels != channels:
+        raise ValueError(
+            f"{source}: a UNet from {pipe.unet.in_channels} to {pipe.unet.out_channels} channels does not fit the VAE's "
+            f"{channels}: from {channels} (or, for inpainting, {2 * channels + 1}) to {channels} is supported"
+        )
+    if pipe.controlnet is not None and pipe.controlnet.downscale != pipe.downscale:
+        raise ValueError(
+            f"{source}: conditioning_embedding_out_channels scale the condition down by {pipe.controlnet.downscale}, "
+            f"the VAE by {pipe.downscale}"
+        )
+
+
+def _load(module: Layer, repo: Repo, folder: str, stems: tuple[str, ...], variant: str | None) -> dict:
+    tensors = find_tensors(repo, folder, stems, variant)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *module.example_inputs())["params"]
+    return load_tree(shapes, _current_names(module, tensors), module.param_dtype)
+
+
+def _current_names(module: Layer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under the names of current torch releases; buffers of older ones left out."""
+
+    def rename(key: str) -> str:
+        if isinstance(module, CLIPTextModel):
+            return key.removeprefix("text_model.")
+        if isinstance(module, AutoencoderKL) and "attentions" in key:
+            for old, new in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")):
+                key = key.replace(f".{old}.", f".{new}.")
+        return key
+
+    return {rename(key): tensor for key, tensor in tensors.items() if not key.endswith(".position_ids")}
+
+
+def _write_component(folder: Path, config: dict, params: dict, stem: str, prefix: str = "") -> None:
+    from safetensors.numpy import save_file
+
+    _write_json(folder / "config.json", config)
+    tensors = {prefix + key: array for key, array in state_dict(params).items()}
+    save_file(tensors, folder / f"{stem}.safetensors", metadata={"format": "pt"})
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _replacing(folder: Path, marker: str) -> Iterator[Path]:
+    """A new folder beside `folder` that takes its place when the block ends without an error."""
+    if folder.exists() and not (folder / marker).exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} holds something else (it has no {marker}): choose another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        new, old = Path(scratch) / "new", Path(scratch) / "old"
+        new.mkdir()
+        yield new
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(new, folder)
+        shutil.rmtree(old, ignore_errors=True)
