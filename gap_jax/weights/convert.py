@@ -33,7 +33,7 @@ def to_torch(path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
     """A parameter in torch's layout, contiguous."""
     if path[-1] == "kernel":
         array = array.T if array.ndim == 2 else array.transpose(3, 2, 0, 1)
-    return np.ascontiguousarray(array)
+    return np.asarray(array, order="C")
 
 
 def load_tree(template: Any, tensors: Mapping[str, Tensor], dtype: Any) -> dict:
@@ -62,7 +62,7 @@ def load_tree(template: Any, tensors: Mapping[str, Tensor], dtype: Any) -> dict:
 
     def put(path: tuple[str, ...]) -> jax.Array:
         array = from_torch(path, tensors[torch_key(path)].read())
-        return jax.device_put(np.ascontiguousarray(array.astype(dtype, copy=False)))
+        return jax.device_put(np.asarray(array, dtype, order="C"))
 
     return unflatten_dict({path: put(path) for path in template})
 
