@@ -30,7 +30,7 @@ SHAPES = {
     # Stable Diffusion 1.5, 2.1 (v-prediction, linear projection, heads per level, gelu) and 1.5-inpainting.
     "sd15": dict(unet=dict(attention_head_dim=4), text=dict(hidden_act="quick_gelu")),
     "sd21": dict(
-        unet=dict(attention_head_dim=[2, 4, 4], use_linear_projection=True, upcast_attention=True),
+        unet=dict(attention_head_dim=[2, 4], use_linear_projection=True, upcast_attention=True),
         text=dict(hidden_act="gelu", num_hidden_layers=3),
         scheduler=dict(prediction_type="v_prediction"),
         pad="!",
@@ -38,9 +38,9 @@ SHAPES = {
     "inpaint": dict(unet=dict(attention_head_dim=4, in_channels=9, sample_size=64), text=dict(hidden_act="quick_gelu")),
 }
 BACKBONE = dict(
-    block_out_channels=(32, 64, 64),
-    down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-    layers_per_block=2,
+    block_out_channels=(16, 32),
+    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+    layers_per_block=1,
     cross_attention_dim=48,
     norm_num_groups=8,
 )
@@ -71,12 +71,12 @@ def torch_pipeline(kind: str, scratch: Path, channel_order: str = "rgb"):
         **({"num_hidden_layers": 2} | shape["text"]),
     )
     unet = diffusers.UNet2DConditionModel(
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"), **(BACKBONE | shape["unet"])
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), **(BACKBONE | shape["unet"])
     )
     vae = diffusers.AutoencoderKL(
-        block_out_channels=(16, 32, 32, 32),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
         layers_per_block=1,
         norm_num_groups=8,
     )
@@ -104,7 +104,7 @@ def torch_pipeline(kind: str, scratch: Path, channel_order: str = "rgb"):
     else:
         backbone = BACKBONE | shape["unet"]
         controlnet = diffusers.ControlNetModel(
-            conditioning_embedding_out_channels=(8, 16, 16, 32),
+            conditioning_embedding_out_channels=(8, 8, 16),
             controlnet_conditioning_channel_order=channel_order,
             **backbone,
         )

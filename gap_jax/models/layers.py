@@ -45,14 +45,14 @@ class Conv(Layer):
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype).astype(self.dtype)
-        before_after = (self.padding,) * 2 if isinstance(self.padding, int) else self.padding
-        out = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel,
-            (self.stride,) * 2,
-            (before_after,) * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        x = x.astype(self.dtype)
+        if self.kernel_size == 1:
+            out = x @ kernel[0, 0]
+        else:
+            before_after = (self.padding,) * 2 if isinstance(self.padding, int) else self.padding
+            out = jax.lax.conv_general_dilated(
+                x, kernel, (self.stride,) * 2, (before_after,) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
             out += bias.astype(self.dtype)
@@ -70,12 +70,16 @@ class GroupNorm(Layer):
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
-        groups = x.astype(jnp.float32).reshape(*x.shape[:-1], self.num_groups, -1)
-        mean = groups.mean((1, 2, 4), keepdims=True)
-        centred = groups - mean
-        variance = jnp.square(centred).mean((1, 2, 4), keepdims=True)
-        normed = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
-        return (normed * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(self.dtype)
+
+        def group_mean(per_channel):  # [B,1,1,C]
+            means = per_channel.reshape(len(x), self.num_groups, -1).mean(-1)
+            return jnp.repeat(means, channels // self.num_groups, 1)[:, None, None]
+
+        x = x.astype(jnp.float32)
+        mean = group_mean(x.mean((1, 2)))
+        variance = group_mean(jnp.square(x - mean).mean((1, 2)))
+        gain = jax.lax.rsqrt(variance + self.epsilon) * scale
+        return (x * gain + (bias - mean * gain)).astype(self.dtype)
 
 
 def attention(
@@ -86,16 +90,18 @@ def attention(
     `mask`: boolean, broadcastable to `[B,heads,L,M]`, True = attend. `upcast`: the products of query and
     key in float32 too (Stable Diffusion 2.1 overflows in float16 otherwise). Softmax is always in float32.
     """
-    query, key, value = (x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value))
+    dtype = query.dtype
+    query, key, value = (x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2) for x in (query, key, value))
     if upcast:
         query, key = query.astype(jnp.float32), key.astype(jnp.float32)
-    scale = query.shape[-1] ** -0.5
-    logits = jnp.einsum("blhd,bmhd->bhlm", query * scale, key, preferred_element_type=jnp.float32)
+    query *= query.shape[-1] ** -0.5
+    logits = jnp.einsum("bhld,bhmd->bhlm", query, key, preferred_element_type=jnp.float32)
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(logits).astype(value.dtype)
-    out = jnp.einsum("bhlm,bmhd->blhd", weights, value)
-    return out.reshape(*out.shape[:2], -1)
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+    total = weights.sum(-1, keepdims=True)  # divided by last, where there is least to divide
+    out = jnp.einsum("bhlm,bhmd->bhld", weights.astype(dtype), value, preferred_element_type=jnp.float32) / total
+    return out.astype(dtype).swapaxes(1, 2).reshape(*out.shape[0:3:2], -1)
 
 
 class Attention(Layer):

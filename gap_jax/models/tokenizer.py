@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import re
 import tempfile
 import warnings
@@ -39,7 +40,9 @@ class Tokenizer:
         for name, content in self.files:
             (Path(folder) / name).write_bytes(content)
 
-    def encode(self, texts: Sequence[str], *, length: int, vocab_size: int, placeholders: int = 0) -> np.ndarray:
+    def encode(
+        self, texts: Sequence[str], *, length: int, vocab_size: int, placeholders: int = 0
+    ) -> np.ndarray:
         """Token ids, int32 `[B, length]`: start, text, end, padding.
 
         With `placeholders` n > 0, `<i>` in a text becomes the id `vocab_size + i`. Text beyond `length` is
@@ -63,16 +66,22 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], vocab_size: int) -> str:
         """The text of token ids, placeholders as `<i>`."""
-        pieces = [f"<{i - vocab_size}>" if i >= vocab_size else self._clip.decode([i]) for i in ids]
-        return "".join(pieces)
+        pieces = []
+        for is_text, run in itertools.groupby(ids, lambda i: i < vocab_size):
+            run = list(run)
+            pieces += [self._clip.decode(run)] if is_text else [f"<{i - vocab_size}>" for i in run]
+        return " ".join(pieces)
 
     def _ids(self, text: str, vocab_size: int, placeholders: int) -> list[int]:
         ids = []
         for i, piece in enumerate(re.split(r"<(\d+)>", text) if placeholders else [text]):
             if i % 2 == 0:
-                ids += self._clip(piece, add_special_tokens=False).input_ids
+                ids += self._clip(piece, add_special_tokens=False, verbose=False).input_ids
             elif int(piece) < placeholders:
                 ids.append(vocab_size + int(piece))
             else:
-                raise ValueError(f"<{piece}> in {text!r}: with {placeholders} placeholders, the last is <{placeholders - 1}>")
+                raise ValueError(
+                    f"<{piece}> in {text!r}: with {placeholders} placeholders, "
+                    f"the last is <{placeholders - 1}>"
+                )
         return ids

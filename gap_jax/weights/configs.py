@@ -11,6 +11,11 @@ from gap_jax.models.vae import AutoencoderKL
 
 _Layer = TypeVar("_Layer", bound=Layer)
 
+_TORCH_NAMES: dict[type, str] = {
+    UNet2DCondition: "UNet2DConditionModel",
+    ControlNet: "ControlNetModel",
+    AutoencoderKL: "AutoencoderKL",
+}
 # Options of the torch classes that we do not have, with the values at which they change nothing.
 _BACKBONE = {
     "center_input_sample": (False,),
@@ -61,11 +66,13 @@ _BLOCKS = {
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
 }
-_TORCH_NAMES = {
-    UNet2DCondition: "UNet2DConditionModel",
-    ControlNet: "ControlNetModel",
-    AutoencoderKL: "AutoencoderKL",
-}
+_LEVELS = (
+    "down_block_types",
+    "up_block_types",
+    "attention_head_dim",
+    "num_attention_heads",
+    "transformer_layers_per_block",
+)
 _OURS_ALONE = {"parent", "name", "dtype", "param_dtype", "zero_init", "text_model", "vision_model"}
 
 
@@ -74,7 +81,8 @@ def build(cls: type[_Layer], config: dict[str, Any], source: str, **given: Any) 
 
     Raises ValueError, naming `source` and the key, for an option that we do not have.
     """
-    for key, supported in _ONLY[cls].items():
+    classes = {"_class_name": (_TORCH_NAMES[cls],)} if cls in _TORCH_NAMES else {}
+    for key, supported in (classes | _ONLY[cls]).items():
         if config.get(key, supported[0]) not in supported:
             raise ValueError(f"{source}: {key} is {config[key]!r}, supported: {_either(supported)}")
     if hasattr(cls, "down_block_types"):
@@ -82,6 +90,9 @@ def build(cls: type[_Layer], config: dict[str, Any], source: str, **given: Any) 
             for kind in config.get(key, ()):
                 if kind not in supported:
                     raise ValueError(f"{source}: {key} has {kind!r}, supported: {_either(supported)}")
+    if cls is CLIPTextModel and config.get("eos_token_id") == 2:
+        # Configurations of before transformers 4.31: 2 was wrong, and meant the vocabulary's last token.
+        config = config | {"eos_token_id": config.get("vocab_size", CLIPTextModel.vocab_size) - 1}
     values = {}
     for field in _fields(cls):
         if field.name in config:
@@ -89,7 +100,12 @@ def build(cls: type[_Layer], config: dict[str, Any], source: str, **given: Any) 
             if field.type is int and not isinstance(value, int):
                 raise ValueError(f"{source}: {field.name} must be an integer, found {value!r}")
             values[field.name] = value
-    return cls(**values, **given)
+    module = cls(**values, **given)
+    for key in _LEVELS:
+        value = getattr(module, key, None)
+        if isinstance(value, tuple) and len(value) != (levels := len(module.block_out_channels)):
+            raise ValueError(f"{source}: {key} has {len(value)} entries, block_out_channels {levels}")
+    return module
 
 
 def describe(module: Layer) -> dict[str, Any]:

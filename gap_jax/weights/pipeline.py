@@ -2,9 +2,9 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,13 +24,14 @@ from gap_jax.models.unet import UNet2DCondition
 from gap_jax.models.vae import AutoencoderKL
 from gap_jax.weights.configs import build, describe
 from gap_jax.weights.convert import load_tree, state_dict
-from gap_jax.weights.repo import Repo
+from gap_jax.weights.repo import Repo, read_json
 from gap_jax.weights.tensors import Tensor, find_tensors
 
 DIFFUSERS = ("diffusion_pytorch_model",)
 TRANSFORMERS = ("model", "pytorch_model")
 TASKS = ("", "Img2Img", "Inpaint", "ControlNet", "ControlNetImg2Img", "ControlNetInpaint")
 PIPELINES = tuple(f"StableDiffusion{task}Pipeline" for task in TASKS)
+LAYOUT = "0.36.0"  # the diffusers version whose folders we write
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -49,19 +50,19 @@ def load_pipeline(
     - `model`: a folder in diffusers' layout, or a hub id, with `revision`; offline use by
       `local_files_only`. A ControlNet in its subfolder `controlnet` comes along.
     - `controlnet`: a folder or hub id of one, instead. See `add_controlnet` to load it later.
-    - `dtype`: of parameters and computation, `float32`, `bfloat16` or `float16`; the files' own does not matter.
+    - `dtype`: of parameters and computation, `float32`, `bfloat16` or `float16`, whatever the files' own.
     - `variant`: `"fp16"` reads `*.fp16.safetensors`.
 
-    Raises FileNotFoundError for what is not there, ValueError for what is there but unreadable, unsupported or
-    does not fit its configuration (naming file, key and shapes).
+    Raises FileNotFoundError for what is not there, ValueError for what is there but unreadable, unsupported
+    or does not fit its configuration (naming file, key and shapes).
     """
     repo = Repo(model, revision=revision, local_files_only=local_files_only)
     index = repo.read_json("model_index.json")
     kind = index.get("_class_name")
     if kind not in PIPELINES:
         raise ValueError(
-            f"{model}/model_index.json is a {kind}, which gap_jax does not have. It has Stable Diffusion 1.x and 2.x: "
-            + ", ".join(PIPELINES)
+            f"{model}/model_index.json is a {kind}, which gap_jax does not have. "
+            f"It has Stable Diffusion 1.x and 2.x: {', '.join(PIPELINES)}"
         )
     dtypes = _dtypes(dtype)
     text_encoder = build(CLIPTextModel, *_config(repo, "text_encoder"), **dtypes)
@@ -76,9 +77,14 @@ def load_pipeline(
     }
     if controlnet is not None:
         return add_controlnet(pipe, params, controlnet, variant=variant, local_files_only=local_files_only)
-    if repo.find("controlnet/config.json") is not None:
-        return _add_controlnet(pipe, params, repo, "controlnet", variant)
-    return pipe, params
+    _, kind = index.get("controlnet") or (None, None)
+    if kind is None:
+        return pipe, params
+    if kind != "ControlNetModel":
+        raise ValueError(
+            f"{model}/model_index.json: controlnet is a {kind}, supported: a single ControlNetModel"
+        )
+    return _add_controlnet(pipe, params, repo, "controlnet", variant)
 
 
 def add_controlnet(
@@ -102,7 +108,9 @@ def _add_controlnet(pipe, params, repo, folder, variant):
     for field in ("block_out_channels", "layers_per_block", "cross_attention_dim"):
         ours, theirs = getattr(controlnet, field), getattr(pipe.unet, field)
         if ours != theirs:
-            raise ValueError(f"{source}: {field} is {ours}, but the UNet's is {theirs}: made for another model")
+            raise ValueError(
+                f"{source}: {field} is {ours}, but the UNet's is {theirs}: made for another model"
+            )
     pipe = dataclasses.replace(pipe, controlnet=controlnet)
     _check_fit(pipe, source)
     return pipe, params | {"controlnet": _load(controlnet, repo, folder, DIFFUSERS, variant)}
@@ -128,8 +136,12 @@ def load_clip(
     texts = build(CLIPTextModel, config["text_config"], source, **dtypes)
     vision = build(CLIPVisionModel, config["vision_config"], source, **dtypes)
     network = build(CLIPModel, config, source, text_model=texts, vision_model=vision, **dtypes)
-    found = repo.find("preprocessor_config.json")
-    normalise = {} if found is None else repo.read_json("preprocessor_config.json")
+    if repo.find("preprocessor_config.json") is not None:
+        normalise = repo.read_json("preprocessor_config.json")
+    elif repo.find("processor_config.json") is not None:  # of transformers ≥ 5
+        normalise = repo.read_json("processor_config.json").get("image_processor", {})
+    else:
+        normalise = {}
     mean, std = normalise.get("image_mean", CLIP_MEAN), normalise.get("image_std", CLIP_STD)
     clip = Clip(network, _tokenizer(repo, ""), tuple(mean), tuple(std))
     return clip, _load(network, repo, "", TRANSFORMERS, variant)
@@ -165,7 +177,8 @@ def save_pipeline(pipe: Pipeline, params: Params, folder: str | Path) -> None:
         pipe.tokenizer.save(target / "tokenizer")
         task = "Inpaint" if pipe.unet.in_channels != pipe.vae.latent_channels else ""
         control = "" if pipe.controlnet is None else "ControlNet"
-        _write_json(target / "model_index.json", {"_class_name": f"StableDiffusion{control}{task}Pipeline"} | index)
+        head = {"_class_name": f"StableDiffusion{control}{task}Pipeline", "_diffusers_version": LAYOUT}
+        _write_json(target / "model_index.json", head | index)
 
 
 def save_clip(clip: Clip, params: Params, folder: str | Path) -> None:
@@ -200,7 +213,9 @@ def _schedule(repo: Repo) -> Schedule:
     name = "scheduler/scheduler_config.json"
     config = repo.read_json(name)
     if "beta_start" not in config and not config.get("trained_betas"):
-        raise ValueError(f"{repo.model}/{name} has no betas ({config.get('_class_name')}): not Stable Diffusion 1 or 2")
+        raise ValueError(
+            f"{repo.model}/{name} has no betas ({config.get('_class_name')}): not Stable Diffusion 1 or 2"
+        )
     fields = {field.name for field in dataclasses.fields(Schedule)}
     values = {key: value for key, value in config.items() if key in fields}
     if values.get("trained_betas") is not None:
@@ -218,33 +233,46 @@ def _tokenizer(repo: Repo, prefix: str) -> Tokenizer:
             f"{repo.model}/{prefix} has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt."
             + repo.unreachable
         )
-    return Tokenizer(tuple((name, path.read_bytes()) for name, path in found.items() if path is not None))
+    found = {name: path for name, path in found.items() if path is not None}
+    for path in found.values():
+        if path.suffix == ".json":
+            read_json(path)  # raises now, not with the first text
+    return Tokenizer(tuple((name, path.read_bytes()) for name, path in found.items()))
 
 
 def _check_fit(pipe: Pipeline, source: str) -> None:
     """Raise unless the components' widths fit each other."""
+    text_encoder, unet, controlnet = pipe.text_encoder, pipe.unet, pipe.controlnet
     channels = pipe.vae.latent_channels
-    if pipe.unet.cross_attention_dim != pipe.text_encoder.hidden_size:
+    if unet.cross_attention_dim != text_encoder.hidden_size:
         raise ValueError(
-            f"{source}: the UNet's cross_attention_dim {pipe.unet.cross_attention_dim} is not the text encoder's "
-            f"hidden_size {pipe.text_encoder.hidden_size}"
+            f"{source}: the UNet's cross_attention_dim {unet.cross_attention_dim} is not the text encoder's "
+            f"hidden_size {text_encoder.hidden_size}"
         )
-    if pipe.unet.in_channels not in (channels, 2 * channels + 1) or pipe.unet.out_channels != channels:
+    if unet.in_channels not in (channels, 2 * channels + 1) or unet.out_channels != channels:
         raise ValueError(
-            f"{source}: a UNet from {pipe.unet.in_channels} to {pipe.unet.out_channels} channels does not fit the VAE's "
-            f"{channels}: from {channels} (or, for inpainting, {2 * channels + 1}) to {channels} is supported"
+            f"{source}: a UNet from {unet.in_channels} to {unet.out_channels} channels does not fit the "
+            f"VAE's {channels}: from {channels} (inpainting: {2 * channels + 1}) to {channels} is supported"
         )
-    if pipe.controlnet is not None and pipe.controlnet.downscale != pipe.downscale:
+    if controlnet is None:
+        return
+    if controlnet.in_channels != channels:
+        raise ValueError(f"{source}: in_channels is {controlnet.in_channels}, the VAE has {channels}")
+    if controlnet.downscale != pipe.downscale:
         raise ValueError(
-            f"{source}: conditioning_embedding_out_channels scale the condition down by {pipe.controlnet.downscale}, "
-            f"the VAE by {pipe.downscale}"
+            f"{source}: conditioning_embedding_out_channels scale the condition down by "
+            f"{controlnet.downscale}, the VAE by {pipe.downscale}"
         )
 
 
 def _load(module: Layer, repo: Repo, folder: str, stems: tuple[str, ...], variant: str | None) -> dict:
     tensors = find_tensors(repo, folder, stems, variant)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), *module.example_inputs())["params"]
-    return load_tree(shapes, _current_names(module, tensors), module.param_dtype)
+    return load_tree(_shapes(module), _current_names(module, tensors), module.param_dtype)
+
+
+@functools.cache
+def _shapes(module: Layer) -> dict:
+    return jax.eval_shape(module.init, jax.random.key(0), *module.example_inputs())["params"]
 
 
 def _current_names(module: Layer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -254,7 +282,12 @@ def _current_names(module: Layer, tensors: dict[str, Tensor]) -> dict[str, Tenso
         if isinstance(module, CLIPTextModel):
             return key.removeprefix("text_model.")
         if isinstance(module, AutoencoderKL) and "attentions" in key:
-            for old, new in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")):
+            for old, new in (
+                ("query", "to_q"),
+                ("key", "to_k"),
+                ("value", "to_v"),
+                ("proj_attn", "to_out.0"),
+            ):
                 key = key.replace(f".{old}.", f".{new}.")
         return key
 
@@ -286,5 +319,9 @@ def _replacing(folder: Path, marker: str) -> Iterator[Path]:
         yield new
         if folder.exists():
             os.replace(folder, old)
-        os.replace(new, folder)
-        shutil.rmtree(old, ignore_errors=True)
+        try:
+            os.replace(new, folder)
+        except BaseException:
+            if old.exists():
+                os.replace(old, folder)
+            raise

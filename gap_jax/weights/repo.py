@@ -51,7 +51,9 @@ class Repo:
             )
             return Path(path)
         except errors.LocalEntryNotFoundError as error:
-            self.unreachable = f" It is not in the local cache, and the hub was not asked or not reached: {error}"
+            self.unreachable = (
+                f" It is not in the local cache, and the hub was not asked or not reached: {error}"
+            )
             return None
         except errors.EntryNotFoundError:
             return None

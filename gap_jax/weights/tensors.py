@@ -1,8 +1,9 @@
 """Tensors in checkpoint files: safetensors or torch's `.bin`, in one file or in shards with an index."""
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +18,9 @@ class Tensor(NamedTuple):
     read: Callable[[], np.ndarray]
 
 
-def find_tensors(repo: Repo, folder: str, stems: tuple[str, ...], variant: str | None = None) -> dict[str, Tensor]:
+def find_tensors(
+    repo: Repo, folder: str, stems: tuple[str, ...], variant: str | None = None
+) -> dict[str, Tensor]:
     """A component's tensors by name, in the first format that is there: safetensors, else torch's `.bin`.
 
     `folder` of the repository (`"unet"`, or `""`), `stems` the file names that its library uses
@@ -25,7 +28,7 @@ def find_tensors(repo: Repo, folder: str, stems: tuple[str, ...], variant: str |
     another set of files (`"fp16"`).
     """
     tried = []
-    for extension, open_file in (("safetensors", _open_safetensors), ("bin", _open_torch)):
+    for extension, open_file in (("safetensors", open_safetensors), ("bin", _open_torch)):
         for stem in stems:
             for name in _candidates(stem, extension, variant):
                 path = repo.find(f"{folder}/{name}".lstrip("/"))
@@ -63,7 +66,8 @@ def _open_shards(repo: Repo, folder: str, index: Path, open_file) -> dict[str, T
     return tensors
 
 
-def _open_safetensors(path: Path) -> dict[str, Tensor]:
+def open_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name; raises ValueError where it is not readable."""
     from safetensors import SafetensorError, safe_open
 
     def reader(name: str) -> Callable[[], np.ndarray]:
@@ -84,25 +88,36 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
     return {name: Tensor(path, shape, reader(name)) for name, shape in shapes.items()}
 
 
-def _open_torch(path: Path) -> dict[str, Tensor]:
+def load_torch(path: Path) -> Any:
+    """What a torch pickle holds, by `torch.load(weights_only=True)`; tensors are read when they are used.
+
+    Raises ImportError without torch, ValueError for what is not readable or not only weights.
+    """
     try:
         import torch
     except ImportError as error:
         raise ImportError(
             f"{path} is a torch pickle, and torch is not installed: pip install 'gap_jax[torch]', "
-            "or convert the model to safetensors"
+            "or convert it to safetensors"
         ) from error
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        mmap = zipfile.is_zipfile(path)  # torch < 1.6 wrote another format
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:
         raise ValueError(f"torch cannot read {path} as weights (weights_only=True): {error}") from error
+
+
+def _open_torch(path: Path) -> dict[str, Tensor]:
+    state = load_torch(path)
+    import torch
+
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f"{path} is no state dict: it must map names to tensors")
 
     def reader(tensor) -> Callable[[], np.ndarray]:
         def read() -> np.ndarray:
             wide = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-            return wide.detach().numpy()
+            return wide.detach().numpy().copy()  # not a view of the file
 
         return read
 

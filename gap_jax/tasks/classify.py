@@ -1,0 +1,74 @@
+"""Classification: cross-entropy, the adversarial losses made of it, and what labels must be like.
+
+Every loss is per image, `[B]` float32, of logits `[B,K]`. A label is `{"label": int [B] in 0..K-1}`; that
+it is in range is checked on the host, by `check_labels`: under jit it cannot be.
+"""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Loss = Callable[[jax.Array, Mapping[str, jax.Array]], jax.Array]
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """The cross-entropy, in nats, of each image's logits `[B,K]` to its class, int `[B]`; float32 `[B]`.
+
+    Raises ValueError for other shapes.
+    """
+    log_probabilities = _log_softmax(logits)
+    if labels.shape != logits.shape[:1]:
+        raise ValueError(f"labels must have shape {list(logits.shape[:1])}, found {list(labels.shape)}")
+    return -jnp.take_along_axis(log_probabilities, labels[:, None], 1)[:, 0]
+
+
+def other_class(temperature: float = 0.5) -> Loss:
+    """Adversarial, for two classes: cross-entropy of `temperature·logits` to the other class (Waterbirds).
+
+    `loss(logits [B,2], label) -> [B]`, which raises ValueError for another number of classes.
+    """
+
+    def loss(prediction: jax.Array, label: Mapping[str, jax.Array]) -> jax.Array:
+        if prediction.shape[-1] != 2:
+            raise ValueError(f"other_class is for two classes, found logits {list(prediction.shape)}")
+        return cross_entropy(temperature * prediction.astype(jnp.float32), 1 - label["label"])
+
+    return loss
+
+
+def background(prediction: jax.Array, label: Mapping[str, jax.Array]) -> jax.Array:
+    """Adversarial: cross-entropy to class 0, whatever the label (iWildCam: an empty picture)."""
+    return cross_entropy(prediction, jnp.zeros_like(label["label"]))
+
+
+def uniform(prediction: jax.Array, label: Mapping[str, jax.Array]) -> jax.Array:
+    """Adversarial: cross-entropy to the uniform distribution minus log K; 0 where all logits are equal."""
+    log_probabilities = _log_softmax(prediction)
+    return -log_probabilities.mean(-1) - jnp.log(float(prediction.shape[-1]))
+
+
+def negative_cross_entropy(prediction: jax.Array, label: Mapping[str, jax.Array]) -> jax.Array:
+    """Adversarial: minus the cross-entropy to the true class; not bounded below."""
+    return -cross_entropy(prediction, label["label"])
+
+
+def check_labels(labels: np.ndarray, num_classes: int) -> None:
+    """Raise ValueError, naming image and value, unless `labels` are integers `[B]` in 0..num_classes-1.
+
+    On the host: the array must be concrete.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels must be integers of shape [B], found {labels.dtype} {list(labels.shape)}")
+    outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(outside):
+        i = outside[0]
+        raise ValueError(f"image {i}: label {labels[i]} is not a class, which are 0..{num_classes - 1}")
+
+
+def _log_softmax(logits):
+    if logits.ndim != 2:
+        raise ValueError(f"logits must have shape [B, K], found {list(logits.shape)}")
+    return jax.nn.log_softmax(logits.astype(jnp.float32))

@@ -1,0 +1,74 @@
+import os
+from types import SimpleNamespace
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: no test asks the network
+
+import diffusers
+import jax
+import pytest
+import transformers
+
+import gap_jax
+from tests.torch_folders import torch_clip, torch_pipeline
+
+for library in (diffusers, transformers):
+    library.logging.set_verbosity_error()
+    library.utils.logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """`models(kind)`, made once: the torch pipeline, its folder, and that folder's `Pipeline` and params."""
+    made = {}
+
+    def make(kind: str) -> SimpleNamespace:
+        if kind not in made:
+            folder = tmp_path_factory.mktemp(kind) / "model"
+            torch = torch_pipeline(kind, tmp_path_factory.mktemp("tokenizer"))
+            torch.save_pretrained(folder)
+            pipe, params = gap_jax.load_pipeline(folder)
+            made[kind] = SimpleNamespace(torch=torch, folder=folder, pipe=pipe, params=params)
+        return made[kind]
+
+    return make
+
+
+@pytest.fixture
+def sd15(models):
+    return models("sd15")
+
+
+@pytest.fixture
+def sd21(models):
+    return models("sd21")
+
+
+@pytest.fixture
+def inpaint(models):
+    return models("inpaint")
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory):
+    """A small CLIP: the torch model, its folder, and that folder's `Clip` and parameters."""
+    folder = tmp_path_factory.mktemp("clip") / "model"
+    torch = torch_clip(folder)
+    ours, params = gap_jax.load_clip(folder)
+    return SimpleNamespace(torch=torch, folder=folder, clip=ours, params=params)
+
+
+@pytest.fixture
+def no_compilation(models, clip):
+    """Fails a test that compiles anything, but for what its models need to be made."""
+    models("sd15"), models("inpaint")
+    jax.random.split(jax.random.key(0), 3)
+    durations = []
+
+    def listen(event, duration, **_):
+        if "backend_compile" in event:
+            durations.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield
+    jax.monitoring.unregister_event_duration_listener(listen)
+    assert not durations

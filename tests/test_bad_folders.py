@@ -1,0 +1,295 @@
+"""Folders that cannot be loaded: a clear error that names the file, what was expected and what was found."""
+
+import json
+import pickle
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import gap_jax
+
+pytestmark = pytest.mark.usefixtures("no_compilation")
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+TEXT = "text_encoder/model.safetensors"
+
+
+@pytest.fixture
+def folder(sd15, tmp_path):
+    """A copy of the Stable Diffusion 1.5 folder, to be broken."""
+    return Path(shutil.copytree(sd15.folder, tmp_path / "model"))
+
+
+def set_json(name, **changes):
+    def change(folder):
+        path = folder / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+def write(name, content):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def remove(*names):
+    return lambda folder: [(folder / name).unlink() for name in names]
+
+
+def cut(name, size):
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:size])
+
+
+def set_weights(name, change):
+    def rewrite(folder):
+        tensors = load_file(folder / name)
+        change(tensors)
+        save_file(tensors, folder / name)
+
+    return rewrite
+
+
+def shard(promised):
+    """Make the text encoder's weights a shard, with an index that promises other files or keys."""
+
+    def change(folder):
+        keys = dict.fromkeys(load_file(folder / TEXT), "a.safetensors")
+        (folder / TEXT).rename(folder / "text_encoder" / "a.safetensors")
+        index = folder / "text_encoder" / "model.safetensors.index.json"
+        index.write_text(json.dumps({"weight_map": keys | promised} if promised else {}))
+
+    return change
+
+
+def exchange(key, tensor):
+    return lambda tensors: tensors.update({key: tensor})
+
+
+class Evil:
+    def __reduce__(self):
+        return sys.exit, ("a pickle ran code",)
+
+
+def pickled(content):
+    def change(folder):
+        (folder / TEXT).unlink()
+        with (folder / "text_encoder" / "pytorch_model.bin").open("wb") as file:
+            content(file)
+
+    return change
+
+
+MISSING = {
+    "no index": (remove("model_index.json"), "model has no model_index.json"),
+    "no configuration": (remove("unet/config.json"), "model has no unet/config.json"),
+    "no scheduler": (
+        remove("scheduler/scheduler_config.json"),
+        "model has no scheduler/scheduler_config.json",
+    ),
+    "no weights": (
+        remove(UNET),
+        "model/unet has no weights: looked for diffusion_pytorch_model.safetensors, "
+        "diffusion_pytorch_model.safetensors.index.json, diffusion_pytorch_model.bin, "
+        'diffusion_pytorch_model.bin.index.json. Is there only variant="fp16"?',
+    ),
+    "no tokenizer": (
+        lambda folder: shutil.rmtree(folder / "tokenizer"),
+        "model/tokenizer/ has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt",
+    ),
+    "no shard": (shard({"extra": "b.safetensors"}), "model has no text_encoder/b.safetensors"),
+}
+UNFIT = {
+    # files that are broken
+    "index not JSON": (cut("model_index.json", 40), "model_index.json is not valid JSON"),
+    "configuration not JSON": (cut("vae/config.json", 40), "vae/config.json is not valid JSON"),
+    "configuration not text": (
+        write("vae/config.json", b"\xff\xfe\x00"),
+        "vae/config.json is not valid JSON",
+    ),
+    "configuration no object": (
+        write("unet/config.json", b"[1]"),
+        "unet/config.json must hold a JSON object, found list",
+    ),
+    "tokenizer not JSON": (
+        cut("tokenizer/tokenizer.json", 999),
+        "tokenizer/tokenizer.json is not valid JSON",
+    ),
+    "no weight map": (shard(None), "model.safetensors.index.json is no index of shards"),
+    "promised weight": (
+        shard({"extra.weight": "a.safetensors"}),
+        "model.safetensors.index.json promises extra.weight in a.safetensors, which does not hold it",
+    ),
+    "truncated data": (cut(UNET, -1000), f"{UNET} (", ") is not a readable", "Truncated?"),
+    "truncated header": (cut(UNET, 1000), f"{UNET} (1000 bytes) is not a readable safetensors"),
+    "empty weights": (cut(UNET, 0), f"{UNET} (0 bytes) is not a readable safetensors"),
+    "no safetensors": (write(TEXT, b"<html>404</html>"), f"{TEXT} (16 bytes) is not a readable"),
+    "broken pickle": (
+        pickled(lambda file: file.write(b"PK\x03\x04 cut off")),
+        "pytorch_model.bin as weights",
+    ),
+    "evil pickle": (
+        pickled(lambda file: pickle.dump(Evil(), file, protocol=2)),
+        "pytorch_model.bin as weights (weights_only=True)",
+    ),
+    "pickle of no state dict": (
+        pickled(lambda file: torch.save({"epoch": 3}, file)),
+        "pytorch_model.bin is no state dict",
+    ),
+    # weights that do not fit
+    "missing weight": (
+        set_weights(TEXT, lambda tensors: tensors.pop("final_layer_norm.weight")),
+        f"{TEXT} lacks final_layer_norm.weight",
+    ),
+    "surplus weight": (
+        set_weights(TEXT, exchange("extra", torch.zeros(1))),
+        f"{TEXT} holds extra, for which this configuration has no place",
+    ),
+    "many surplus weights": (
+        set_weights(TEXT, lambda tensors: tensors.update({f"x{i}": torch.zeros(1) for i in range(9)})),
+        "x0, x1, x2 and 6 more",
+    ),
+    "linear of another shape": (
+        set_weights(TEXT, exchange("encoder.layers.1.mlp.fc1.weight", torch.zeros(48, 96))),
+        "encoder.layers.1.mlp.fc1.weight in ",
+        f"{TEXT} has shape [48, 96], its configuration says [96, 48]",
+    ),
+    "convolution of another shape": (
+        set_weights(UNET, exchange("conv_in.weight", torch.zeros(16, 4, 1, 1))),
+        "conv_in.weight in ",
+        f"{UNET} has shape [16, 4, 1, 1], its configuration says [16, 4, 3, 3]",
+    ),
+    "weights of another dimension": (
+        set_json("vae/config.json", latent_channels=8),
+        "from 4 to 4 channels does not fit the VAE's 8",
+    ),
+    # what is not supported
+    "Stable Diffusion XL": (
+        set_json("model_index.json", _class_name="StableDiffusionXLPipeline"),
+        "model_index.json is a StableDiffusionXLPipeline, which gap_jax does not have",
+        "It has Stable Diffusion 1.x and 2.x: StableDiffusionPipeline, ",
+    ),
+    "FLUX": (
+        set_json("model_index.json", _class_name="FluxPipeline"),
+        "is a FluxPipeline, which gap_jax does not have",
+    ),
+    "several ControlNets": (
+        set_json("model_index.json", controlnet=["diffusers", "MultiControlNetModel"]),
+        "model_index.json: controlnet is a MultiControlNetModel, supported: a single ControlNetModel",
+    ),
+    "another UNet": (
+        set_json("unet/config.json", _class_name="UNet3DConditionModel"),
+        "unet/config.json: _class_name is 'UNet3DConditionModel', supported: 'UNet2DConditionModel'",
+    ),
+    "another VAE": (
+        set_json("vae/config.json", _class_name="AutoencoderTiny"),
+        "vae/config.json: _class_name is 'AutoencoderTiny', supported: 'AutoencoderKL'",
+    ),
+    "the UNet of XL": (
+        set_json("unet/config.json", addition_embed_type="text_time"),
+        "unet/config.json: addition_embed_type is 'text_time', supported: None",
+    ),
+    "the blocks of another UNet": (
+        set_json("unet/config.json", down_block_types=["CrossAttnDownBlock2D", "AttnDownBlock2D"]),
+        "unet/config.json: down_block_types has 'AttnDownBlock2D', supported: 'CrossAttnDownBlock2D' or",
+    ),
+    "too few blocks": (
+        set_json("unet/config.json", up_block_types=["UpBlock2D"]),
+        "unet/config.json: up_block_types has 1 entries, block_out_channels 2",
+    ),
+    "layers per block": (
+        set_json("unet/config.json", layers_per_block=[2, 1]),
+        "unet/config.json: layers_per_block must be an integer, found (2, 1)",
+    ),
+    "another activation": (
+        set_json("text_encoder/config.json", hidden_act="relu"),
+        "text_encoder/config.json: hidden_act is 'relu', supported: 'gelu' or 'quick_gelu'",
+    ),
+    "a VAE with a shift": (
+        set_json("vae/config.json", shift_factor=0.1),
+        "vae/config.json: shift_factor is 0.1, supported: None",
+    ),
+    "flow matching": (
+        write("scheduler/scheduler_config.json", b'{"_class_name": "FlowMatchEulerDiscreteScheduler"}'),
+        "scheduler/scheduler_config.json has no betas (FlowMatchEulerDiscreteScheduler)",
+    ),
+    "another prediction": (
+        set_json("scheduler/scheduler_config.json", prediction_type="sample"),
+        "scheduler/scheduler_config.json: prediction_type must be one of",
+        "found 'sample'",
+    ),
+    "another text encoder": (
+        set_json("unet/config.json", cross_attention_dim=64),
+        "the UNet's cross_attention_dim 64 is not the text encoder's hidden_size 48",
+    ),
+    "another model's ControlNet": (
+        set_json("controlnet/config.json", cross_attention_dim=1024),
+        "controlnet/config.json: cross_attention_dim is 1024, but the UNet's is 48",
+    ),
+    "another kind of ControlNet": (
+        set_json("controlnet/config.json", _class_name="FluxControlNetModel"),
+        "controlnet/config.json: _class_name is 'FluxControlNetModel', supported: 'ControlNetModel'",
+    ),
+    "ControlNet of other latents": (
+        set_json("controlnet/config.json", in_channels=9),
+        "controlnet/config.json: in_channels is 9, the VAE has 4",
+    ),
+    "ControlNet of another scale": (
+        set_json("controlnet/config.json", conditioning_embedding_out_channels=[8, 16]),
+        "scale the condition down by 2, the VAE by 4",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "table", "name"),
+    [
+        (kind, table, name)
+        for kind, table in ((FileNotFoundError, MISSING), (ValueError, UNFIT))
+        for name in table
+    ],
+)
+def test_broken_folder_is_explained(folder, kind, table, name):
+    spoil, *messages = table[name]
+    spoil(folder)
+    with pytest.raises(kind) as caught:
+        gap_jax.load_pipeline(folder)
+    for message in messages:
+        assert message in str(caught.value)
+
+
+def test_variant_that_is_not_there_is_named(folder):
+    with pytest.raises(
+        FileNotFoundError, match=r"looked for model\.fp16\.safetensors.*Without variant='fp16'\?"
+    ):
+        gap_jax.load_pipeline(folder, variant="fp16")
+
+
+def test_pickled_weights_without_torch_ask_for_it(folder, monkeypatch):
+    pickled(lambda file: torch.save({}, file))(folder)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(
+        ImportError, match=r"pytorch_model\.bin is a torch pickle.*pip install 'gap_jax\[torch\]'"
+    ):
+        gap_jax.load_pipeline(folder)
+
+
+def test_path_that_is_no_model_folder_is_explained(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere' is neither a folder that exists nor a hub id"):
+        gap_jax.load_pipeline(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"model_index\.json is a file: give the model's folder"):
+        gap_jax.load_pipeline(folder / "model_index.json")
+    with pytest.raises(FileNotFoundError, match=r"unet has no model_index\.json"):
+        gap_jax.load_pipeline(folder / "unet")
+    with pytest.raises(ValueError, match=r"is no CLIPModel's: it lacks text_config and vision_config"):
+        gap_jax.load_clip(folder / "text_encoder")
+
+
+@pytest.mark.parametrize("load", [gap_jax.load_pipeline, gap_jax.load_clip])
+def test_dtype_that_is_not_supported_is_named(sd15, clip, load):
+    source = sd15.folder if load is gap_jax.load_pipeline else clip.folder
+    with pytest.raises(ValueError, match="dtype must be float32, bfloat16 or float16, found int8"):
+        load(source, dtype="int8")

@@ -1,0 +1,84 @@
+"""The solvers' tables against diffusers' schedulers, for every spacing, offset and prediction type."""
+
+import itertools
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+from gap_jax.diffusion.sampler import sample
+from gap_jax.diffusion.schedule import Schedule, ddim, dpm_solver
+from tests.torch_folders import relative_error
+
+STABLE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
+CONFIGS = [
+    STABLE | dict(timestep_spacing=spacing, steps_offset=offset, set_alpha_to_one=to_one, prediction_type=kind)
+    for spacing, offset, to_one, kind in itertools.product(
+        ["leading", "trailing", "linspace"], [0, 1], [True, False], ["epsilon", "v_prediction"]
+    )
+    if not (spacing != "leading" and offset)
+] + [
+    dict(beta_schedule="linear", clip_sample=False, timestep_spacing="leading"),
+    dict(beta_schedule="squaredcos_cap_v2", clip_sample=False, timestep_spacing="leading"),
+    dict(timestep_spacing="leading", trained_betas=np.linspace(1e-4, 0.03, 500).tolist(), num_train_timesteps=500, clip_sample=False),
+    STABLE | dict(rescale_betas_zero_snr=True, prediction_type="v_prediction", timestep_spacing="trailing"),
+]
+
+
+def ours(config, solver, start, outputs, **options):
+    fields = {key: value for key, value in config.items() if key in Schedule.__dataclass_fields__}
+    if "trained_betas" in fields:
+        fields["trained_betas"] = tuple(fields["trained_betas"])
+    schedule = Schedule(**fields)
+    table = solver(schedule, len(outputs), **options)
+    timesteps = table.timestep.astype(int).tolist()
+
+    def network(x, timestep):
+        return outputs.mean(0) * 0.3 + 0.1 * x + timestep / 1000
+
+    return sample(network, start, table, prediction_type=schedule.prediction_type), timesteps
+
+
+def theirs(scheduler, start, outputs):
+    scheduler.set_timesteps(len(outputs))
+    x = torch.from_numpy(start)
+    for timestep in scheduler.timesteps:
+        output = torch.from_numpy(outputs.mean(0)) * 0.3 + 0.1 * x + timestep / 1000
+        x = scheduler.step(output, timestep, x).prev_sample
+    return x, scheduler.timesteps.tolist()
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 17])
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: "-".join(map(str, list(config.values())[3:])))
+def test_solvers_equal_diffusers(config, num_steps):
+    rng = np.random.default_rng(num_steps)
+    start = rng.standard_normal((1, 2, 3, 4), dtype=np.float32)
+    outputs = rng.standard_normal((num_steps, 1, 2, 3, 4), dtype=np.float32)
+    references = [(ddim, diffusers.DDIMScheduler(**config))]
+    if config.get("beta_schedule") != "squaredcos_cap_v2":
+        multistep = {key: value for key, value in config.items() if key not in ("clip_sample", "set_alpha_to_one")}
+        references.append((dpm_solver, diffusers.DPMSolverMultistepScheduler(**multistep)))
+    for solver, scheduler in references:
+        latents, timesteps = ours(config, solver, start, outputs)
+        expected, reference = theirs(scheduler, start, outputs)
+        assert timesteps == reference
+        assert relative_error(latents, expected) < 1e-4, solver.__name__
+
+
+def test_zero_terminal_snr_needs_v_prediction():
+    with pytest.raises(ValueError, match="v_prediction"):
+        Schedule(rescale_betas_zero_snr=True, prediction_type="epsilon")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("beta_schedule", "sigmoid"), ("timestep_spacing", "karras"), ("prediction_type", "sample")]
+)
+def test_an_unknown_schedule_is_refused(field, value):
+    with pytest.raises(ValueError, match=field):
+        Schedule(**{field: value})
+
+
+def test_a_deterministic_solver_refuses_eta():
+    with pytest.raises(ValueError, match="eta"):
+        dpm_solver(Schedule(), 5, eta=1.0)
