@@ -30,10 +30,10 @@ def from_torch(path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
 
 
 def to_torch(path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
-    """A parameter in torch's layout, contiguous."""
-    if path[-1] == "kernel":
-        array = array.T if array.ndim == 2 else array.transpose(3, 2, 0, 1)
-    return np.asarray(array, order="C")
+    """A parameter in torch's layout (a view)."""
+    if path[-1] != "kernel":
+        return array
+    return array.T if array.ndim == 2 else array.transpose(3, 2, 0, 1)
 
 
 def load_tree(template: Any, tensors: Mapping[str, Tensor], dtype: Any) -> dict:
@@ -68,8 +68,9 @@ def load_tree(template: Any, tensors: Mapping[str, Tensor], dtype: Any) -> dict:
 
 
 def state_dict(tree: dict) -> dict[str, np.ndarray]:
-    """The torch state dict of a parameter tree."""
-    return {torch_key(path): to_torch(path, np.asarray(leaf)) for path, leaf in flatten_dict(tree).items()}
+    """The torch state dict of a parameter tree, contiguous."""
+    tree = {path: to_torch(path, np.asarray(leaf)) for path, leaf in flatten_dict(tree).items()}
+    return {torch_key(path): np.asarray(array, order="C") for path, array in tree.items()}
 
 
 def _some(names: list[str]) -> str:
