@@ -107,8 +107,7 @@ def textual_inversion(pipe: Pipeline, params: Params, targets: np.ndarray) -> Gu
     """
     images = _check_images(targets)
     latents = _in_batches(lambda chunk: pipe.encode_image(params, chunk), images)
-    inpaints = pipe.unet.in_channels != pipe.vae.latent_channels
-    nothing = pipe.encode_image(params, jnp.full_like(images[:1], 0.5))[0] if inpaints else None
+    nothing = pipe.encode_image(params, jnp.full_like(images[:1], 0.5))[0] if pipe.inpaints else None
     alphas = pipe.schedule.alphas_cumprod()
     levels = np.sqrt(alphas).astype(np.float32), np.sqrt(1 - alphas).astype(np.float32)
 
@@ -123,7 +122,7 @@ def textual_inversion(pipe: Pipeline, params: Params, targets: np.ndarray) -> Gu
 
     def loss(params, sample):
         noisy, timesteps, answer = jax.vmap(draw, (None, 0))(params["latents"], sample.key)
-        if inpaints:
+        if pipe.inpaints:
             repaint = jnp.ones_like(noisy[..., :1])
             noisy = jnp.concatenate([noisy, repaint, jnp.broadcast_to(params["nothing"], noisy.shape)], -1)
         context = jnp.broadcast_to(sample.context, (len(noisy), *sample.context.shape[1:]))

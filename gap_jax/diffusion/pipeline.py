@@ -41,6 +41,11 @@ class Pipeline:
         """Pixels per latent along a side."""
         return self.vae.downscale
 
+    @property
+    def inpaints(self) -> bool:
+        """Whether the UNet was trained to inpaint: it sees a mask and a masked image too (9 channels)."""
+        return self.unet.in_channels != self.vae.latent_channels
+
     def tokenize(self, texts: Sequence[str], placeholders: int = 0) -> np.ndarray:
         """Token ids, int32 `[B, 77]` (`max_position_embeddings`).
 
@@ -145,6 +150,7 @@ class Pipeline:
         control_scale: float = 1.0,
         keep: tuple[jax.Array, jax.Array, jax.Array | None] | None = None,
         solver: Solver = ddim,
+        backprop_steps: int | None = None,
     ) -> jax.Array:
         """Carry latents from noise to a clean image's, float32 `[B,h,w,C]`.
 
@@ -162,17 +168,22 @@ class Pipeline:
           replaced by the source's at the next noise level. An inpainting UNet (9 channels) sees mask and
           source instead, `source` being the latents of the image with what is not kept set to grey 0.5,
           and `noise` is not used.
+        - `backprop_steps` K ≥ 1: differentiate through the last K steps only (DRaFT-K); None: all.
 
         Differentiable to `context`, `uncond`, `latents`, `control`. Memory of the gradient does not grow with the
         number of steps. Raises ValueError for shapes and values that do not fit, before it compiles.
         """
         table = solver(self.schedule, num_steps, strength, eta)
         keep = None if keep is None else Keep(*keep)
+        if backprop_steps is not None and backprop_steps < 1:
+            raise ValueError(f"backprop_steps must be at least 1, found {backprop_steps}")
         self._check(params, latents, context, uncond, eta, key, control, keep)
         keys = _keys(key, len(latents)) if eta > 0 else None
-        return self._denoise(params, latents, context, uncond, guidance_scale, keys, control, control_scale, keep, table)
+        return self._denoise(
+            params, latents, context, uncond, guidance_scale, keys, control, control_scale, keep, table, backprop_steps
+        )
 
-    @partial(jax.jit, static_argnames="self")
+    @partial(jax.jit, static_argnames=("self", "backprop_steps"))
     def _denoise(
         self,
         params: Params,
@@ -185,8 +196,8 @@ class Pipeline:
         control_scale: jax.Array,
         keep: Keep | None,
         table: Table,
+        backprop_steps: int | None,
     ) -> jax.Array:
-        inpaints = self.unet.in_channels != self.vae.latent_channels
         branches = 1
         if uncond is not None:
             branches = 2
@@ -201,7 +212,7 @@ class Pipeline:
             if self.controlnet is not None:
                 variables = {"params": params["controlnet"]}
                 residuals = self.controlnet.apply(variables, x, timestep, context, both(control), control_scale)
-            if inpaints:
+            if self.inpaints:
                 repaint = 1 - keep.mask.astype(x.dtype)
                 x = jnp.concatenate([x, both(repaint), both(keep.source)], -1)
             output = self.unet.apply({"params": params["unet"]}, x, timestep, context, residuals)
@@ -217,7 +228,8 @@ class Pipeline:
             table,
             prediction_type=self.schedule.prediction_type,
             keys=keys,
-            keep=None if inpaints else keep,
+            keep=None if self.inpaints else keep,
+            backprop_steps=backprop_steps,
         )
 
     def _check(self, params, latents, context, uncond, eta, key, control, keep):
@@ -242,15 +254,14 @@ class Pipeline:
             factor = self.downscale
             image = (batch, height * factor, width * factor, self.controlnet.conditioning_channels)
             _expect("control", control, image)
-        inpaints = self.unet.in_channels != channels
-        if inpaints and keep is None:
+        if self.inpaints and keep is None:
             raise ValueError("the UNet is an inpainting one (9 channels): give keep=(mask, source, None)")
         if keep is not None:
             _expect("keep's mask", keep.mask, (batch, height, width, 1))
             if keep.mask.dtype != bool:
                 raise ValueError(f"keep's mask must be boolean, True = keep; found {keep.mask.dtype}")
             _expect("keep's source", keep.source, latents.shape)
-            if not inpaints:
+            if not self.inpaints:
                 if keep.noise is None:
                     raise ValueError("keep's noise is missing: the noise that the latents began with")
                 _expect("keep's noise", keep.noise, latents.shape)

@@ -29,13 +29,15 @@ def sample(
     prediction_type: str,
     keys: jax.Array | None = None,
     keep: Keep | None = None,
+    backprop_steps: int | None = None,
 ) -> jax.Array:
     """Carry `latents` `[B,h,w,C]` from the noise level of the table's first row to that after its last.
 
     `predict(latents, timestep)` is the network, guidance included; it returns the noise or v. `keys` `[B]`
     draw each image's noise, `normal(fold_in(keys[b], step))`, and are needed only where the table has any.
     The state is float32 throughout, and reverse differentiation recomputes each step, so that memory
-    does not grow with their number.
+    does not grow with their number; it goes back through the last `backprop_steps` only, if given (DRaFT-K,
+    Clark et al. 2023, arXiv 2309.17400).
     """
 
     def step(carry, inputs):
@@ -60,6 +62,11 @@ def sample(
     table = jax.tree.map(jnp.asarray, table)
     kept_alpha, kept_sigma = jnp.append(table.alpha[1:], 1.0), jnp.append(table.sigma[1:], 0.0)
     inputs = (jnp.arange(len(table.timestep)), table, kept_alpha, kept_sigma)
-    start = (latents, jnp.zeros_like(latents))
-    (latents, _), _ = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), start, inputs)
+    carry = (latents, jnp.zeros_like(latents))
+    first = 0 if backprop_steps is None else max(len(table.timestep) - backprop_steps, 0)
+    step = jax.checkpoint(step, prevent_cse=False)
+    if first:
+        carry, _ = jax.lax.scan(step, carry, jax.tree.map(lambda x: x[:first], inputs))
+        carry = jax.lax.stop_gradient(carry)
+    (latents, _), _ = jax.lax.scan(step, carry, jax.tree.map(lambda x: x[first:], inputs))
     return latents

@@ -10,6 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+NEGATIVE_PROMPT = (
+    "comic,cartoon,synthetic,rendered,animated,painting,sketch,drawing,highly saturated,humans,people"
+)
 Loss = Callable[[jax.Array, Mapping[str, jax.Array]], jax.Array]
 
 

@@ -12,6 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+NEGATIVE_PROMPT = (
+    "comic,cartoon,synthetic,rendered,animated,painting,sketch,drawing,highly saturated,person,people,face,"
+    "body parts,eyes"
+)
 _TINY = 1e-6  # below this, a map's mean absolute deviation is that of a constant
 
 

@@ -175,7 +175,7 @@ def save_pipeline(pipe: Pipeline, params: Params, folder: str | Path) -> None:
         scheduler = dataclasses.asdict(pipe.schedule) | {"_class_name": "DDIMScheduler", "clip_sample": False}
         _write_json(target / "scheduler" / "scheduler_config.json", scheduler)
         pipe.tokenizer.save(target / "tokenizer")
-        task = "Inpaint" if pipe.unet.in_channels != pipe.vae.latent_channels else ""
+        task = "Inpaint" if pipe.inpaints else ""
         control = "" if pipe.controlnet is None else "ControlNet"
         head = {"_class_name": f"StableDiffusion{control}{task}Pipeline", "_diffusers_version": LAYOUT}
         _write_json(target / "model_index.json", head | index)

@@ -1,0 +1,131 @@
+"""Devices and hosts: one mesh of all of them, programs mapped over it, batches fed per process.
+
+The mesh has two axes: `data`, over which a batch is spread, and `prompt`, over which a population of
+prompts is. One device is a mesh of one: the same program.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+_T = TypeVar("_T")
+
+# Set by SLURM, Open MPI, Cloud TPU, GKE, and by hand, on each of several processes.
+_CLUSTER = ("JAX_COORDINATOR_ADDRESS", "SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES")
+
+
+def initialize(
+    coordinator_address: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Join the other processes of the job, before JAX is used; does nothing where there is only one.
+
+    Under SLURM, Open MPI, GKE and on TPU pods, `jax.distributed` finds out by itself; elsewhere give the
+    address (`host:port`) of process 0, how many processes there are, and which this is.
+    """
+    given = {
+        name: value
+        for name, value in (
+            ("coordinator_address", coordinator_address),
+            ("num_processes", num_processes),
+            ("process_id", process_id),
+        )
+        if value is not None
+    }
+    if given and len(given) < 3:
+        raise ValueError(f"give coordinator_address, num_processes and process_id together, found {given}")
+    if given or any(os.environ.get(name) for name in _CLUSTER):
+        jax.distributed.initialize(**given)
+
+
+def make_mesh(prompts: int = 1) -> Mesh:
+    """All devices of all processes as `data` × `prompt`, `prompts` of them along the second.
+
+    Raises ValueError where they do not divide.
+    """
+    devices = jax.devices()
+    if prompts < 1 or len(devices) % prompts:
+        raise ValueError(f"{len(devices)} devices do not divide into {prompts} along the prompt axis")
+    return Mesh(np.array(devices).reshape(-1, prompts), ("data", "prompt"))
+
+
+def spread(step: Callable[[Any, Any, Any], tuple[Any, Any]], mesh: Mesh) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
+    """`step(weights, state, batch) -> (state, metrics)` for one prompt, as one program for a population.
+
+    States, old and new, and metrics have a leading axis of prompts, split over `prompt`; every leaf of the batch is
+    split along its first axis over `data`, whose name `step` may use in collectives; weights are everywhere.
+    """
+    population = jax.vmap(step, (None, 0, None))
+    per_device = jax.shard_map(
+        population,
+        mesh=mesh,
+        in_specs=(P(), P("prompt"), P("data")),
+        out_specs=(P("prompt"), P("prompt")),
+        check_vma=False,  # gradients are averaged by the step itself, with pmean
+    )
+    return jax.jit(per_device)
+
+
+def local_rows(mesh: Mesh, rows: int) -> slice:
+    """Which of a global batch's rows this process feeds.
+
+    Raises ValueError unless the batch divides over the mesh's `data` axis.
+    """
+    shards = mesh.shape["data"]
+    if rows % shards:
+        raise ValueError(f"a batch of {rows} images does not divide over {shards} devices along the data axis")
+    held = NamedSharding(mesh, P("data")).addressable_devices_indices_map((rows,)).values()
+    bounds = [index[0].indices(rows)[:2] for index in held]
+    return slice(min(start for start, _ in bounds), max(stop for _, stop in bounds))
+
+
+def feed(mesh: Mesh, rows: int, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """A global batch of `rows`, split over `data`, from each process's own `local_rows` of it."""
+    sharding = NamedSharding(mesh, P("data"))
+    mine = local_rows(mesh, rows)
+
+    def put(name: str, local: np.ndarray) -> jax.Array:
+        if len(local) != mine.stop - mine.start:
+            raise ValueError(
+                f"{name} has {len(local)} rows, this process feeds rows {mine.start} to {mine.stop} of {rows}"
+            )
+
+        def rows_of(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(rows)
+            return local[start - mine.start : stop - mine.start]
+
+        return jax.make_array_from_callback((rows, *local.shape[1:]), sharding, rows_of)
+
+    return {name: put(name, np.asarray(local)) for name, local in batch.items()}
+
+
+def replicate(mesh: Mesh, tree: _T) -> _T:
+    """Every leaf on every device of the mesh; an array that the tree holds twice is copied once."""
+    return _put(mesh, tree, P())
+
+
+def split_prompts(mesh: Mesh, tree: _T) -> _T:
+    """Every leaf's first axis, of prompts, split over `prompt`."""
+    return _put(mesh, tree, P("prompt"))
+
+
+def _put(mesh: Mesh, tree: _T, spec: P) -> _T:
+    sharding = NamedSharding(mesh, spec)
+    placed: dict[int, jax.Array] = {}
+
+    def put(leaf):
+        if id(leaf) not in placed:
+            placed[id(leaf)] = jax.device_put(leaf, sharding)
+        return placed[id(leaf)]
+
+    return jax.tree.map(put, tree)
+
+
+def to_host(mesh: Mesh, tree: Any) -> Any:
+    """Every leaf as a whole numpy array, on every process."""
+    whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))(tree)
+    return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), whole)
