@@ -3,6 +3,8 @@
 import itertools
 
 import diffusers
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -82,3 +84,35 @@ def test_an_unknown_schedule_is_refused(field, value):
 def test_a_deterministic_solver_refuses_eta():
     with pytest.raises(ValueError, match="eta"):
         dpm_solver(Schedule(), 5, eta=1.0)
+
+
+def toy_gradient(table, backprop_steps, start, weight):
+    """Value and gradient to `weight`, through all steps or the last few, of a small nonlinear network."""
+
+    def total(weight):
+        def network(x, timestep):
+            return jnp.tanh(x * weight + timestep / 1000)
+
+        return sample(
+            network, start, table, prediction_type="epsilon", backprop_steps=backprop_steps
+        ).sum()
+
+    return jax.value_and_grad(total)(weight)
+
+
+def test_backprop_steps_differentiates_the_last_steps_only():
+    """K steps' gradient is that of those K alone, begun where the others led."""
+    start = jnp.asarray(np.random.default_rng(0).standard_normal((1, 2, 3, 4), dtype=np.float32))
+    table = ddim(Schedule(**{key: STABLE[key] for key in ("beta_start", "beta_end", "beta_schedule")}), 5)
+    value, full = toy_gradient(table, None, start, 0.7)
+    for last in (1, 2, 4):
+        head, tail = (type(table)(*(column[part] for column in table)) for part in (slice(5 - last), slice(-last, None)))
+        middle = sample(
+            lambda x, timestep: jnp.tanh(x * 0.7 + timestep / 1000), start, head, prediction_type="epsilon"
+        )
+        same_value, partial = toy_gradient(table, last, start, 0.7)
+        _, alone = toy_gradient(tail, None, middle, 0.7)
+        np.testing.assert_allclose(same_value, value, rtol=1e-5)
+        np.testing.assert_allclose(partial, alone, rtol=1e-4)
+        assert abs(partial / full - 1) > 1e-3
+    np.testing.assert_allclose(toy_gradient(table, 5, start, 0.7)[1], full, rtol=1e-5)

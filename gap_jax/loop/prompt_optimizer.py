@@ -151,29 +151,40 @@ def prompt_optimizer(
             total, values, gradient = jax.lax.pmean((total, values, gradient), axis_name)
         finite = jnp.isfinite(total) & jnp.isfinite(gradient).all()
         metrics = {"loss": total, **values, "gradient_norm": jnp.linalg.norm(gradient)}
-        state = _update(state, gradient, finite, values.get("adversarial", total))
+        adversarial = values.get("adversarial", total)
+        state = advance(state, gradient, finite, adversarial, optimizer=optimizer, early_stop=early_stop)
         return state, metrics | {"skipped": state.skipped.astype(jnp.float32), "stopped": state.stopped * 1.0}
 
-    def _update(state: State, gradient: jax.Array, finite: jax.Array, adversarial: jax.Array) -> State:
-        gradient = jnp.where(finite, gradient, 0.0)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.embeddings)
-        new = state._replace(
-            embeddings=optax.apply_updates(state.embeddings, updates),
-            opt_state=opt_state,
-            losses=jnp.append(state.losses[1:], adversarial),
-            past=jnp.concatenate([state.past[1:], state.embeddings[None]]),
-        )
-        if early_stop is not None:
-            stops = new.losses.mean() < early_stop.threshold  # False while the window has a NaN
-            new = new._replace(embeddings=jnp.where(stops, new.past[0], new.embeddings), stopped=stops)
-        keep = state.stopped | ~finite
-        new = jax.tree.map(lambda old, new: jnp.where(keep, old, new), state, new)
-        return new._replace(
-            step=state.step + 1,
-            skipped=jnp.where(finite | state.stopped, 0, state.skipped + 1),
-        )
-
     return PromptOptimizer(init, step, render, Weights(params, model.params, term_params, uncond))
+
+
+def advance(
+    state: State,
+    gradient: jax.Array,
+    finite: jax.Array,
+    adversarial: jax.Array,
+    *,
+    optimizer: optax.GradientTransformation,
+    early_stop: EarlyStop | None,
+) -> State:
+    """The state after an update with `gradient` `[n,D]`, or without one if it has stopped or is not `finite`.
+
+    `adversarial` is the loss that the state's embeddings had.
+    """
+    updates, opt_state = optimizer.update(jnp.where(finite, gradient, 0.0), state.opt_state, state.embeddings)
+    new = state._replace(
+        embeddings=optax.apply_updates(state.embeddings, updates),
+        opt_state=opt_state,
+        losses=jnp.append(state.losses[1:], adversarial),
+        past=jnp.concatenate([state.past[1:], state.embeddings[None]]),
+    )
+    if early_stop is not None:
+        stops = new.losses.mean() < early_stop.threshold  # False while the window has a NaN
+        new = new._replace(embeddings=jnp.where(stops, new.past[0], new.embeddings), stopped=stops)
+    keep = state.stopped | ~finite
+    skipped = jnp.where(finite | state.stopped, 0, state.skipped + 1)
+    chosen = jax.tree.map(lambda old, new: jnp.where(keep, old, new), state._replace(key=None), new._replace(key=None))
+    return chosen._replace(key=state.key, step=state.step + 1, skipped=skipped)
 
 
 def adamw(

@@ -1,0 +1,372 @@
+"""States on disk: restored bit for bit, on other devices and processes; what a kill or a full disk leaves."""
+
+import contextlib
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gap_jax.checkpoint import Checkpoints
+
+ROOT = Path(__file__).parent.parent
+
+
+class State(NamedTuple):
+    embeddings: jax.Array
+    opt: Any
+    key: jax.Array
+    step: jax.Array
+    window: np.ndarray
+    empty: jax.Array
+    count: int = 0
+    best: float = 0.0
+    extra: Any = None
+
+
+def state(seed: int = 0, width: int = 5) -> State:
+    """Everything a stage may keep, after one step of AdamW; with NaN, -0.0 and infinity."""
+    numbers = np.random.default_rng(seed)
+    embeddings = jnp.asarray(numbers.standard_normal((3, width), np.float32))
+    optimizer = optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 0.1, 2, 10))
+    _, opt = optimizer.update(embeddings * 2, optimizer.init(embeddings), embeddings)
+    return State(
+        embeddings=embeddings,
+        opt=opt,
+        key=jax.random.split(jax.random.key(seed)),
+        step=jnp.int32(seed),
+        window=np.array([np.nan, -0.0, np.inf, seed], np.float64),
+        empty=jnp.zeros((0, 4)),
+        count=seed,
+        best=0.1 * seed,
+        extra={
+            "half": jnp.asarray(numbers.standard_normal(7), jnp.bfloat16),
+            "seen.1": [np.array([True, False])],
+        },
+    )
+
+
+def assert_identical(found, expected):
+    """Of the same types, and the same bit for bit."""
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert isinstance(a, jax.Array) == isinstance(b, jax.Array) and isinstance(a, type(b))
+        if isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            assert jax.random.key_impl(a) == jax.random.key_impl(b)
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        a, b = np.asarray(a), np.asarray(b)
+        assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def damage(folder):
+    """Cut each of a checkpoint's files in the middle."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_a_state_comes_back_bit_for_bit_with_its_types(tmp_path):
+    assert Checkpoints(tmp_path, {}).restore(state()) is None
+    Checkpoints(tmp_path, {}).save(7, state(3))
+    step, restored = Checkpoints(tmp_path, {}).restore(state())
+    assert step == 7
+    assert_identical(restored, state(3))
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_random_keys_keep_their_kind(tmp_path, impl):
+    checkpoints = Checkpoints(tmp_path, {})
+    checkpoints.save(1, {"key": jax.random.key(5, impl=impl)})
+    _, restored = checkpoints.restore({"key": jax.random.key(0, impl=impl)})
+    assert_identical(restored, {"key": jax.random.key(5, impl=impl)})
+    assert jax.random.normal(restored["key"]) == jax.random.normal(jax.random.key(5, impl=impl))
+    other = "unsafe_rbg" if impl == "rbg" else "rbg"
+    with pytest.warns(UserWarning, match="another structure"), pytest.raises(ValueError, match="key<"):
+        checkpoints.restore({"key": jax.random.key(0, impl=other)})
+
+
+def test_orbax_alone_reads_it(tmp_path):
+    import orbax.checkpoint as ocp
+
+    Checkpoints(tmp_path, {}).save(7, state(3))
+    arrays = ocp.PyTreeCheckpointer().restore(tmp_path / "7")
+    np.testing.assert_array_equal(arrays["state.embeddings"], state(3).embeddings)
+    np.testing.assert_array_equal(arrays["state.opt[0].mu"], state(3).opt[0].mu)
+    np.testing.assert_array_equal(arrays["state.extra['seen.1'][0]"], [True, False])
+
+
+def test_the_latest_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, {}, keep=2)
+    for step in (0, 8, 9, 10):
+        checkpoints.save(step, {"x": jnp.float32(step)})
+    assert names(tmp_path) == ["10", "9", "config.json"]
+    assert checkpoints.restore({"x": jnp.float32(0)}) == (10, {"x": 10.0})
+
+
+def test_a_step_saved_again_replaces_it_and_all_later_ones(tmp_path):
+    checkpoints = Checkpoints(tmp_path, {}, keep=1)
+    checkpoints.save(3, {"x": 1})
+    checkpoints.save(3, {"x": 2})
+    assert checkpoints.restore({"x": 0}) == (3, {"x": 2})
+    checkpoints.save(2, {"x": 3})
+    assert checkpoints.restore({"x": 0}) == (2, {"x": 3})
+    assert names(tmp_path) == ["2", "config.json"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's, harmless
+def test_each_damaged_file_is_noticed_or_harmless(tmp_path):
+    checkpoints = Checkpoints(tmp_path, {})
+    checkpoints.save(1, state(1))
+    checkpoints.save(2, state(2))
+    shutil.copytree(tmp_path / "2", tmp_path / "whole")
+    noticed = 0
+    for path in [path for path in (tmp_path / "whole").rglob("*") if path.is_file()]:
+        shutil.rmtree(tmp_path / "2")
+        shutil.copytree(tmp_path / "whole", tmp_path / "2")
+        os.truncate(tmp_path / "2" / path.relative_to(tmp_path / "whole"), path.stat().st_size // 2)
+        with warnings.catch_warnings(record=True) as warned:
+            step, restored = checkpoints.restore(state())
+        noticed += step == 1
+        assert ["2 is damaged" in str(warning.message) for warning in warned] == [True] * (step == 1)
+        assert_identical(restored, state(step))
+    assert noticed >= 3
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's, harmless
+def test_a_damaged_checkpoint_is_passed_over_and_does_not_stand_in_the_way(tmp_path):
+    checkpoints = Checkpoints(tmp_path, {}, keep=2)
+    for step in (10, 20, 30):
+        checkpoints.save(step, state(step))
+    damage(tmp_path / "30")
+    with pytest.warns(UserWarning, match=rf"{re.escape(str(tmp_path))}/30 is damaged, passed over") as warned:
+        step, restored = checkpoints.restore(state())
+    assert step == 20 and len(warned) == 1
+    assert_identical(restored, state(20))
+    checkpoints.save(25, state(25))
+    assert names(tmp_path) == ["20", "25", "config.json"]
+    damage(tmp_path / "25")
+    checkpoints.save(25, state(26))
+    assert_identical(checkpoints.restore(state())[1], state(26))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's, harmless
+def test_if_all_are_damaged_it_is_as_if_none_were(tmp_path):
+    checkpoints = Checkpoints(tmp_path, {})
+    checkpoints.save(1, state())
+    damage(tmp_path / "1")
+    (tmp_path / "2").mkdir()
+    with pytest.warns(UserWarning, match="damaged") as warned:
+        assert checkpoints.restore(state()) is None
+    assert len(warned) == 2
+
+
+def test_another_structure_is_passed_over_or_said(tmp_path):
+    checkpoints = Checkpoints(tmp_path, {})
+    checkpoints.save(1, {"a": jnp.zeros(3), "b": np.float32(1)})
+    with pytest.warns(UserWarning), pytest.raises(ValueError) as raised:
+        checkpoints.restore({"a": jnp.zeros(3, int), "c": jnp.zeros((2, 2))})
+    assert str(raised.value) == (
+        f"{tmp_path}/1 holds a state of another structure: state['a'] is 'int32[3]', saved was 'float32[3]'; "
+        "state['c'] is 'float32[2, 2]', saved was absent; state['b'] is absent, saved was 'float32[]'"
+    )
+    checkpoints.save(2, {"other": 1})
+    with pytest.warns(UserWarning, match="2 holds a state of another structure, passed over"):
+        assert checkpoints.restore({"a": np.zeros(3, np.float32), "b": np.float32(0)})[0] == 1
+    assert names(tmp_path) == ["1", "2", "config.json"]
+
+
+@pytest.mark.parametrize("function", ["os.rename", "os.fsync", "shutil.rmtree"])
+def test_a_kill_while_the_only_checkpoint_is_replaced_loses_none(tmp_path, monkeypatch, function):
+    class Killed(BaseException):
+        pass
+
+    real, calls = getattr(*KILLED_AT[function]), []
+
+    def kill(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == nth:
+            raise Killed
+        return real(*args, **kwargs)
+
+    for nth in range(1, 100):
+        shutil.rmtree(tmp_path)
+        checkpoints = Checkpoints(tmp_path, {}, keep=1)
+        checkpoints.save(3, {"x": 1})
+        calls.clear()
+        with monkeypatch.context() as patched, contextlib.suppress(Killed):
+            patched.setattr(*KILLED_AT[function], kill)
+            checkpoints.save(3, {"x": 2})
+        step, restored = Checkpoints(tmp_path, {}, keep=1).restore({"x": 0})
+        assert step == 3 and restored["x"] in (1, 2)
+        assert names(tmp_path) == ["3", "config.json"]
+        if len(calls) < nth:
+            assert nth > 1 and restored["x"] == 2
+            return
+    raise AssertionError
+
+
+KILLED_AT = {"os.rename": (os, "rename"), "os.fsync": (os, "fsync"), "shutil.rmtree": (shutil, "rmtree")}
+
+SAVING = """
+import sys, itertools
+sys.path.insert(0, {root!r})
+from tests.test_checkpoint import Checkpoints, state
+checkpoints = Checkpoints({folder!r}, {{}}, keep=2)
+for step in itertools.count(1):
+    checkpoints.save(step, state(step, 400))
+    print(step, flush=True)
+"""
+
+
+def test_killed_at_a_random_moment_it_leaves_the_state_before(tmp_path):
+    script = SAVING.format(root=str(ROOT), folder=str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    for _ in range(3):
+        last = int(process.stdout.readline())
+    time.sleep(random.uniform(0, 0.3))
+    os.kill(process.pid, signal.SIGKILL)
+    last = int((process.stdout.read().split() or [last])[-1])
+    process.wait()
+    checkpoints = Checkpoints(tmp_path, {}, keep=2)
+    step, restored = checkpoints.restore(state(0, 400))
+    assert step in (last, last + 1)
+    assert_identical(restored, state(step, 400))
+    checkpoints.save(step + 1, state(step + 1, 400))
+    assert names(tmp_path) == sorted([str(step), str(step + 1), "config.json"])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's, harmless
+def test_a_full_disk_is_said_and_leaves_the_checkpoints_before(tmp_path):
+    checkpoints = Checkpoints(tmp_path, {})
+    checkpoints.save(1, state(1, 4000))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(
+            OSError, match=rf"{re.escape(str(tmp_path))}: the checkpoint of step 2 .* earlier ones are intact"
+        ):
+            checkpoints.save(2, state(2, 4000))
+        with pytest.raises(OSError, match="the checkpoint of step 1 could not be written"):
+            checkpoints.save(1, state(2, 4000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert names(tmp_path) == ["1", "config.json"]
+    assert_identical(checkpoints.restore(state(0, 4000))[1], state(1, 4000))
+
+
+def test_another_configuration_is_refused_field_by_field(tmp_path):
+    config = {"lr": 0.1, "model": {"id": "sd15", "size": [8, 8]}, "seed": None}
+    Checkpoints(tmp_path, config)
+    Checkpoints(tmp_path, {"seed": None, "model": {"size": (8, 8), "id": "sd15"}, "lr": 0.1})
+    with pytest.raises(ValueError) as raised:
+        Checkpoints(tmp_path, {"lr": 0.2, "model": {"id": "sd15", "size": [4, 8]}, "words": "a"})
+    assert str(raised.value) == (
+        f"{tmp_path} holds checkpoints of another configuration: lr is 0.2, saved was 0.1; "
+        "model.size is [4, 8], saved was [8, 8]; words is 'a', saved was absent; seed is absent, "
+        f"saved was None. Use another folder, or the configuration in {tmp_path}/config.json"
+    )
+    assert json.loads((tmp_path / "config.json").read_text()) == config
+
+
+def test_bad_input(tmp_path):
+    with pytest.raises(ValueError, match="keep must be 1 or more"):
+        Checkpoints(tmp_path, {}, keep=0)
+    with pytest.raises(TypeError, match="JSON"):
+        Checkpoints(tmp_path, {"f": print})
+    assert names(tmp_path) == []
+    with pytest.raises(
+        TypeError, match=r"state\['a'\] must be an array, a random key or a number, found str"
+    ):
+        Checkpoints(tmp_path, {}).save(1, {"a": "word"})
+    with pytest.raises(ValueError, match="step must be 0 or more, found -1"):
+        Checkpoints(tmp_path, {}).save(-1, {"a": 1})
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is not the configuration of a run"):
+        Checkpoints(tmp_path, {})
+
+
+def test_importing_the_package_does_not_import_orbax():
+    code = "import gap_jax, sys; assert 'orbax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def state_of_all_devices(seed: int) -> dict[str, Any]:
+    """Arrays and keys split over all devices of all processes, and replicated ones."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("prompt",))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("prompt"))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    numbers = np.random.default_rng(seed).standard_normal((4, 3), np.float32)
+    numbers[0, 0] = -0.0
+    return {
+        "w": jax.make_array_from_callback((4, 3), split, lambda index: numbers[index]),
+        "key": jax.jit(lambda: jax.random.split(jax.random.key(seed), 4), out_shardings=split)(),
+        "step": jax.make_array_from_callback((), everywhere, lambda _: np.int32(seed)),
+        "count": seed,
+    }
+
+
+def assert_same_shards(found, expected):
+    for name in ("w", "key", "step"):
+        assert found[name].sharding == expected[name].sharding
+        for a, b in zip(found[name].addressable_shards, expected[name].addressable_shards, strict=True):
+            assert_identical(a.data, b.data)
+    assert found["count"] == expected["count"]
+
+
+DISTRIBUTED = """
+import sys, warnings
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+jax.distributed.initialize("localhost:{port}", 2, int(sys.argv[1]))
+sys.path.insert(0, {root!r})
+from tests.test_checkpoint import Checkpoints, assert_same_shards, state_of_all_devices
+
+checkpoints = Checkpoints({folder!r}, {{}})
+assert len(jax.devices()) == 4
+step, restored = checkpoints.restore(state_of_all_devices(0))
+assert step == 1
+assert_same_shards(restored, state_of_all_devices(1))
+checkpoints.save(2, state_of_all_devices(2))
+try:
+    Checkpoints({folder!r}, {{"lr": 1}})
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_saved_and_restored_by_other_numbers_of_processes_and_devices(tmp_path):
+    Checkpoints(tmp_path, {}).save(1, state_of_all_devices(1))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        script = DISTRIBUTED.format(root=str(ROOT), folder=str(tmp_path), port=free.getsockname()[1])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(i)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for i in range(2)
+    ]
+    for process in processes:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0 and "lr is 1, saved was absent" in out, err
+    step, restored = Checkpoints(tmp_path, {}).restore(state_of_all_devices(0))
+    assert step == 2
+    assert_same_shards(restored, state_of_all_devices(2))

@@ -1,0 +1,130 @@
+"""Metrics on disk: the JSON lines, what a resumed run makes of them, and TensorBoard's events."""
+
+import json
+import struct
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from gap_jax import metrics
+from gap_jax.metrics import MetricsWriter
+
+
+def events(folder):
+    """The events of each file, oldest first: records of length, checksum, content, checksum (TFRecord)."""
+    files = sorted(folder.glob("events.out.tfevents*"), key=lambda path: path.stat().st_ctime_ns)
+    found = []
+    for data in (path.read_bytes() for path in files):
+        found.append([])
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            found[-1].append(Event.FromString(data[12 : 12 + length]))
+            data = data[16 + length :]
+    return found
+
+
+def scalars(folder):
+    (found,) = events(folder)
+    return [(event.step, value.tag, value.simple_value) for event in found for value in event.summary.value]
+
+
+def run(folder, first, last, resume_step=None):
+    with MetricsWriter(folder, resume_step) as writer:
+        for step in range(first, last + 1):
+            writer.write(step, {"loss": 1 / step, "population": np.array([step, 0.1], np.float32)})
+
+
+def lines(folder):
+    return (folder / "metrics.jsonl").read_bytes()
+
+
+def test_each_write_is_a_line_at_once_and_exact(tmp_path):
+    with MetricsWriter(tmp_path / "new" / "folder") as writer:
+        folder = tmp_path / "new" / "folder"
+        writer.write(3, {"loss": 0.1, "n": 2, "each": jnp.array([0.1, 2]), "half": jnp.bfloat16(0.5)})
+        expected = {"step": 3, "loss": 0.1, "n": 2, "each": [float(np.float32(0.1)), 2.0], "half": 0.5}
+        assert lines(folder) == json.dumps(expected).encode() + b"\n"
+        writer.write(jnp.int32(4), {"loss": jnp.float32(1.5), "grid": np.ones((2, 2), int), "stop": np.True_})
+        assert metrics.read(folder) == [
+            expected,
+            {"step": 4, "loss": 1.5, "grid": [[1, 1], [1, 1]], "stop": True},
+        ]
+
+
+def test_what_json_has_no_number_for_is_null(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        writer.write(0, {"loss": float("nan"), "each": np.array([np.inf, 1, -np.inf])})
+    assert lines(tmp_path) == b'{"step": 0, "loss": null, "each": [null, 1.0, null]}\n'
+
+
+def test_a_resumed_run_leaves_the_file_of_an_uninterrupted_one(tmp_path):
+    run(tmp_path / "once", 1, 9)
+    run(tmp_path / "twice", 1, 7)
+    with (tmp_path / "twice" / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": 8, "lo')
+    assert [line["step"] for line in metrics.read(tmp_path / "twice")] == list(range(1, 8))
+    run(tmp_path / "twice", 6, 9, resume_step=5)
+    assert lines(tmp_path / "twice") == lines(tmp_path / "once")
+    _, second = events(tmp_path / "twice")
+    assert [event.step for event in second if event.session_log.status] == [6]  # hides 6 and 7 of the first
+
+
+def test_a_run_from_the_start_drops_what_was_there(tmp_path):
+    run(tmp_path, 1, 3)
+    run(tmp_path, 1, 2)
+    assert [line["step"] for line in metrics.read(tmp_path)] == [1, 2]
+    assert sorted(path.name for path in tmp_path.glob("*metrics*")) == ["metrics.jsonl"]
+
+
+def test_tensorboard_has_each_entry_of_an_array(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        writer.write(2, {"loss": 0.5, "population": jnp.array([1.0, 2.0]), "stop": np.True_})
+    assert scalars(tmp_path) == [
+        (2, "loss", 0.5),
+        (2, "population/0", 1),
+        (2, "population/1", 2),
+        (2, "stop", 1),
+    ]
+
+
+def test_tensorboard_has_the_images(tmp_path):
+    import io
+
+    from PIL import Image
+
+    image = np.random.default_rng(0).random((4, 6, 3), np.float32)
+    image[0, 0] = (-1, 2, np.nan)
+    with MetricsWriter(tmp_path) as writer:
+        writer.image(7, "fixed", jnp.asarray(image))
+        with pytest.raises(ValueError, match=r"image 'fixed' must have shape \[H, W, 3\], found \[4, 6\]"):
+            writer.image(7, "fixed", image[..., 0])
+    (found,) = events(tmp_path)
+    (event,) = [event for event in found if event.summary.value]
+    shown = np.asarray(Image.open(io.BytesIO(event.summary.value[0].image.encoded_image_string)))
+    assert event.step == 7 and event.summary.value[0].tag == "fixed"
+    assert shown[0, 0].tolist() == [0, 255, 0]
+    np.testing.assert_allclose(shown[1:] / 255, image[1:], atol=0.5 / 255 + 1e-6)
+
+
+def test_only_the_first_process_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with MetricsWriter(tmp_path / "run") as writer:
+        writer.write(1, {"loss": 1.0})
+        writer.image(1, "fixed", np.zeros((2, 2, 3)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_input(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"metrics\.jsonl"):
+        metrics.read(tmp_path)
+    with MetricsWriter(tmp_path) as writer, pytest.raises(ValueError, match="cannot be named 'step'"):
+        writer.write(1, {"step": 1})
+    for line in ("nonsense", "[]", '{"loss": 1}'):
+        (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n{{"step": 2}}\n')
+        with pytest.raises(ValueError, match=r"metrics\.jsonl:2 is not a line of metrics"):
+            metrics.read(tmp_path)
+        with pytest.raises(ValueError, match="metrics"):
+            MetricsWriter(tmp_path, resume_step=1)
