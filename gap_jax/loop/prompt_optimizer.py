@@ -69,6 +69,7 @@ class PromptOptimizer(NamedTuple):
     step: Callable[[Weights, State, Batch], tuple[State, Metrics]]
     render: Callable[[Weights, jax.Array, Batch, jax.Array], jax.Array]
     weights: Weights
+    early_stop: EarlyStop | None
 
 
 def prompt_optimizer(
@@ -155,7 +156,7 @@ def prompt_optimizer(
         state = advance(state, gradient, finite, adversarial, optimizer=optimizer, early_stop=early_stop)
         return state, metrics | {"skipped": state.skipped.astype(jnp.float32), "stopped": state.stopped * 1.0}
 
-    return PromptOptimizer(init, step, render, Weights(params, model.params, term_params, uncond))
+    return PromptOptimizer(init, step, render, Weights(params, model.params, term_params, uncond), early_stop)
 
 
 def advance(

@@ -304,11 +304,11 @@ def test_classification_losses_work_through_inpainting(models):
 
 
 def test_learning_rate_is_scaled_warmed_up_and_decayed():
-    def rates(steps, **options):
+    def rates(count, **options):
         transformation = adamw(1e-2, weight_decay=0.0, **options)
         state = transformation.init(jnp.zeros(1))
         out = []
-        for _ in range(steps):
+        for _ in range(count):
             update, state = transformation.update(jnp.ones(1), state, jnp.zeros(1))
             out.append(-float(update[0]))
         return out
