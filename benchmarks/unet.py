@@ -86,7 +86,9 @@ def measure(name: str, repeats: int, dtype: str) -> None:
     error = np.linalg.norm(nchw(forward(params, context)) - torch_forward().numpy())
     error /= np.linalg.norm(torch_forward().numpy())
     million = sum(p.numel() for p in theirs.parameters()) / 1e6
-    print(f"{name}: {million:.1f} M parameters, batch {batch}, latents {side}x{side}, relative error {error:.1e}")
+    print(
+        f"{name}: {million:.1f} M parameters, batch {batch}, latents {side}x{side}, relative error {error:.1e}"
+    )
     row = compare(lambda: forward(params, context).block_until_ready(), torch_forward, repeats)
     print(f"  forward             {row}", flush=True)
     row = compare(lambda: gradient(context, params).block_until_ready(), torch_gradient, repeats)

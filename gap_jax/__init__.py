@@ -1,9 +1,10 @@
 """gap_jax: controlled training data generation with diffusion models, in JAX and Flax.
 
 `load_pipeline` and `load_clip` read Stable Diffusion, ControlNet and CLIP from diffusers' and transformers'
-folders or from the hub; `save_pipeline` and `save_clip` write them.
+folders or from the hub; `save_pipeline` and `save_clip` write them; `prompts` keeps learned placeholders.
 """
 
+from gap_jax import prompts
 from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.diffusion.schedule import ddim, dpm_solver
 from gap_jax.models.clip import Clip
@@ -19,6 +20,7 @@ __all__ = [
     "dpm_solver",
     "load_clip",
     "load_pipeline",
+    "prompts",
     "save_clip",
     "save_pipeline",
 ]

@@ -53,7 +53,9 @@ def make_mesh(prompts: int = 1) -> Mesh:
     return Mesh(np.array(devices).reshape(-1, prompts), ("data", "prompt"))
 
 
-def spread(step: Callable[[Any, Any, Any], tuple[Any, Any]], mesh: Mesh) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
+def spread(
+    step: Callable[[Any, Any, Any], tuple[Any, Any]], mesh: Mesh
+) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
     """`step(weights, state, batch) -> (state, metrics)` for one prompt, as one program for a population.
 
     States, old and new, and metrics have a leading axis of prompts, split over `prompt`; every leaf of the batch is
@@ -77,7 +79,9 @@ def local_rows(mesh: Mesh, rows: int) -> slice:
     """
     shards = mesh.shape["data"]
     if rows % shards:
-        raise ValueError(f"a batch of {rows} images does not divide over {shards} devices along the data axis")
+        raise ValueError(
+            f"a batch of {rows} images does not divide over {shards} devices along the data axis"
+        )
     held = NamedSharding(mesh, P("data")).addressable_devices_indices_map((rows,)).values()
     bounds = [index[0].indices(rows)[:2] for index in held]
     return slice(min(start for start, _ in bounds), max(stop for _, stop in bounds))
@@ -118,11 +122,19 @@ def _put(mesh: Mesh, tree: _T, spec: P) -> _T:
     placed: dict[int, jax.Array] = {}
 
     def put(leaf):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+        if sharding.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
+        host = np.asarray(leaf)  # device_put would first compare it, whole, between all hosts
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    def put_once(leaf):
         if id(leaf) not in placed:
-            placed[id(leaf)] = jax.device_put(leaf, sharding)
+            placed[id(leaf)] = put(leaf)
         return placed[id(leaf)]
 
-    return jax.tree.map(put, tree)
+    return jax.tree.map(put_once, tree)
 
 
 def to_host(mesh: Mesh, tree: Any) -> Any:

@@ -19,7 +19,9 @@ def inputs(model, seed=0):
     """Latents, prompt and negative states, and ControlNet's condition."""
     rng = np.random.default_rng(seed)
     latents = rng.standard_normal((BATCH, HEIGHT, WIDTH, 4), dtype=np.float32)
-    states = np.asarray(model.pipe.encode_text(model.params, model.pipe.tokenize(["a room", "photo", "cartoon"])))
+    states = np.asarray(
+        model.pipe.encode_text(model.params, model.pipe.tokenize(["a room", "photo", "cartoon"]))
+    )
     factor = model.pipe.downscale
     control = rng.random((BATCH, HEIGHT * factor, WIDTH * factor, 3), dtype=np.float32)
     return latents, states[:2], states[2:], control if model.pipe.controlnet else None
@@ -40,7 +42,9 @@ def both(model, latents, context, uncond, control=None, keep=None, key=None, sol
     """The same denoising by us and by torch, both NHWC."""
     steps, noises = options["num_steps"], None
     if key is not None:
-        draw = jax.vmap(lambda key, i: jax.random.normal(jax.random.fold_in(key, i), latents.shape[1:]), (0, None))
+        draw = jax.vmap(
+            lambda key, i: jax.random.normal(jax.random.fold_in(key, i), latents.shape[1:]), (0, None)
+        )
         noises = [nchw(draw(jax.random.split(key, BATCH), i)) for i in range(steps)]
     if solver is None:
         solver, scheduler = gap_jax.ddim, diffusers.DDIMScheduler.from_config(model.torch.scheduler.config)
@@ -247,9 +251,7 @@ def test_an_image_does_not_depend_on_its_batch(models):
     noise, context, uncond, control = inputs(model)
     keys = jax.random.split(jax.random.key(5), BATCH)
     options = dict(num_steps=3, guidance_scale=7.0, eta=1.0)
-    together = model.pipe.denoise(
-        model.params, noise, context, uncond, control=control, key=keys, **options
-    )
+    together = model.pipe.denoise(model.params, noise, context, uncond, control=control, key=keys, **options)
     alone = model.pipe.denoise(
         model.params, noise[1:], context[1:], uncond, control=control[1:], key=keys[1:], **options
     )
@@ -277,7 +279,13 @@ def test_gradient_memory_does_not_grow_with_the_steps(models):
         def loss(context):
             return jnp.sum(
                 model.pipe.denoise(
-                    model.params, noise, context, uncond, num_steps=num_steps, guidance_scale=7.0, control=control
+                    model.params,
+                    noise,
+                    context,
+                    uncond,
+                    num_steps=num_steps,
+                    guidance_scale=7.0,
+                    control=control,
                 )
             )
 

@@ -15,7 +15,8 @@ from tests.torch_folders import relative_error
 
 STABLE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
 CONFIGS = [
-    STABLE | dict(timestep_spacing=spacing, steps_offset=offset, set_alpha_to_one=to_one, prediction_type=kind)
+    STABLE
+    | dict(timestep_spacing=spacing, steps_offset=offset, set_alpha_to_one=to_one, prediction_type=kind)
     for spacing, offset, to_one, kind in itertools.product(
         ["leading", "trailing", "linspace"], [0, 1], [True, False], ["epsilon", "v_prediction"]
     )
@@ -23,7 +24,12 @@ CONFIGS = [
 ] + [
     dict(beta_schedule="linear", clip_sample=False, timestep_spacing="leading"),
     dict(beta_schedule="squaredcos_cap_v2", clip_sample=False, timestep_spacing="leading"),
-    dict(timestep_spacing="leading", trained_betas=np.linspace(1e-4, 0.03, 500).tolist(), num_train_timesteps=500, clip_sample=False),
+    dict(
+        timestep_spacing="leading",
+        trained_betas=np.linspace(1e-4, 0.03, 500).tolist(),
+        num_train_timesteps=500,
+        clip_sample=False,
+    ),
     STABLE | dict(rescale_betas_zero_snr=True, prediction_type="v_prediction", timestep_spacing="trailing"),
 ]
 
@@ -59,7 +65,9 @@ def test_solvers_equal_diffusers(config, num_steps):
     outputs = rng.standard_normal((num_steps, 1, 2, 3, 4), dtype=np.float32)
     references = [(ddim, diffusers.DDIMScheduler(**config))]
     if config.get("beta_schedule") != "squaredcos_cap_v2":
-        multistep = {key: value for key, value in config.items() if key not in ("clip_sample", "set_alpha_to_one")}
+        multistep = {
+            key: value for key, value in config.items() if key not in ("clip_sample", "set_alpha_to_one")
+        }
         references.append((dpm_solver, diffusers.DPMSolverMultistepScheduler(**multistep)))
     for solver, scheduler in references:
         latents, timesteps = ours(config, solver, start, outputs)
@@ -68,13 +76,19 @@ def test_solvers_equal_diffusers(config, num_steps):
         assert relative_error(latents, expected) < 1e-4, solver.__name__
 
 
+def test_betas_must_be_as_many_as_timesteps():
+    with pytest.raises(ValueError, match="3 values"):
+        Schedule(trained_betas=(0.1, 0.2, 0.3))
+
+
 def test_zero_terminal_snr_needs_v_prediction():
     with pytest.raises(ValueError, match="v_prediction"):
         Schedule(rescale_betas_zero_snr=True, prediction_type="epsilon")
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("beta_schedule", "sigmoid"), ("timestep_spacing", "karras"), ("prediction_type", "sample")]
+    ("field", "value"),
+    [("beta_schedule", "sigmoid"), ("timestep_spacing", "karras"), ("prediction_type", "sample")],
 )
 def test_an_unknown_schedule_is_refused(field, value):
     with pytest.raises(ValueError, match=field):
@@ -93,9 +107,7 @@ def toy_gradient(table, backprop_steps, start, weight):
         def network(x, timestep):
             return jnp.tanh(x * weight + timestep / 1000)
 
-        return sample(
-            network, start, table, prediction_type="epsilon", backprop_steps=backprop_steps
-        ).sum()
+        return sample(network, start, table, prediction_type="epsilon", backprop_steps=backprop_steps).sum()
 
     return jax.value_and_grad(total)(weight)
 
@@ -106,7 +118,9 @@ def test_backprop_steps_differentiates_the_last_steps_only():
     table = ddim(Schedule(**{key: STABLE[key] for key in ("beta_start", "beta_end", "beta_schedule")}), 5)
     value, full = toy_gradient(table, None, start, 0.7)
     for last in (1, 2, 4):
-        head, tail = (type(table)(*(column[part] for column in table)) for part in (slice(5 - last), slice(-last, None)))
+        head, tail = (
+            type(table)(*(column[part] for column in table)) for part in (slice(5 - last), slice(-last, None))
+        )
         middle = sample(
             lambda x, timestep: jnp.tanh(x * 0.7 + timestep / 1000), start, head, prediction_type="epsilon"
         )

@@ -17,11 +17,18 @@ def write_tokenizer(folder: Path, pad: str = END) -> int:
     others = [byte for byte in range(256) if byte not in printable]
     letters = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]
     merges = [("r", "o"), ("ro", "o"), ("roo", "m</w>")]
-    words = letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in merges] + [START, END]
+    words = (
+        letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in merges] + [START, END]
+    )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
-    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "bos_token": START, "eos_token": END}
+    config = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": 77,
+        "bos_token": START,
+        "eos_token": END,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"unk_token": END, "pad_token": pad}))
     return len(words)
 
@@ -35,7 +42,9 @@ SHAPES = {
         scheduler=dict(prediction_type="v_prediction"),
         pad="!",
     ),
-    "inpaint": dict(unet=dict(attention_head_dim=4, in_channels=9, sample_size=64), text=dict(hidden_act="quick_gelu")),
+    "inpaint": dict(
+        unet=dict(attention_head_dim=4, in_channels=9, sample_size=64), text=dict(hidden_act="quick_gelu")
+    ),
 }
 BACKBONE = dict(
     block_out_channels=(16, 32),

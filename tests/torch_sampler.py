@@ -33,7 +33,9 @@ def torch_denoise(
         doubled = torch.cat([latents] * 2)
         residuals = {}
         if control is not None:
-            down, mid = pipe.controlnet(doubled, timestep, states, torch.cat([control] * 2), return_dict=False)
+            down, mid = pipe.controlnet(
+                doubled, timestep, states, torch.cat([control] * 2), return_dict=False
+            )
             residuals = dict(down_block_additional_residuals=down, mid_block_additional_residual=mid)
         if pipe.unet.config.in_channels == 9:
             mask, source, _ = keep

@@ -58,7 +58,9 @@ class Pipeline:
             texts, length=text.max_position_embeddings, vocab_size=text.vocab_size, placeholders=placeholders
         )
 
-    def encode_text(self, params: Params, token_ids: jax.Array, placeholders: jax.Array | None = None) -> jax.Array:
+    def encode_text(
+        self, params: Params, token_ids: jax.Array, placeholders: jax.Array | None = None
+    ) -> jax.Array:
         """The text encoder's last hidden state, float32 `[B,L,D]`.
 
         `token_ids` int `[B,L]`; ids from the vocabulary's size on stand for rows of `placeholders`, float
@@ -94,6 +96,7 @@ class Pipeline:
         `images` float `[B,H,W,3]` in [0,1], H and W divisible by `downscale`; `key` one or `[B]`.
         """
         _expect("images", images, (None, None, None, self.vae.in_channels))
+        _expect_float("images", images)
         factor = self.downscale
         if images.shape[1] % factor or images.shape[2] % factor:
             raise ValueError(
@@ -180,7 +183,17 @@ class Pipeline:
         self._check(params, latents, context, uncond, eta, key, control, keep)
         keys = _keys(key, len(latents)) if eta > 0 else None
         return self._denoise(
-            params, latents, context, uncond, guidance_scale, keys, control, control_scale, keep, table, backprop_steps
+            params,
+            latents,
+            context,
+            uncond,
+            guidance_scale,
+            keys,
+            control,
+            control_scale,
+            keep,
+            table,
+            backprop_steps,
         )
 
     @partial(jax.jit, static_argnames=("self", "backprop_steps"))
@@ -211,7 +224,9 @@ class Pipeline:
             residuals = None
             if self.controlnet is not None:
                 variables = {"params": params["controlnet"]}
-                residuals = self.controlnet.apply(variables, x, timestep, context, both(control), control_scale)
+                residuals = self.controlnet.apply(
+                    variables, x, timestep, context, both(control), control_scale
+                )
             if self.inpaints:
                 repaint = 1 - keep.mask.astype(x.dtype)
                 x = jnp.concatenate([x, both(repaint), both(keep.source)], -1)
@@ -254,6 +269,7 @@ class Pipeline:
             factor = self.downscale
             image = (batch, height * factor, width * factor, self.controlnet.conditioning_channels)
             _expect("control", control, image)
+            _expect_float("control", control)
         if self.inpaints and keep is None:
             raise ValueError("the UNet is an inpainting one (9 channels): give keep=(mask, source, None)")
         if keep is not None:
@@ -287,3 +303,8 @@ def _expect(name: str, array: jax.Array, shape: Sequence[int | None]) -> None:
     if not fits:
         wanted = ", ".join("*" if size is None else str(size) for size in shape)
         raise ValueError(f"{name} must have shape [{wanted}], found {list(array.shape)}")
+
+
+def _expect_float(name: str, array: jax.Array) -> None:
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"{name} must be floats in [0,1], found {array.dtype}: divide 8-bit images by 255")

@@ -39,8 +39,14 @@ class Schedule:
         ):
             if getattr(self, field) not in known:
                 raise ValueError(f"{field} must be one of {known}, found {getattr(self, field)!r}")
+        if self.trained_betas is not None and len(self.trained_betas) != self.num_train_timesteps:
+            raise ValueError(
+                f"trained_betas has {len(self.trained_betas)} values, num_train_timesteps is {self.num_train_timesteps}"
+            )
         if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
-            raise ValueError("with rescale_betas_zero_snr, prediction_type must be 'v_prediction': at zero signal")
+            raise ValueError(
+                "with rescale_betas_zero_snr, prediction_type must be 'v_prediction': at zero signal"
+            )
 
     def alphas_cumprod(self) -> np.ndarray:
         """The share of signal variance left at each training timestep, float64 `[num_train_timesteps]`."""

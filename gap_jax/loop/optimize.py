@@ -61,7 +61,9 @@ def optimize(
     mesh = mesh or parallel.make_mesh()
     population = len(starts)
     if population % mesh.shape["prompt"]:
-        raise ValueError(f"{population} prompts do not divide over {mesh.shape['prompt']} devices of the prompt axis")
+        raise ValueError(
+            f"{population} prompts do not divide over {mesh.shape['prompt']} devices of the prompt axis"
+        )
     rows = parallel.local_rows(mesh, images_per_step)
     weights = parallel.replicate(mesh, optimizer.weights)
     state = jax.vmap(optimizer.init)(jax.random.split(key, population), jax.numpy.asarray(starts))
@@ -117,7 +119,9 @@ def optimize(
         save(done)
     embeddings = parallel.to_host(mesh, state.embeddings)
     if main:
-        _save_prompts(pipe, optimizer, embeddings, folder / "prompts", {"steps": done, "config": dict(config)})
+        _save_prompts(
+            pipe, optimizer, embeddings, folder / "prompts", {"steps": done, "config": dict(config)}
+        )
     return embeddings
 
 
@@ -168,9 +172,7 @@ def _painter(optimizer, mesh, examples, population):
         return jax.vmap(lambda w: optimizer.render(weights, w, batch, wrapped))(embeddings)
 
     program = jax.jit(
-        jax.shard_map(
-            render, mesh=mesh, in_specs=(P(), P("prompt")), out_specs=P("prompt"), check_vma=False
-        )
+        jax.shard_map(render, mesh=mesh, in_specs=(P(), P("prompt")), out_specs=P("prompt"), check_vma=False)
     )
 
     def draw(weights, embeddings):

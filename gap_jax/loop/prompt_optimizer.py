@@ -116,7 +116,9 @@ def prompt_optimizer(
     def init(key: jax.Array, embeddings: jax.Array) -> State:
         width = pipe.text_encoder.hidden_size
         if embeddings.shape != (placeholders, width):
-            raise ValueError(f"embeddings must have shape [{placeholders}, {width}], found {list(embeddings.shape)}")
+            raise ValueError(
+                f"embeddings must have shape [{placeholders}, {width}], found {list(embeddings.shape)}"
+            )
         embeddings = jnp.asarray(embeddings, jnp.float32)
         return State(
             embeddings=embeddings,
@@ -184,7 +186,9 @@ def advance(
         new = new._replace(embeddings=jnp.where(stops, new.past[0], new.embeddings), stopped=stops)
     keep = state.stopped | ~finite
     skipped = jnp.where(finite | state.stopped, 0, state.skipped + 1)
-    chosen = jax.tree.map(lambda old, new: jnp.where(keep, old, new), state._replace(key=None), new._replace(key=None))
+    chosen = jax.tree.map(
+        lambda old, new: jnp.where(keep, old, new), state._replace(key=None), new._replace(key=None)
+    )
     return chosen._replace(key=state.key, step=state.step + 1, skipped=skipped)
 
 
@@ -246,7 +250,9 @@ def _split(tree: Any, parts: int) -> Any:
 
     def split(leaf):
         if len(leaf) % parts:
-            raise ValueError(f"a batch of {len(leaf)} images per device does not divide into {parts} micro-batches")
+            raise ValueError(
+                f"a batch of {len(leaf)} images per device does not divide into {parts} micro-batches"
+            )
         return leaf.reshape(parts, -1, *leaf.shape[1:])
 
     return jax.tree.map(split, tree)

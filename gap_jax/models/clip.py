@@ -86,7 +86,10 @@ class CLIPTextModel(Transformer):
             rows = placeholders[jnp.maximum(token_ids - self.vocab_size, 0)].astype(self.dtype)
             x = jnp.where((token_ids >= self.vocab_size)[..., None], rows, x)
         positions = nn.Embed(
-            self.max_position_embeddings, self.hidden_size, name="embeddings.position_embedding", **self.dtypes
+            self.max_position_embeddings,
+            self.hidden_size,
+            name="embeddings.position_embedding",
+            **self.dtypes,
         )
         x += positions(jnp.arange(length))
         x = self.encode(x, jnp.tril(jnp.ones((length, length), bool)))
@@ -127,7 +130,9 @@ class CLIPVisionModel(Transformer):
         token = self.param("embeddings.class_embedding", init, (self.hidden_size,), self.param_dtype)
         token = jnp.broadcast_to(token.astype(self.dtype), (len(pixels), 1, self.hidden_size))
         x = jnp.concatenate([token, patches], 1)
-        positions = nn.Embed(x.shape[1], self.hidden_size, name="embeddings.position_embedding", **self.dtypes)
+        positions = nn.Embed(
+            x.shape[1], self.hidden_size, name="embeddings.position_embedding", **self.dtypes
+        )
         x = self.norm("pre_layrnorm")(x + positions(jnp.arange(x.shape[1])))
         states = self.encode(x)
         pooled = self.norm("post_layernorm")(states[:, 0])

@@ -83,7 +83,13 @@ class GroupNorm(Layer):
 
 
 def attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, *, heads: int, mask: jax.Array | None = None, upcast=False
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    heads: int,
+    mask: jax.Array | None = None,
+    upcast=False,
 ) -> jax.Array:
     """Scaled dot-product attention, `[B,L,heads*d]` and `[B,M,heads*d]` twice `-> [B,L,heads*d]`.
 
@@ -100,7 +106,10 @@ def attention(
         logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
     total = weights.sum(-1, keepdims=True)  # divided by last, where there is least to divide
-    out = jnp.einsum("bhlm,bhmd->bhld", weights.astype(dtype), value, preferred_element_type=jnp.float32) / total
+    out = (
+        jnp.einsum("bhlm,bhmd->bhld", weights.astype(dtype), value, preferred_element_type=jnp.float32)
+        / total
+    )
     return out.astype(dtype).swapaxes(1, 2).reshape(*out.shape[0:3:2], -1)
 
 

@@ -48,7 +48,7 @@ def load_pipeline(
     """A Stable Diffusion 1.x or 2.x pipeline and its parameters.
 
     - `model`: a folder in diffusers' layout, or a hub id, with `revision`; offline use by
-      `local_files_only`. A ControlNet in its subfolder `controlnet` comes along.
+      `local_files_only`. A ControlNet that its `model_index.json` names comes along.
     - `controlnet`: a folder or hub id of one, instead. See `add_controlnet` to load it later.
     - `dtype`: of parameters and computation, `float32`, `bfloat16` or `float16`, whatever the files' own.
     - `variant`: `"fp16"` reads `*.fp16.safetensors`.

@@ -40,7 +40,12 @@ def toy_optimizer(early_stop=None):
         loss = -jnp.square(gradient).mean() * weights.model
         finite = jnp.isfinite(loss)
         state = advance(state, gradient, finite, loss, optimizer=TX, early_stop=early_stop)
-        values = {"loss": loss, "adversarial": loss, "skipped": state.skipped * 1.0, "stopped": state.stopped * 1.0}
+        values = {
+            "loss": loss,
+            "adversarial": loss,
+            "skipped": state.skipped * 1.0,
+            "stopped": state.stopped * 1.0,
+        }
         return state, values
 
     def render(weights, embeddings, batch, keys):
@@ -158,9 +163,13 @@ def test_all_prompts_stopped_ends_the_run(sd15, tmp_path):
 
 def test_a_run_of_nan_stops_with_the_last_good_state(sd15, tmp_path):
     def breaks(step, rows):
-        return {"depth": np.full((ROWS, 8, 8, 1), np.nan, np.float32)[rows]} if step >= 3 else load(step, rows)
+        return (
+            {"depth": np.full((ROWS, 8, 8, 1), np.nan, np.float32)[rows]} if step >= 3 else load(step, rows)
+        )
 
-    with pytest.raises(FloatingPointError, match="2 updates in a row were not finite, of prompts \\[0, 1, 2\\]"):
+    with pytest.raises(
+        FloatingPointError, match="2 updates in a row were not finite, of prompts \\[0, 1, 2\\]"
+    ):
         run(sd15, tmp_path / "bad", load=breaks, max_skipped=2)
     good = run(sd15, tmp_path / "good", steps=3)
     np.testing.assert_array_equal(load_trajectory(tmp_path / "bad")["embeddings"][4], good)

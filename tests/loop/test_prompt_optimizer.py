@@ -7,7 +7,14 @@ import optax
 import pytest
 import torch
 
-from gap_jax.diffusion.align import Sampling, controlnet_depth, depth_condition, fold_keys, inpaint, latent_mask
+from gap_jax.diffusion.align import (
+    Sampling,
+    controlnet_depth,
+    depth_condition,
+    fold_keys,
+    inpaint,
+    latent_mask,
+)
 from gap_jax.guidance import image_guidance
 from gap_jax.loop.objective import Term, adversarial
 from gap_jax.loop.prompt_optimizer import EarlyStop, Model, State, adamw, advance, prompt_optimizer
@@ -22,7 +29,9 @@ KERNEL = np.random.default_rng(9).standard_normal((3, 3, 3, 1)).astype(np.float3
 
 
 def predict_depth(kernel, images):
-    out = jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    out = jax.lax.conv_general_dilated(
+        images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
     return jax.nn.sigmoid(out)
 
 
@@ -86,7 +95,9 @@ class TorchStep:
     def features(self, images):
         size = self.clip.clip.model.vision_model.image_size
         pixels = torch.nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
-        mean, std = (torch.tensor(x)[:, None, None] for x in (self.clip.clip.image_mean, self.clip.clip.image_std))
+        mean, std = (
+            torch.tensor(x)[:, None, None] for x in (self.clip.clip.image_mean, self.clip.clip.image_std)
+        )
         return self.clip.torch.vision_model((pixels - mean) / std).pooler_output
 
     def loss(self, embeddings, batch, keys):
@@ -184,7 +195,9 @@ def without_controlnet(model):
 @pytest.fixture(scope="module")
 def short(models):
     """An optimiser of one adversarial term that begins at step 1, and its compiled step."""
-    ours = optimizer_for(models("sd15"), [adversarial(depth.negative_l1, start=1)], sampling=Sampling(num_steps=1))
+    ours = optimizer_for(
+        models("sd15"), [adversarial(depth.negative_l1, start=1)], sampling=Sampling(num_steps=1)
+    )
     return ours, jax.jit(ours.step)
 
 
@@ -290,7 +303,9 @@ def test_classification_losses_work_through_inpainting(models):
     ours = prompt_optimizer(
         model.pipe,
         model.params,
-        Model(lambda kernel, images: predict_depth(kernel, images).mean((1, 2)) * jnp.array([1.0, -1.0]), KERNEL),
+        Model(
+            lambda kernel, images: predict_depth(kernel, images).mean((1, 2)) * jnp.array([1.0, -1.0]), KERNEL
+        ),
         [adversarial(classify.other_class())],
         inpaint(),
         adamw(1e-3),
