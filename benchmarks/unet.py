@@ -87,7 +87,8 @@ def measure(name: str, repeats: int, dtype: str) -> None:
     error /= np.linalg.norm(torch_forward().numpy())
     million = sum(p.numel() for p in theirs.parameters()) / 1e6
     print(
-        f"{name}: {million:.1f} M parameters, batch {batch}, latents {side}x{side}, relative error {error:.1e}"
+        f"{name}: {million:.1f} M parameters, batch {batch}, latents {side}x{side}, "
+        f"relative error {error:.1e}"
     )
     row = compare(lambda: forward(params, context).block_until_ready(), torch_forward, repeats)
     print(f"  forward             {row}", flush=True)

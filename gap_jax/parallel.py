@@ -58,8 +58,9 @@ def spread(
 ) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
     """`step(weights, state, batch) -> (state, metrics)` for one prompt, as one program for a population.
 
-    States, old and new, and metrics have a leading axis of prompts, split over `prompt`; every leaf of the batch is
-    split along its first axis over `data`, whose name `step` may use in collectives; weights are everywhere.
+    States, old and new, and metrics have a leading axis of prompts, split over `prompt`; every leaf of the
+    batch is split along its first axis over `data`, whose name `step` may use in collectives; weights are
+    everywhere.
     """
     population = jax.vmap(step, (None, 0, None))
     per_device = jax.shard_map(

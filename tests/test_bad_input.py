@@ -89,6 +89,10 @@ CALLS = {
         denoise(control=zeros(2, 16, 32, 1)),
         "control must have shape [2, 16, 32, 3], found [2, 16, 32, 1]",
     ),
+    "control of bytes": (
+        denoise(control=np.zeros((2, 16, 32, 3), np.uint8)),
+        "control must be floats in [0,1], found uint8: divide 8-bit images by 255",
+    ),
     "no control": (denoise(control=None), "the pipeline has a ControlNet: give its condition as control"),
     # steps
     "no steps": (denoise(num_steps=0), "num_steps must be in 1..1000, found 0"),

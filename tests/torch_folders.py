@@ -1,4 +1,4 @@
-"""Small random models in everyone's layout, written by torch diffusers' and transformers' `save_pretrained`."""
+"""Small random models in everyone's layout, written by diffusers' and transformers' `save_pretrained`."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The sampling loop in torch, from METHOD.md, with diffusers' networks and schedulers: the tests' reference."""
+"""The sampling loop in torch, from METHOD.md, on diffusers' networks and schedulers: the tests' reference."""
 
 import torch
 

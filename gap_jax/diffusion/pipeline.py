@@ -71,7 +71,8 @@ class Pipeline:
         _expect("token_ids", token_ids, (None, None))
         if token_ids.shape[1] > text.max_position_embeddings:
             raise ValueError(
-                f"token_ids have length {token_ids.shape[1]}, the text encoder's is {text.max_position_embeddings}"
+                f"token_ids have length {token_ids.shape[1]}, the text encoder's is "
+                f"{text.max_position_embeddings}"
             )
         if placeholders is not None:
             _expect("placeholders", placeholders, (None, text.hidden_size))
@@ -80,8 +81,8 @@ class Pipeline:
             low, high = int(np.min(token_ids, initial=0)), int(np.max(token_ids, initial=0))
             if low < 0 or high >= text.vocab_size + count:
                 raise ValueError(
-                    f"token id {low if low < 0 else high} is out of range: the vocabulary has {text.vocab_size} "
-                    f"tokens, followed by {count} placeholders"
+                    f"token id {low if low < 0 else high} is out of range: the vocabulary has "
+                    f"{text.vocab_size} tokens, followed by {count} placeholders"
                 )
         return self._encode_text(params, token_ids, placeholders)
 
@@ -100,7 +101,8 @@ class Pipeline:
         factor = self.downscale
         if images.shape[1] % factor or images.shape[2] % factor:
             raise ValueError(
-                f"images of {images.shape[1]}x{images.shape[2]} pixels: both sides must be divisible by {factor}"
+                f"images of {images.shape[1]}x{images.shape[2]} pixels: both sides must be divisible by "
+                f"{factor}"
             )
         return self._encode_image(params, images, _keys(key, len(images)))
 
@@ -173,8 +175,8 @@ class Pipeline:
           and `noise` is not used.
         - `backprop_steps` K ≥ 1: differentiate through the last K steps only (DRaFT-K); None: all.
 
-        Differentiable to `context`, `uncond`, `latents`, `control`. Memory of the gradient does not grow with the
-        number of steps. Raises ValueError for shapes and values that do not fit, before it compiles.
+        Differentiable to `context`, `uncond`, `latents`, `control`. Memory of the gradient does not grow
+        with the number of steps. Raises ValueError for shapes and values that do not fit, before it compiles.
         """
         table = solver(self.schedule, num_steps, strength, eta)
         keep = None if keep is None else Keep(*keep)

@@ -41,7 +41,8 @@ class Schedule:
                 raise ValueError(f"{field} must be one of {known}, found {getattr(self, field)!r}")
         if self.trained_betas is not None and len(self.trained_betas) != self.num_train_timesteps:
             raise ValueError(
-                f"trained_betas has {len(self.trained_betas)} values, num_train_timesteps is {self.num_train_timesteps}"
+                f"trained_betas has {len(self.trained_betas)} values, num_train_timesteps is "
+                f"{self.num_train_timesteps}"
             )
         if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
             raise ValueError(

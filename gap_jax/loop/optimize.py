@@ -1,7 +1,8 @@
 """The stage that optimises a population of prompts: progress, metrics, pictures, checkpoints, resume.
 
 In its folder: `checkpoints/` (Orbax), `metrics.jsonl` and TensorBoard events, `trajectory/` (every step's
-embeddings and losses, safetensors), `pictures/` (PNG), and at the end `prompts/{i}/learned_embeds.safetensors`.
+embeddings and losses, safetensors), `pictures/` (PNG), and at the end
+`prompts/{i}/learned_embeds.safetensors`.
 """
 
 from collections.abc import Callable, Mapping
@@ -45,9 +46,9 @@ def optimize(
     """Optimise prompts from `starts` `[prompts,n,D]` and return their embeddings, float32 of that shape.
 
     - `optimizer`: made with `axis_name="data"`.
-    - `load(step, rows)`: those rows of the step's global batch of `images_per_step` (micro-batches and devices
-      included), a pure function of its arguments, so that a resumed run sees what an uninterrupted one does;
-      `check(batch)` raises for labels that mean nothing.
+    - `load(step, rows)`: those rows of the step's global batch of `images_per_step` (micro-batches and
+      devices included), a pure function of its arguments, so that a resumed run sees what an uninterrupted
+      one does; `check(batch)` raises for labels that mean nothing.
     - `mesh`: of `parallel.make_mesh`; None: one of all devices. Prompts must divide over its `prompt` axis.
     - `config`: what tells this run from another; a folder of one that differs is refused.
     - `examples`: a batch of which pictures are drawn every `picture_every` steps, always with the same noise.
@@ -102,12 +103,13 @@ def optimize(
                     if main:
                         _save_png(folder / "pictures" / f"{done:06d}.png", grid)
                         writer.image(done, "examples", grid)
-                if values["skipped"].max() >= max_skipped:
+                lost = np.flatnonzero(values["skipped"] >= max_skipped).tolist()
+                if lost:
                     save(done)
                     raise FloatingPointError(
-                        f"{max_skipped} updates in a row were not finite, of prompts "
-                        f"{np.flatnonzero(values['skipped'] >= max_skipped).tolist()}; the last good state is saved "
-                        f"in {folder / 'checkpoints'}. Lower the learning rate, or compute in float32"
+                        f"{max_skipped} updates in a row were not finite, of prompts {lost}; the last good "
+                        f"state is saved in {folder / 'checkpoints'}. Lower the learning rate, or compute in "
+                        "float32"
                     )
                 if done % checkpoint_every == 0:
                     save(done)
@@ -126,7 +128,7 @@ def optimize(
 
 
 def load_trajectory(folder: str | Path) -> dict[str, np.ndarray]:
-    """What every step began with and measured: `embeddings` `[steps,prompts,n,D]`, metrics `[steps,prompts]`."""
+    """What each step began with, `embeddings` `[steps,prompts,n,D]`, and measured, `[steps,prompts]`."""
     from safetensors.numpy import load_file
 
     chunks = [load_file(path) for path in sorted((Path(folder) / "trajectory").glob("*.safetensors"))]
@@ -194,8 +196,8 @@ def _check_sign(early_stop: EarlyStop | None, values: Mapping[str, np.ndarray]) 
     loss = float(np.mean(values["adversarial"]))
     if np.sign(loss) * np.sign(early_stop.threshold) < 0:
         raise ValueError(
-            f"early_stop's threshold {early_stop.threshold} has the wrong sign: the adversarial loss, which is "
-            f"minimised, begins at {loss:.4g}; did you mean {-early_stop.threshold}?"
+            f"early_stop's threshold {early_stop.threshold} has the wrong sign: the adversarial loss, which "
+            f"is minimised, begins at {loss:.4g}; did you mean {-early_stop.threshold}?"
         )
 
 

@@ -16,6 +16,7 @@ from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.loop.objective import Sample, Term, objective
 
 Metrics = Mapping[str, jax.Array]
+DEPTH_SAMPLING = Sampling()
 
 
 class Model(NamedTuple):
@@ -82,7 +83,7 @@ def prompt_optimizer(
     *,
     placeholders: int,
     negative_prompt: str | None,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = DEPTH_SAMPLING,
     accumulation: int = 1,
     early_stop: EarlyStop | None = None,
     axis_name: str | None = None,
@@ -204,7 +205,7 @@ def adamw(
     b2: float = 0.999,
     eps: float = 1e-8,
 ) -> optax.GradientTransformation:
-    """The paper's AdamW: `learning_rate` is multiplied by the images of a step (batch × accumulation × devices).
+    """The paper's AdamW; `learning_rate` is multiplied by `images_per_step` (batch × accumulation × devices).
 
     `decay`: `constant`, or `linear` or `cosine` to 0 at `steps`, after a linear warm-up over `warmup_steps`.
     """

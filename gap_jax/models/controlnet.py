@@ -1,5 +1,6 @@
 """diffusers' `ControlNetModel`: Zhang et al., Adding Conditional Control (arXiv 2302.05543)."""
 
+import itertools
 from typing import Any
 
 import flax.linen as nn
@@ -37,7 +38,7 @@ class ControlNet(Backbone):
         prefix = "controlnet_cond_embedding"
         widths = self.conditioning_embedding_out_channels
         x = nn.silu(Conv(widths[0], name=f"{prefix}.conv_in", **self.dtypes)(control))
-        for i, (width, wider) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for i, (width, wider) in enumerate(itertools.pairwise(widths)):
             x = nn.silu(Conv(width, name=f"{prefix}.blocks.{2 * i}", **self.dtypes)(x))
             x = nn.silu(Conv(wider, stride=2, name=f"{prefix}.blocks.{2 * i + 1}", **self.dtypes)(x))
         return self.zero_conv(self.block_out_channels[0], f"{prefix}.conv_out", kernel_size=3)(x)
@@ -55,7 +56,7 @@ class ControlNet(Backbone):
         control: jax.Array,
         scale: jax.Array | float = 1.0,
     ) -> Residuals:
-        """`control` `[B,H,W,3]` in [0,1], other arguments as the UNet's; residuals are multiplied by `scale`."""
+        """`control` `[B,H,W,3]` in [0,1]; `scale` multiplies the residuals; the rest as the UNet's."""
         sample, context = sample.astype(self.dtype), context.astype(self.dtype)
         if self.controlnet_conditioning_channel_order == "bgr":
             control = control[..., ::-1]

@@ -102,7 +102,7 @@ class AutoencoderKL(Layer):
         self.post_quant_conv = Conv(self.latent_channels, kernel_size=1, padding=0, **self.dtypes)
 
     def encode(self, images: jax.Array) -> Posterior:
-        """Images `[B,H,W,in_channels]` in [-1,1] to their posterior, float32 `[B,H/f,W/f,latent_channels]`."""
+        """The float32 posterior, `[B,H/f,W/f,latent_channels]`, of images `[B,H,W,in_channels]` in [-1,1]."""
         moments = self.quant_conv(self.encoder(images.astype(self.dtype))).astype(jnp.float32)
         mean, logvar = jnp.split(moments, 2, -1)
         return Posterior(mean, jnp.clip(logvar, -30, 20))

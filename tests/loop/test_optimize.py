@@ -184,7 +184,7 @@ def test_a_folder_of_another_configuration_is_refused(sd15, tmp_path):
 
 
 def test_a_threshold_of_the_wrong_sign_is_refused(sd15, tmp_path):
-    with pytest.raises(ValueError, match="threshold 0.2 has the wrong sign.*-0.2"):
+    with pytest.raises(ValueError, match=r"threshold 0.2 has the wrong sign.*-0.2"):
         run(sd15, tmp_path, optimizer=toy_optimizer(EarlyStop(2, 0.2)))
 
 

@@ -154,7 +154,7 @@ class TorchStep:
 
 @pytest.mark.parametrize("inpaints", [False, True], ids=["controlnet", "inpainting-eta-1"])
 def test_ten_adamw_steps_equal_torch(models, clip, inpaints):
-    """Classifier-free guidance, CLIP guidance, accumulation 2; ControlNet, or inpainting with noise and pasting."""
+    """With both guidances and accumulation 2; on ControlNet, or inpainting with noise and pasting."""
     model = models("sd15")
     alignment = controlnet_depth()
     if inpaints:
@@ -288,7 +288,7 @@ def test_early_stopping_needs_an_adversarial_term(models):
 
 def test_a_batch_that_does_not_divide_is_refused(models):
     ours = optimizer_for(models("sd15"), [adversarial(depth.negative_l1)], accumulation=3)
-    with pytest.raises(ValueError, match="4 images per device .* 3 micro-batches"):
+    with pytest.raises(ValueError, match=r"4 images per device .* 3 micro-batches"):
         ours.step(ours.weights, ours.init(jax.random.key(0), start()), batch_of(0))
 
 

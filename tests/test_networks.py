@@ -1,0 +1,132 @@
+"""Every network's forward pass against torch's, in float32, with random weights everywhere."""
+
+import diffusers
+import jax
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.unet import from_torch
+from gap_jax.models.controlnet import ControlNet
+from gap_jax.models.layers import GroupNorm, attention
+from gap_jax.models.unet import UNet2DCondition
+from gap_jax.weights.configs import build
+from tests.torch_folders import nchw, nhwc, randomise, relative_error
+
+RNG = np.random.default_rng(0)
+WIDTH = 24
+
+
+def normal(*shape):
+    return RNG.standard_normal(shape, dtype=np.float32)
+
+
+CONFIGS = {
+    # three levels, so that an odd size is halved twice, and two layers a block
+    "sd15": dict(
+        block_out_channels=(16, 32, 32),
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=4,
+    ),
+    "sd21": dict(
+        block_out_channels=(16, 32),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        upcast_attention=True,
+    ),
+    "deep": dict(
+        block_out_channels=(16, 32),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=4,
+        transformer_layers_per_block=(1, 2),
+        layers_per_block=1,
+        flip_sin_to_cos=False,
+        freq_shift=1,
+        in_channels=9,
+    ),
+}
+
+
+def both(cls, torch_cls, config, **extra):
+    """The torch network, ours, and its parameters."""
+    config = dict(norm_num_groups=8, cross_attention_dim=WIDTH, **config, **extra)
+    torch.manual_seed(0)
+    theirs = torch_cls(**config).eval().requires_grad_(False)
+    randomise(theirs)
+    ours = build(cls, dict(theirs.config), "test")
+    return theirs, ours, {"params": from_torch(theirs, ours, "float32")}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_unet_equals_torch(kind):
+    theirs, ours, params = both(UNet2DCondition, diffusers.UNet2DConditionModel, CONFIGS[kind])
+    sample, context = normal(2, 10, 13, ours.in_channels), normal(2, 7, WIDTH)
+    timesteps = np.array([3, 801])
+    out = jax.jit(ours.apply)(params, sample, timesteps, context)
+    expected = theirs(nchw(sample), torch.from_numpy(timesteps), torch.from_numpy(context)).sample
+    assert relative_error(out, nhwc(expected)) < 1e-4
+
+
+@pytest.mark.parametrize(("kind", "order"), [("sd15", "rgb"), ("sd21", "bgr")])
+def test_controlnet_equals_torch(kind, order):
+    config = {key: value for key, value in CONFIGS[kind].items() if key != "up_block_types"}
+    widths = dict(conditioning_embedding_out_channels=(8, 8, 16), controlnet_conditioning_channel_order=order)
+    theirs, ours, params = both(ControlNet, diffusers.ControlNetModel, config, **widths)
+    sample, context, control = normal(2, 6, 8, 4), normal(2, 7, WIDTH), normal(2, 24, 32, 3)
+    out = jax.jit(ours.apply)(params, sample, 500, context, control, 0.7)
+    order = dict(conditioning_scale=0.7, return_dict=False)
+    down, mid = theirs(nchw(sample), 500, torch.from_numpy(context), nchw(control), **order)
+    for a, b in zip((*out.down, out.mid), (*down, mid), strict=True):
+        assert relative_error(a, nhwc(b)) < 1e-4
+
+
+def test_vae_equals_torch(sd15):
+    vae, variables = sd15.pipe.vae, {"params": sd15.params["vae"]}
+    images, latents = normal(2, 24, 16, 3), normal(2, 6, 4, 4)
+    posterior = vae.apply(variables, images, method="encode")
+    expected = sd15.torch.vae.encode(nchw(images)).latent_dist
+    assert relative_error(posterior.mean, nhwc(expected.mean)) < 1e-4
+    assert relative_error(posterior.logvar, nhwc(expected.logvar)) < 1e-4
+    decoded = vae.apply(variables, latents, method="decode")
+    assert relative_error(decoded, nhwc(sd15.torch.vae.decode(nchw(latents)).sample)) < 1e-4
+
+
+def test_encoding_draws_from_the_posterior(sd15):
+    """With a key an image's own; the mean without."""
+    images = np.random.default_rng(1).random((2, 16, 16, 3), dtype=np.float32)
+    keys = jax.random.split(jax.random.key(0), 2)
+    posterior = sd15.torch.vae.encode(nchw(2 * images - 1)).latent_dist
+    noise = np.stack([jax.random.normal(key, (4, 4, 4)) for key in keys])
+    expected = nhwc(posterior.mean + posterior.std * nchw(noise)) * 0.18215
+    assert relative_error(sd15.pipe.encode_image(sd15.params, images, keys), expected) < 1e-4
+    assert relative_error(sd15.pipe.encode_image(sd15.params, images), nhwc(posterior.mean) * 0.18215) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sd21"])
+def test_text_encoder_equals_torch(models, kind):
+    """quick-gelu and gelu, two and three layers."""
+    model = models(kind)
+    ids = model.pipe.tokenize(["a room, photo", ""])
+    expected = model.torch.text_encoder(torch.from_numpy(ids).long())[0]
+    assert relative_error(model.pipe.encode_text(model.params, ids), expected) < 1e-4
+
+
+def test_group_norm_survives_a_large_mean():
+    """Where a one-pass variance would cancel."""
+    x = 1000 + normal(2, 5, 5, 16)
+    norm = GroupNorm(4, 1e-5)
+    ours = norm.apply({"params": {"scale": np.ones(16, np.float32), "bias": np.zeros(16, np.float32)}}, x)
+    assert relative_error(ours, nhwc(torch.nn.functional.group_norm(nchw(x), 4))) < 1e-3
+
+
+def test_attention_softmax_is_float32_in_half_precision():
+    """Large logits in bfloat16: equal to a float32 softmax of the same rounded inputs."""
+    query, key, value = (jax.numpy.asarray(normal(1, 9, 16) * 8, "bfloat16") for _ in range(3))
+    ours = attention(query, key, value, heads=2)
+    assert ours.dtype == "bfloat16"
+    exact = attention(*(x.astype("float32") for x in (query, key, value)), heads=2)
+    assert relative_error(ours, exact) < 1e-2
