@@ -4,7 +4,6 @@ The mesh has two axes: `data`, over which a batch is spread, and `prompt`, over 
 prompts is. One device is a mesh of one: the same program.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -14,9 +13,6 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 _T = TypeVar("_T")
-
-# Set by SLURM, Open MPI, Cloud TPU, GKE, and by hand, on each of several processes.
-_CLUSTER = ("JAX_COORDINATOR_ADDRESS", "SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES")
 
 
 def initialize(
@@ -38,8 +34,11 @@ def initialize(
     }
     if given and len(given) < 3:
         raise ValueError(f"give coordinator_address, num_processes and process_id together, found {given}")
-    if given or any(os.environ.get(name) for name in _CLUSTER):
+    try:
         jax.distributed.initialize(**given)
+    except ValueError as error:
+        if given or "coordinator_address should be defined" not in str(error):
+            raise  # else: JAX found no cluster, and this process is alone
 
 
 def make_mesh(prompts: int = 1) -> Mesh:

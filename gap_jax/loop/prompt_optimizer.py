@@ -107,7 +107,6 @@ def prompt_optimizer(
     """
     evaluate, term_params = objective(terms)
     _check(terms, placeholders, accumulation, early_stop)
-    window = 1 if early_stop is None else early_stop.window
     prompt = ",".join(f"<{i}>" for i in range(placeholders))
     token_ids = pipe.tokenize([prompt], placeholders)
     uncond = None
@@ -120,25 +119,18 @@ def prompt_optimizer(
             raise ValueError(
                 f"embeddings must have shape [{placeholders}, {width}], found {list(embeddings.shape)}"
             )
-        embeddings = jnp.asarray(embeddings, jnp.float32)
-        return State(
-            embeddings=embeddings,
-            opt_state=optimizer.init(embeddings),
-            key=key,
-            step=jnp.int32(0),
-            losses=jnp.full(window, jnp.nan),
-            past=jnp.zeros((window, *embeddings.shape)),
-            stopped=jnp.bool_(False),
-            skipped=jnp.int32(0),
-        )
+        return begin(key, embeddings, optimizer=optimizer, early_stop=early_stop)
 
-    def render(weights, embeddings, batch, keys):
-        context = pipe.encode_text(weights.pipeline, token_ids, embeddings)
-        return generate(pipe, weights.pipeline, context, weights.uncond, batch, keys, alignment, sampling)
-
-    def loss(embeddings, weights, batch, keys, step):
+    def forward(weights, embeddings, batch, keys):
         context = pipe.encode_text(weights.pipeline, token_ids, embeddings)
         images = generate(pipe, weights.pipeline, context, weights.uncond, batch, keys, alignment, sampling)
+        return context, images
+
+    def render(weights: Weights, embeddings: jax.Array, batch: Batch, keys: jax.Array) -> jax.Array:
+        return forward(weights, embeddings, batch, keys)[1]
+
+    def loss(embeddings, weights, batch, keys, step):
+        context, images = forward(weights, embeddings, batch, keys)
         prediction = model.predict(weights.model, images)
         sample = Sample(images, context, prediction, batch, fold_keys(keys, "terms"))
         return evaluate(weights.terms, sample, step)
@@ -160,6 +152,28 @@ def prompt_optimizer(
         return state, metrics | {"skipped": state.skipped.astype(jnp.float32), "stopped": state.stopped * 1.0}
 
     return PromptOptimizer(init, step, render, Weights(params, model.params, term_params, uncond), early_stop)
+
+
+def begin(
+    key: jax.Array,
+    embeddings: jax.Array,
+    *,
+    optimizer: optax.GradientTransformation,
+    early_stop: EarlyStop | None,
+) -> State:
+    """The state before the first step, from embeddings `[n,D]`."""
+    embeddings = jnp.asarray(embeddings, jnp.float32)
+    window = 1 if early_stop is None else early_stop.window
+    return State(
+        embeddings=embeddings,
+        opt_state=optimizer.init(embeddings),
+        key=key,
+        step=jnp.int32(0),
+        losses=jnp.full(window, jnp.nan),
+        past=jnp.zeros((window, *embeddings.shape)),
+        stopped=jnp.bool_(False),
+        skipped=jnp.int32(0),
+    )
 
 
 def advance(

@@ -1,6 +1,7 @@
 """The driver, on an optimiser whose step is cheap: what it writes, and that nothing can stop it for good."""
 
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from PIL import Image
 
 from gap_jax import metrics, prompts
 from gap_jax.loop.optimize import load_trajectory, optimize
-from gap_jax.loop.prompt_optimizer import EarlyStop, PromptOptimizer, State, Weights, advance
+from gap_jax.loop.prompt_optimizer import EarlyStop, PromptOptimizer, Weights, advance, begin
 
 N, WIDTH, ROWS, STEPS = 2, 48, 4, 7
 TX = optax.adamw(1e-2)
@@ -19,19 +20,6 @@ TX = optax.adamw(1e-2)
 
 def toy_optimizer(early_stop=None):
     """Draws embeddings to the batch's mean and to noise of the state's key, as a prompt's step does."""
-
-    def init(key, embeddings):
-        window = early_stop.window if early_stop else 1
-        return State(
-            embeddings=embeddings,
-            opt_state=TX.init(embeddings),
-            key=key,
-            step=jnp.int32(0),
-            losses=jnp.full(window, jnp.nan),
-            past=jnp.zeros((window, *embeddings.shape)),
-            stopped=jnp.bool_(False),
-            skipped=jnp.int32(0),
-        )
 
     def step(weights, state, batch):
         noise = jax.random.normal(jax.random.fold_in(state.key, state.step), state.embeddings.shape)
@@ -51,6 +39,7 @@ def toy_optimizer(early_stop=None):
     def render(weights, embeddings, batch, keys):
         return jnp.clip(batch["depth"] + embeddings.mean(), 0, 1) * jnp.ones(3)
 
+    init = partial(begin, optimizer=TX, early_stop=early_stop)
     return PromptOptimizer(init, step, render, Weights({}, jnp.float32(1), (), None), early_stop)
 
 

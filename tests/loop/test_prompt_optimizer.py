@@ -17,7 +17,7 @@ from gap_jax.diffusion.align import (
 )
 from gap_jax.guidance import image_guidance
 from gap_jax.loop.objective import Term, adversarial
-from gap_jax.loop.prompt_optimizer import EarlyStop, Model, State, adamw, advance, prompt_optimizer
+from gap_jax.loop.prompt_optimizer import EarlyStop, Model, adamw, advance, begin, prompt_optimizer
 from gap_jax.tasks import classify, depth
 from tests.test_denoise import embed_through
 from tests.torch_folders import nchw, relative_error
@@ -231,12 +231,7 @@ def test_a_batch_with_nan_is_skipped_and_counted(short):
 def run_updates(losses, early_stop, finite=None):
     """The states of as many updates, with a gradient of ones."""
     tx = adamw(1e-2)
-    embeddings = jnp.zeros((2, 3))
-    window = early_stop.window if early_stop else 1
-    state = State(
-        embeddings, tx.init(embeddings), jax.random.key(0), jnp.int32(0), jnp.full(window, jnp.nan),
-        jnp.zeros((window, 2, 3)), jnp.bool_(False), jnp.int32(0),
-    )  # fmt: skip
+    state = begin(jax.random.key(0), jnp.zeros((2, 3)), optimizer=tx, early_stop=early_stop)
     states = [state]
     for i, loss in enumerate(losses):
         ok = jnp.bool_(finite is None or finite[i])

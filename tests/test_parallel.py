@@ -1,0 +1,83 @@
+"""The mesh, what each process feeds, and joining a cluster; loop/test_distributed.py computes on it."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from gap_jax import parallel
+
+JOIN = """
+import jax
+from gap_jax import parallel
+parallel.initialize()
+mesh = parallel.make_mesh()
+print("RESULT", jax.process_count(), dict(mesh.shape), parallel.local_rows(mesh, 8))
+"""
+
+
+def join(**environment):
+    flags = "--xla_force_host_platform_device_count=2"
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("SLURM")}
+    command = [sys.executable, "-W", "ignore", "-c", JOIN]
+    return subprocess.Popen(
+        command,
+        env=clean | {"XLA_FLAGS": flags} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def result(process):
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return next(line for line in output.splitlines() if line.startswith("RESULT"))
+
+
+def test_a_process_by_itself_is_left_alone():
+    assert result(join()) == "RESULT 1 {'data': 2, 'prompt': 1} slice(0, 8, None)"
+
+
+def test_slurm_tasks_find_each_other():
+    slurm = {"SLURM_JOB_ID": str(20000 + os.getpid() % 4000), "SLURM_STEP_NODELIST": "localhost"}
+    slurm |= {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"}
+    tasks = [join(**slurm, SLURM_PROCID=str(task), SLURM_LOCALID=str(task)) for task in range(2)]
+    assert [result(task) for task in tasks] == [
+        "RESULT 2 {'data': 4, 'prompt': 1} slice(0, 4, None)",
+        "RESULT 2 {'data': 4, 'prompt': 1} slice(4, 8, None)",
+    ]
+
+
+def test_half_an_address_is_refused():
+    with pytest.raises(ValueError, match="together"):
+        parallel.initialize("localhost:1234")
+
+
+@pytest.mark.parametrize("prompts", [0, len(jax.devices()) + 1])
+def test_devices_must_divide_over_prompts(prompts):
+    with pytest.raises(ValueError, match="prompt axis"):
+        parallel.make_mesh(prompts)
+
+
+def test_a_batch_is_fed_whole_by_one_process():
+    mesh = parallel.make_mesh()
+    rows = 2 * len(jax.devices())
+    depth = np.random.default_rng(0).random((rows, 3), dtype=np.float32)
+    assert parallel.local_rows(mesh, rows) == slice(0, rows)
+    np.testing.assert_array_equal(parallel.feed(mesh, rows, {"depth": depth})["depth"], depth)
+    with pytest.raises(ValueError, match="depth has 1 rows, this process feeds rows 0 to"):
+        parallel.feed(mesh, rows, {"depth": depth[:1]})
+
+
+def test_what_is_shared_is_placed_once():
+    mesh = parallel.make_mesh()
+    unet = jax.numpy.ones(3)
+    placed = parallel.replicate(mesh, {"pipeline": unet, "terms": (unet, jax.random.key(1))})
+    assert placed["pipeline"] is placed["terms"][0]
+    np.testing.assert_array_equal(
+        jax.random.key_data(placed["terms"][1]), jax.random.key_data(jax.random.key(1))
+    )
