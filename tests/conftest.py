@@ -8,11 +8,13 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_opti
 import diffusers
 import jax
 import pytest
+import torch
 import transformers
 
 import gap_jax
 from tests.torch_folders import torch_clip, torch_pipeline
 
+torch.set_num_threads(1)  # its threads wait for each other at every step, longer than networks this small run
 for library in (diffusers, transformers):
     library.logging.set_verbosity_error()
     library.utils.logging.disable_progress_bar()
@@ -26,10 +28,10 @@ def models(tmp_path_factory):
     def make(kind: str) -> SimpleNamespace:
         if kind not in made:
             folder = tmp_path_factory.mktemp(kind) / "model"
-            torch = torch_pipeline(kind, tmp_path_factory.mktemp("tokenizer"))
-            torch.save_pretrained(folder)
+            theirs = torch_pipeline(kind, tmp_path_factory.mktemp("tokenizer"))
+            theirs.save_pretrained(folder)
             pipe, params = gap_jax.load_pipeline(folder)
-            made[kind] = SimpleNamespace(torch=torch, folder=folder, pipe=pipe, params=params)
+            made[kind] = SimpleNamespace(torch=theirs, folder=folder, pipe=pipe, params=params)
         return made[kind]
 
     return make
@@ -54,9 +56,9 @@ def inpaint(models):
 def clip(tmp_path_factory):
     """A small CLIP: the torch model, its folder, and that folder's `Clip` and parameters."""
     folder = tmp_path_factory.mktemp("clip") / "model"
-    torch = torch_clip(folder)
+    theirs = torch_clip(folder)
     ours, params = gap_jax.load_clip(folder)
-    return SimpleNamespace(torch=torch, folder=folder, clip=ours, params=params)
+    return SimpleNamespace(torch=theirs, folder=folder, clip=ours, params=params)
 
 
 @pytest.fixture
