@@ -163,7 +163,8 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--parts", nargs="+", default=("step", "backprop", "population", "memory"))
+    parts = ("step", "backprop", "population", "memory")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--peak-tflops", type=float, default=990, help="default: an H100's in bfloat16")
     args = parser.parse_args()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs the GPU's memory too
