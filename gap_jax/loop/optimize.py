@@ -166,8 +166,7 @@ def _painter(optimizer, mesh, examples, population):
         return None
     batch = {name: np.asarray(array) for name, array in examples.items()}
     count = len(next(iter(batch.values())))
-    keys = jax.random.key_data(jax.random.split(jax.random.key(0), count))
-    keys = np.asarray(keys)
+    keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(0), count)))
 
     def render(weights, embeddings):
         wrapped = jax.random.wrap_key_data(keys)
