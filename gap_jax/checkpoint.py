@@ -41,8 +41,7 @@ class Checkpoints:
         if keep < 1:
             raise ValueError(f"keep must be 1 or more checkpoints, found {keep}")
         self.folder, self.keep = Path(folder).absolute(), keep
-        text = json.dumps(dict(config), indent=2)
-        _on_first(lambda: _check_config(self.folder / "config.json", text))
+        check_config(self.folder / "config.json", config)
         # Only process 0 reads and writes: for Orbax it is alone.
         alone = ocp.options.MultiprocessingOptions(0, {0}, barrier_sync_key_prefix="gap_jax")
         with _quiet():
@@ -153,8 +152,16 @@ def _on_first(work: Callable[[], Result]) -> Result:
     return result
 
 
+def check_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Leave the configuration of a run in the file, or compare it with what an earlier run left there.
+
+    Raises ValueError naming each field that differs, with both values; TypeError for what is not JSON.
+    """
+    text = json.dumps(dict(config), indent=2)
+    _on_first(lambda: _check_config(path, text))
+
+
 def _check_config(path: Path, text: str) -> None:
-    """Leave `text` in the file, or compare it with what is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         scratch = path.with_name(f".{path.name}.{os.getpid()}")
@@ -172,7 +179,7 @@ def _check_config(path: Path, text: str) -> None:
     differing = _differences(_dotted(json.loads(text)), _dotted(saved))
     if differing:
         raise ValueError(
-            f"{path.parent} holds checkpoints of another configuration: {differing}. Use another folder, or "
+            f"{path.parent} belongs to another configuration: {differing}. Use another folder, or "
             f"the configuration in {path}"
         )
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -141,6 +142,22 @@ def to_host(mesh: Mesh, tree: Any) -> Any:
     """Every leaf as a whole numpy array, on every process."""
     whole = jax.jit(_identity, out_shardings=NamedSharding(mesh, P()))(tree)
     return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), whole)
+
+
+def local_values(tree: Any) -> Any:
+    """Of every leaf, split along its first axis over `data`, the rows that this process fed, as numpy."""
+
+    def rows(leaf: jax.Array) -> np.ndarray:
+        shards = {shard.index[0].start or 0: shard for shard in leaf.addressable_shards}
+        return np.concatenate([np.asarray(shards[start].data) for start in sorted(shards)])
+
+    return jax.tree.map(rows, tree)
+
+
+def barrier(name: str) -> None:
+    """Wait until all processes have come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def _identity(tree: _T) -> _T:  # one function for all calls, so that jit compiles it once for each structure

@@ -280,7 +280,7 @@ def test_another_configuration_is_refused_field_by_field(tmp_path):
     with pytest.raises(ValueError) as raised:
         Checkpoints(tmp_path, {"lr": 0.2, "model": {"id": "sd15", "size": [4, 8]}, "words": "a"})
     assert str(raised.value) == (
-        f"{tmp_path} holds checkpoints of another configuration: lr is 0.2, saved was 0.1; "
+        f"{tmp_path} belongs to another configuration: lr is 0.2, saved was 0.1; "
         "model.size is [4, 8], saved was [8, 8]; words is 'a', saved was absent; seed is absent, "
         f"saved was None. Use another folder, or the configuration in {tmp_path}/config.json"
     )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class Sample(NamedTuple):
@@ -58,7 +59,7 @@ def adversarial(
 
 
 def objective(terms: Sequence[Term]) -> tuple[Evaluate, tuple[Any, ...]]:
-    """The weighted sum of `terms`, as a pure function and its parameters.
+    """The weighted sum of `terms`, as a pure function and its parameters, the weights among them.
 
     `evaluate(params, sample, step) -> (total, values)`: float32 scalars, `values` each term's by its name,
     unweighted. `step` may be traced. Before its `start`, a term is reported but adds exactly 0 to the total
@@ -76,17 +77,17 @@ def objective(terms: Sequence[Term]) -> tuple[Evaluate, tuple[Any, ...]]:
             raise ValueError(f"term {term.name!r}: weight must be finite, found {term.weight}")
         if term.start < 0:
             raise ValueError(f"term {term.name!r}: start must be a step from 0 on, found {term.start}")
-    functions = [term._replace(params=None) for term in terms]
+    functions = [term._replace(params=None, weight=1.0) for term in terms]  # other weights, the same program
 
     def evaluate(params, sample, step):
         total, values = jnp.float32(0), {}
-        for term, theirs in zip(functions, params, strict=True):
+        for term, (weight, theirs) in zip(functions, params, strict=True):
             value = _value(term, theirs, _seen_by(term, sample, step))
-            total += jnp.where(step >= term.start, term.weight * value, 0.0)
+            total += jnp.where(step >= term.start, weight * value, 0.0)
             values[term.name] = value
         return total, values
 
-    return evaluate, tuple(term.params for term in terms)
+    return evaluate, tuple((np.float32(term.weight), term.params) for term in terms)
 
 
 def _value(term: Term, params: Any, sample: Sample) -> jax.Array:

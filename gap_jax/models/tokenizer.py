@@ -3,9 +3,11 @@
 import dataclasses
 import functools
 import itertools
+import json
 import re
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -85,3 +87,52 @@ class Tokenizer:
                     f"the last is <{placeholders - 1}>"
                 )
         return ids
+
+
+def train_tokenizer(words: Sequence[str], length: int) -> tuple[Tokenizer, int]:
+    """A tokenizer in CLIP's form to which each of `words` is one token, and its vocabulary's size.
+
+    Other text falls into pieces of words and bytes, as with any byte-pair encoding (Sennrich et al., arXiv
+    1508.07909). `length`: the most tokens a text can have, as the text encoder's `max_position_embeddings`.
+    Equal words give equal files, which training by the `tokenizers` package does not promise.
+    """
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    merges = _learn_merges([(*word[:-1], word[-1] + "</w>") for word in dict.fromkeys(words)])
+    letters = sorted(ByteLevel.alphabet())
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    vocabulary = [*letters, *(letter + "</w>" for letter in letters), *map("".join, merges), start, end]
+    config = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": length,
+        "bos_token": start,
+        "eos_token": end,
+        "unk_token": end,
+        "pad_token": end,
+    }
+    files = {
+        "tokenizer_config.json": json.dumps(config, indent=2),
+        "vocab.json": json.dumps({token: i for i, token in enumerate(vocabulary)}),
+        "merges.txt": "#version: 0.2\n" + "".join(f"{first} {second}\n" for first, second in merges),
+    }
+    return Tokenizer(tuple((name, text.encode()) for name, text in files.items())), len(vocabulary)
+
+
+def _learn_merges(words: Sequence[tuple[str, ...]]) -> list[tuple[str, str]]:
+    """Merge the most frequent pair, the first in order among equals, until every word is whole."""
+    merges = []
+    while counts := Counter(pair for word in words for pair in itertools.pairwise(word)):
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append(best)
+        words = [_merged(word, best) for word in words]
+    return merges
+
+
+def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    pieces: list[str] = []
+    for piece in word:
+        if pieces and (pieces[-1], piece) == pair:
+            pieces[-1] += piece
+        else:
+            pieces.append(piece)
+    return tuple(pieces)

@@ -16,6 +16,7 @@ NEGATIVE_PROMPT = (
     "comic,cartoon,synthetic,rendered,animated,painting,sketch,drawing,highly saturated,person,people,face,"
     "body parts,eyes"
 )
+_NEAREST = 1e-3  # of depth in ratios
 _TINY = 1e-6  # below this, a map's mean absolute deviation is that of a constant
 
 
@@ -37,6 +38,30 @@ def ssi_mae(prediction: jax.Array, depth: jax.Array, mask: jax.Array) -> jax.Arr
     """
     _check_shapes(prediction, depth, mask)
     return _average(jnp.abs(_normalise(prediction, mask) - _normalise(depth, mask)), mask)
+
+
+def absrel(prediction: jax.Array, depth: jax.Array, mask: jax.Array) -> jax.Array:
+    """`|prediction - depth| / depth` averaged over each image's valid pixels, float32 `[B]`.
+
+    Eigen et al., arXiv 1406.2283, section 4. Depth below 1e-3 counts as 1e-3. All arguments `[B,H,W,1]`.
+    """
+    known = jnp.maximum(jnp.where(mask, depth, 1.0), _NEAREST)
+    return _average(_error(prediction, depth, mask) / known, mask)
+
+
+def delta1(prediction: jax.Array, depth: jax.Array, mask: jax.Array) -> jax.Array:
+    """The share of each image's valid pixels with `max(prediction / depth, depth / prediction)` < 1.25.
+
+    Eigen et al., arXiv 1406.2283, section 4; float32 `[B]`, higher is better. Both are taken as at least
+    1e-3. All arguments `[B,H,W,1]`.
+    """
+    _check_shapes(prediction, depth, mask)
+    known = jnp.maximum(jnp.where(mask, depth, 1.0), _NEAREST)
+    guess = jnp.maximum(prediction.astype(jnp.float32), _NEAREST)
+    return _average((jnp.maximum(guess / known, known / guess) < 1.25).astype(jnp.float32), mask)
+
+
+METRICS = {"l1": l1, "ssi_mae": ssi_mae, "absrel": absrel, "delta1": delta1}
 
 
 def negative_l1(prediction: jax.Array, label: Mapping[str, jax.Array]) -> jax.Array:

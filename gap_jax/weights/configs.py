@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from gap_jax.models.clip import CLIPModel, CLIPTextModel, CLIPVisionModel
 from gap_jax.models.controlnet import ControlNet
+from gap_jax.models.depth_unet import DepthUNet
 from gap_jax.models.layers import ACTIVATIONS, Layer
 from gap_jax.models.unet import UNet2DCondition
 from gap_jax.models.vae import AutoencoderKL
@@ -61,6 +62,7 @@ _ONLY: dict[type, dict[str, tuple]] = {
     CLIPTextModel: {"hidden_act": tuple(ACTIVATIONS)},
     CLIPVisionModel: {"hidden_act": tuple(ACTIVATIONS)},
     CLIPModel: {},
+    DepthUNet: {},
 }
 _BLOCKS = {
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -118,6 +120,8 @@ def describe(module: Layer) -> dict[str, Any]:
             config["up_block_types"] = ("UpDecoderBlock2D",) * blocks
         case CLIPTextModel():
             config |= {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
+        case DepthUNet():
+            config["architectures"] = ["UNet"]
         case CLIPVisionModel():
             config["model_type"] = "clip_vision_model"
         case CLIPModel():

@@ -1,17 +1,8 @@
 """Stable Diffusion pipelines and CLIP models, from and to diffusers' and transformers' folders."""
 
-import contextlib
 import dataclasses
-import functools
-import json
-import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import jax
-import jax.numpy as jnp
 
 from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.diffusion.schedule import Schedule
@@ -22,13 +13,19 @@ from gap_jax.models.layers import Layer
 from gap_jax.models.tokenizer import Tokenizer
 from gap_jax.models.unet import UNet2DCondition
 from gap_jax.models.vae import AutoencoderKL
+from gap_jax.weights.component import (
+    DIFFUSERS,
+    TRANSFORMERS,
+    load,
+    network_dtypes,
+    read_config,
+    replacing,
+    write,
+    write_json,
+)
 from gap_jax.weights.configs import build, describe
-from gap_jax.weights.convert import load_tree, state_dict
-from gap_jax.weights.repo import Repo, read_json
-from gap_jax.weights.tensors import Tensor, find_tensors
+from gap_jax.weights.repo import Repo, read_json, shipped
 
-DIFFUSERS = ("diffusion_pytorch_model",)
-TRANSFORMERS = ("model", "pytorch_model")
 TASKS = ("", "Img2Img", "Inpaint", "ControlNet", "ControlNetImg2Img", "ControlNetInpaint")
 PIPELINES = tuple(f"StableDiffusion{task}Pipeline" for task in TASKS)
 LAYOUT = "0.36.0"  # the diffusers version whose folders we write
@@ -48,7 +45,8 @@ def load_pipeline(
     """A Stable Diffusion 1.x or 2.x pipeline and its parameters.
 
     - `model`: a folder in diffusers' layout, or a hub id, with `revision`; offline use by
-      `local_files_only`. A ControlNet that its `model_index.json` names comes along.
+      `local_files_only`. `"small"` is the one that comes with gap_jax, of the small world (`data.rooms`).
+      A ControlNet that its `model_index.json` names comes along.
     - `controlnet`: a folder or hub id of one, instead. See `add_controlnet` to load it later.
     - `dtype`: of parameters and computation, `float32`, `bfloat16` or `float16`, whatever the files' own.
     - `variant`: `"fp16"` reads `*.fp16.safetensors`.
@@ -56,7 +54,7 @@ def load_pipeline(
     Raises FileNotFoundError for what is not there, ValueError for what is there but unreadable, unsupported
     or does not fit its configuration (naming file, key and shapes).
     """
-    repo = Repo(model, revision=revision, local_files_only=local_files_only)
+    repo = Repo(shipped(model), revision=revision, local_files_only=local_files_only)
     index = repo.read_json("model_index.json")
     kind = index.get("_class_name")
     if kind not in PIPELINES:
@@ -64,16 +62,16 @@ def load_pipeline(
             f"{model}/model_index.json is a {kind}, which gap_jax does not have. "
             f"It has Stable Diffusion 1.x and 2.x: {', '.join(PIPELINES)}"
         )
-    dtypes = _dtypes(dtype)
-    text_encoder = build(CLIPTextModel, *_config(repo, "text_encoder"), **dtypes)
-    vae = build(AutoencoderKL, *_config(repo, "vae"), **dtypes)
-    unet = build(UNet2DCondition, *_config(repo, "unet"), **dtypes)
+    dtypes = network_dtypes(dtype)
+    text_encoder = build(CLIPTextModel, *read_config(repo, "text_encoder"), **dtypes)
+    vae = build(AutoencoderKL, *read_config(repo, "vae"), **dtypes)
+    unet = build(UNet2DCondition, *read_config(repo, "unet"), **dtypes)
     pipe = Pipeline(text_encoder, vae, unet, None, _schedule(repo), _tokenizer(repo, "tokenizer/"))
     _check_fit(pipe, str(model))
     params = {
-        "text_encoder": _load(text_encoder, repo, "text_encoder", TRANSFORMERS, variant),
-        "vae": _load(vae, repo, "vae", DIFFUSERS, variant),
-        "unet": _load(unet, repo, "unet", DIFFUSERS, variant),
+        "text_encoder": load(text_encoder, repo, "text_encoder", TRANSFORMERS, variant),
+        "vae": load(vae, repo, "vae", DIFFUSERS, variant),
+        "unet": load(unet, repo, "unet", DIFFUSERS, variant),
     }
     if controlnet is not None:
         return add_controlnet(pipe, params, controlnet, variant=variant, local_files_only=local_files_only)
@@ -102,8 +100,8 @@ def add_controlnet(
 
 
 def _add_controlnet(pipe, params, repo, folder, variant):
-    dtypes = _dtypes(pipe.unet.dtype)
-    config, source = _config(repo, folder)
+    dtypes = network_dtypes(pipe.unet.dtype)
+    config, source = read_config(repo, folder)
     controlnet = build(ControlNet, config, source, **dtypes)
     for field in ("block_out_channels", "layers_per_block", "cross_attention_dim"):
         ours, theirs = getattr(controlnet, field), getattr(pipe.unet, field)
@@ -113,7 +111,7 @@ def _add_controlnet(pipe, params, repo, folder, variant):
             )
     pipe = dataclasses.replace(pipe, controlnet=controlnet)
     _check_fit(pipe, source)
-    return pipe, params | {"controlnet": _load(controlnet, repo, folder, DIFFUSERS, variant)}
+    return pipe, params | {"controlnet": load(controlnet, repo, folder, DIFFUSERS, variant)}
 
 
 def load_clip(
@@ -124,15 +122,15 @@ def load_clip(
     variant: str | None = None,
     local_files_only: bool = False,
 ) -> tuple[Clip, Params]:
-    """A CLIP model and its parameters, from a folder in transformers' layout or a hub id.
+    """A CLIP model and its parameters: a folder in transformers' layout, a hub id, or our own `"small"`.
 
     Arguments and errors as `load_pipeline`'s.
     """
-    repo = Repo(model, revision=revision, local_files_only=local_files_only)
-    config, source = _config(repo, "")
+    repo = Repo(shipped(model, "clip"), revision=revision, local_files_only=local_files_only)
+    config, source = read_config(repo, "")
     if "text_config" not in config or "vision_config" not in config:
         raise ValueError(f"{source} is no CLIPModel's: it lacks text_config and vision_config")
-    dtypes = _dtypes(dtype)
+    dtypes = network_dtypes(dtype)
     texts = build(CLIPTextModel, config["text_config"], source, **dtypes)
     vision = build(CLIPVisionModel, config["vision_config"], source, **dtypes)
     network = build(CLIPModel, config, source, text_model=texts, vision_model=vision, **dtypes)
@@ -144,7 +142,7 @@ def load_clip(
         normalise = {}
     mean, std = normalise.get("image_mean", CLIP_MEAN), normalise.get("image_std", CLIP_STD)
     clip = Clip(network, _tokenizer(repo, ""), tuple(mean), tuple(std))
-    return clip, _load(network, repo, "", TRANSFORMERS, variant)
+    return clip, load(network, repo, "", TRANSFORMERS, variant)
 
 
 def save_pipeline(pipe: Pipeline, params: Params, folder: str | Path) -> None:
@@ -163,7 +161,7 @@ def save_pipeline(pipe: Pipeline, params: Params, folder: str | Path) -> None:
         "feature_extractor": [None, None],
         "requires_safety_checker": False,
     }
-    with _replacing(Path(folder), "model_index.json") as target:
+    with replacing(Path(folder), "model_index.json") as target:
         for name, module in components.items():
             stem, prefix = DIFFUSERS[0], ""
             if name == "text_encoder":
@@ -171,20 +169,20 @@ def save_pipeline(pipe: Pipeline, params: Params, folder: str | Path) -> None:
             library = "diffusers" if stem in DIFFUSERS else "transformers"
             config = describe(module)
             index[name] = [library, config.get("_class_name", "CLIPTextModel")]
-            _write_component(target / name, config, params[name], stem, prefix)
+            write(target / name, config, params[name], stem, prefix)
         scheduler = dataclasses.asdict(pipe.schedule) | {"_class_name": "DDIMScheduler", "clip_sample": False}
-        _write_json(target / "scheduler" / "scheduler_config.json", scheduler)
+        write_json(target / "scheduler" / "scheduler_config.json", scheduler)
         pipe.tokenizer.save(target / "tokenizer")
         task = "Inpaint" if pipe.inpaints else ""
         control = "" if pipe.controlnet is None else "ControlNet"
         head = {"_class_name": f"StableDiffusion{control}{task}Pipeline", "_diffusers_version": LAYOUT}
-        _write_json(target / "model_index.json", head | index)
+        write_json(target / "model_index.json", head | index)
 
 
 def save_clip(clip: Clip, params: Params, folder: str | Path) -> None:
     """Write a folder that torch transformers' `CLIPModel` loads unchanged; replaces as `save_pipeline`."""
-    with _replacing(Path(folder), "config.json") as target:
-        _write_component(target, describe(clip.model), params, TRANSFORMERS[0])
+    with replacing(Path(folder), "config.json") as target:
+        write(target, describe(clip.model), params, TRANSFORMERS[0])
         clip.tokenizer.save(target)
         size = clip.model.vision_model.image_size
         normalise = {
@@ -194,19 +192,7 @@ def save_clip(clip: Clip, params: Params, folder: str | Path) -> None:
             "size": {"shortest_edge": size},
             "crop_size": {"height": size, "width": size},
         }
-        _write_json(target / "preprocessor_config.json", normalise)
-
-
-def _config(repo: Repo, folder: str) -> tuple[dict[str, Any], str]:
-    name = f"{folder}/config.json".lstrip("/")
-    return repo.read_json(name), f"{repo.model}/{name}"
-
-
-def _dtypes(dtype: Any) -> dict[str, Any]:
-    dtype = jnp.dtype(dtype)
-    if dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
-        raise ValueError(f"dtype must be float32, bfloat16 or float16, found {dtype}")
-    return {"dtype": dtype, "param_dtype": dtype}
+        write_json(target / "preprocessor_config.json", normalise)
 
 
 def _schedule(repo: Repo) -> Schedule:
@@ -263,65 +249,3 @@ def _check_fit(pipe: Pipeline, source: str) -> None:
             f"{source}: conditioning_embedding_out_channels scale the condition down by "
             f"{controlnet.downscale}, the VAE by {pipe.downscale}"
         )
-
-
-def _load(module: Layer, repo: Repo, folder: str, stems: tuple[str, ...], variant: str | None) -> dict:
-    tensors = find_tensors(repo, folder, stems, variant)
-    return load_tree(_shapes(module), _current_names(module, tensors), module.param_dtype)
-
-
-@functools.cache
-def _shapes(module: Layer) -> dict:
-    return jax.eval_shape(module.init, jax.random.key(0), *module.example_inputs())["params"]
-
-
-def _current_names(module: Layer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors under the names of current torch releases; buffers of older ones left out."""
-
-    def rename(key: str) -> str:
-        if isinstance(module, CLIPTextModel):
-            return key.removeprefix("text_model.")
-        if isinstance(module, AutoencoderKL) and "attentions" in key:
-            for old, new in (
-                ("query", "to_q"),
-                ("key", "to_k"),
-                ("value", "to_v"),
-                ("proj_attn", "to_out.0"),
-            ):
-                key = key.replace(f".{old}.", f".{new}.")
-        return key
-
-    return {rename(key): tensor for key, tensor in tensors.items() if not key.endswith(".position_ids")}
-
-
-def _write_component(folder: Path, config: dict, params: dict, stem: str, prefix: str = "") -> None:
-    from safetensors.numpy import save_file
-
-    _write_json(folder / "config.json", config)
-    tensors = {prefix + key: array for key, array in state_dict(params).items()}
-    save_file(tensors, folder / f"{stem}.safetensors", metadata={"format": "pt"})
-
-
-def _write_json(path: Path, content: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _replacing(folder: Path, marker: str) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its place when the block ends without an error."""
-    if folder.exists() and not (folder / marker).exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} holds something else (it has no {marker}): choose another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        new, old = Path(scratch) / "new", Path(scratch) / "old"
-        new.mkdir()
-        yield new
-        if folder.exists():
-            os.replace(folder, old)
-        try:
-            os.replace(new, folder)
-        except BaseException:
-            if old.exists():
-                os.replace(old, folder)
-            raise

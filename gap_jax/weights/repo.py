@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+ASSETS = Path(__file__).parents[1] / "assets"
 MODEL_FILES = ("model_index.json", "config.json")
 
 
@@ -92,3 +93,16 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, found {type(content).__name__}")
     return content
+
+
+def shipped(model: str | Path, part: str = "") -> str | Path:
+    """`model`, or for `"small"` the folder of (that part of) the small world's models, shipped with gap_jax.
+
+    Raises FileNotFoundError where the installation lacks it.
+    """
+    if model != "small":
+        return model
+    folder = ASSETS / "small" / part
+    if not folder.is_dir():
+        raise FileNotFoundError(f"this installation of gap_jax lacks {folder}: install it anew")
+    return folder

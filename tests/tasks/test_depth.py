@@ -175,3 +175,20 @@ def test_labels_of_wrong_shape_or_type_are_refused():
         depth.check_labels(label, mask[:, :, :6])
     with pytest.raises(ValueError, match="mask must be boolean, True = valid; found float32"):
         depth.check_labels(label, mask.astype(np.float32))
+
+
+def test_absrel_and_delta1_by_hand():
+    truth = np.array([[0.2, 0.4], [0.5, 0.0]], np.float32).reshape(1, 2, 2, 1)
+    prediction = np.array([[0.24, 0.6], [0.41, 0.9]], np.float32).reshape(1, 2, 2, 1)
+    mask = np.array([[True, True], [True, False]]).reshape(1, 2, 2, 1)
+    relative = (0.04 / 0.2 + 0.2 / 0.4 + 0.09 / 0.5) / 3
+    np.testing.assert_allclose(depth.absrel(prediction, truth, mask), [relative], rtol=1e-5)
+    np.testing.assert_allclose(depth.delta1(prediction, truth, mask), [2 / 3], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["absrel", "delta1"])
+def test_ratios_stay_finite_where_depth_is_zero_or_not_valid(name):
+    truth = np.array([[0.0, np.nan]], np.float32).reshape(1, 1, 2, 1)
+    mask = np.array([[True, False]]).reshape(1, 1, 2, 1)
+    value = depth.METRICS[name](np.zeros((1, 1, 2, 1), np.float32), truth, mask)
+    assert np.isfinite(value).all()

@@ -1,0 +1,91 @@
+"""The rooms as a TFDS data set: rendered once into ArrayRecord files, read through Grain."""
+
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from io import BytesIO
+from multiprocessing import get_context
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from gap_jax.data import rooms
+
+DEPTH_SCALE = 65535  # 16-bit depth PNG is depth (in [0,1]) times this, rounded
+_CHUNK = 32
+
+
+class RoomsConfig(tfds.core.BuilderConfig):
+    """Which styles, what size, how many rooms of each split."""
+
+    def __init__(
+        self, *, allowed: dict[str, tuple[str, ...]], size: int, counts: dict[str, int], **kwargs: Any
+    ):
+        super().__init__(**kwargs)
+        self.allowed, self.size, self.counts = allowed, size, counts
+
+
+_COUNTS = {"train": 24_000, "validation": 1_000, "test": 1_000}
+_FEW = {"train": 128, "validation": 64, "test": 64}
+
+
+class Rooms(tfds.core.GeneratorBasedBuilder):
+    """Features: `image`, `depth` (uint16, depth · 65535), `mask` (255 = valid), `caption`, four style words.
+
+    `Rooms(config="every")` has all styles, `config="narrow"` those that the supervised model is trained on;
+    `every_few` and `narrow_few` have 128 rooms to train on, to try things out.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar = [
+        RoomsConfig(name="every", allowed=rooms.EVERY, size=64, counts=_COUNTS),
+        RoomsConfig(name="narrow", allowed=rooms.NARROW, size=64, counts=_COUNTS | {"train": 8_000}),
+        RoomsConfig(name="every_few", allowed=rooms.EVERY, size=64, counts=_FEW),
+        RoomsConfig(name="narrow_few", allowed=rooms.NARROW, size=64, counts=_FEW),
+    ]
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        shape = (self.builder_config.size, self.builder_config.size)
+        words = {axis: tfds.features.ClassLabel(names=names) for axis, names in rooms.AXES.items()}
+        features = {
+            "image": tfds.features.Image(shape=(*shape, 3), encoding_format="png"),
+            "depth": tfds.features.Image(shape=(*shape, 1), dtype=np.uint16, encoding_format="png"),
+            "mask": tfds.features.Image(shape=(*shape, 1), encoding_format="png"),
+            "caption": tfds.features.Text(),
+        }
+        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features | words))
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        return {split: self._generate_examples(split) for split in rooms.SPLITS}
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        config = self.builder_config
+        count = config.counts[split]
+        starts = range(0, count, _CHUNK)
+        make = partial(_examples, rooms.SPLITS[split], config.allowed, config.size, count)
+        with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+            for start, chunk in zip(starts, pool.map(make, starts), strict=True):
+                yield from enumerate(chunk, start)
+
+
+def _examples(seed: int, allowed: dict, size: int, count: int, start: int) -> list[dict[str, Any]]:
+    indices = range(start, min(start + _CHUNK, count))
+    rendered = rooms.render(seed, indices, [rooms.draw_style(seed, i, allowed) for i in indices], size)
+    return [
+        {
+            "image": _png(rendered.image[i]),
+            "depth": _png(np.round(rendered.depth[i, ..., 0] * DEPTH_SCALE).astype(np.uint16)),
+            "mask": _png(rendered.mask[i, ..., 0].astype(np.uint8) * 255),
+            "caption": rooms.caption(style),
+            **style._asdict(),
+        }
+        for i, style in enumerate(rendered.styles)
+    ]
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    stream = BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()

@@ -1,0 +1,66 @@
+"""The depth U-Net of Cross-Task Consistency (Zamir et al., arXiv 2006.04096): the paper's `f`."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gap_jax.models.layers import Conv, GroupNorm, Layer
+
+GROUPS, EPSILON = 8, 1e-5
+
+
+class DepthUNet(Layer):
+    """Predicts depth `[B,H,W,out_channels]`, not negative, from images `[B,H,W,in_channels]` in [0,1].
+
+    Level i has `width · 2^i` features; XTC's has 6 `levels` below the first. H and W must be multiples of
+    `2^levels`. Raises ValueError for another size.
+    """
+
+    levels: int = 6
+    width: int = 16
+    in_channels: int = 3
+    out_channels: int = 1
+
+    def example_inputs(self) -> tuple[jax.Array, ...]:
+        """Zeros of the smallest shapes that `init` takes."""
+        side = 2**self.levels
+        return (jnp.zeros((1, side, side, self.in_channels)),)
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        step = 2**self.levels
+        if (
+            images.ndim != 4
+            or images.shape[-1] != self.in_channels
+            or any(n % step for n in images.shape[1:3])
+        ):
+            raise ValueError(
+                f"images must be [B,H,W,{self.in_channels}] with H and W multiples of {step}, "
+                f"found {list(images.shape)}"
+            )
+
+        def layer(x, name, norm, features):
+            x = Conv(features, name=name, **self.dtypes)(x)
+            return nn.relu(GroupNorm(GROUPS, EPSILON, name=norm, **self.dtypes)(x))
+
+        def block(x, prefix, features):
+            for i in (1, 2, 3):
+                x = layer(x, f"{prefix}conv{i}", f"{prefix}bn{i}", features)
+            return x
+
+        x = block(images.astype(self.dtype), "down1.", self.width)
+        skips = []
+        for level in range(self.levels):
+            skips.append(x)
+            x = block(x, f"down_blocks.{level}.", self.width * 2 ** (level + 1))
+            x = nn.max_pool(x, (2, 2), (2, 2))
+        for i in (1, 2, 3):
+            x = layer(x, f"mid_conv{i}", f"bn{i}", x.shape[-1])
+        for level in reversed(range(self.levels)):
+            batch, height, width, channels = x.shape
+            x = jax.image.resize(x, (batch, 2 * height, 2 * width, channels), "bilinear")
+            x = jnp.concatenate([x, skips[level]], -1)
+            x = block(x, f"up_blocks.{level}.", self.width * 2**level)
+        x = layer(x, "last_conv1", "last_bn", self.width)
+        last = Conv(self.out_channels, 1, 1, 0, name="last_conv2", **self.dtypes)
+        return nn.relu(last(x)).astype(jnp.float32)

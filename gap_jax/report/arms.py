@@ -1,0 +1,70 @@
+"""The arms of an experiment as the report shows them: order, names, what each is, colours and markers.
+
+Colours are told apart with any colour vision and on white as on near-black, markers without any colour.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from gap_jax.report.results import MEAN_MAP, Results
+
+INK = "#1b1b1f"
+
+
+class Arm(NamedTuple):
+    """`marker` is one of matplotlib's."""
+
+    label: str
+    description: str
+    colour: str
+    marker: str
+
+
+_KNOWN = {
+    "control": Arm("Control", "the same fine-tuning without generated images", "#7c7c7c", "o"),
+    "agnostic": Arm(
+        "Agnostic", "images of one fixed prompt, chosen without looking at anything", "#7ea9d4", "^"
+    ),
+    "agnostic-random": Arm(
+        "Agnostic (random)",
+        "prompts drawn from the distribution of the vocabulary's embeddings",
+        "#5a7cf0",
+        "v",
+    ),
+    "written": Arm("Written", "prompts that a person wrote for the shifts", "#8b4f80", "P"),
+    "guided": Arm(
+        "Guided", "prompts optimised towards images of a target domain, by CLIP alone", "#1f7a57", "s"
+    ),
+    "adversarial": Arm("Adversarial", "prompts optimised to maximise the model's loss", "#dc8d15", "D"),
+    "adversarial-sdedit": Arm(
+        "Adversarial (SDEdit)", "the same prompts, generating from the noised original image", "#c94005", "X"
+    ),
+    "guided-adversarial": Arm(
+        "Guided adversarial", "prompts optimised for both, the model's loss and the target", "#5b4cd6", "*"
+    ),
+    MEAN_MAP: Arm("Mean map", "no model: predicts the training set's mean depth map, always", INK, "None"),
+}
+_OTHERS = (("#a0522d", "<"), ("#2a9db0", ">"), ("#9aa02c", "p"), ("#c76a8f", "h"))  # in turn
+
+
+def arms(results: Results) -> dict[str, Arm]:
+    """Every arm that was measured: those of the paper in its order, then others, the mean map last."""
+    return _describe(_measured(results))
+
+
+def _measured(results: Results) -> Iterable[str]:
+    for column in results.columns:
+        yield from column.scores
+    for curves in results.efficiency.values():
+        yield from curves
+    yield from results.generated
+    yield from (prompt.arm for prompt in results.prompts)
+
+
+def _describe(names: Iterable[str]) -> dict[str, Arm]:
+    found = dict.fromkeys(names)
+    others = [name for name in found if name not in _KNOWN]
+    drawn = {name: Arm(name, "", *_OTHERS[i % len(_OTHERS)]) for i, name in enumerate(others)}
+    first = {name: arm for name, arm in _KNOWN.items() if name in found and name != MEAN_MAP}
+    last = {MEAN_MAP: _KNOWN[MEAN_MAP]} if MEAN_MAP in found else {}
+    return first | drawn | last

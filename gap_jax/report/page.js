@@ -1,0 +1,176 @@
+"use strict";
+// The two explorers: each keeps what is chosen, and shows it anew when that changes.
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+
+  function show(image, number, alt) {
+    image.src = data.pictures[number];
+    image.classList.toggle("small", Boolean(data.small[number]));
+    if (alt !== undefined) image.alt = alt;
+  }
+
+  function element(tag, text, className) {
+    const made = document.createElement(tag);
+    if (text !== undefined) made.textContent = text;
+    if (className) made.className = className;
+    return made;
+  }
+
+  // A slider with `count` places, at `value`, whose place is called `text`.
+  function slide(root, name, count, value, text) {
+    const box = root.querySelector(`.slider[data-control="${name}"]`);
+    const input = box.querySelector("input");
+    box.hidden = count < 2;
+    input.max = Math.max(count - 1, 0);
+    input.value = value;
+    input.setAttribute("aria-valuetext", text);
+    box.querySelector("output").textContent = text;
+  }
+
+  // Calls `change(name, number)` for every slider and choice in `root`.
+  function listen(root, change) {
+    root.addEventListener("input", (event) => {
+      const control = event.target.closest("[data-control]");
+      if (control) change(control.dataset.control, Number(event.target.value));
+    });
+  }
+
+  const clamp = (value, count) => Math.min(value, count - 1);
+
+  function explore(root) {
+    const chosen = { arm: 0, prompt: 0, image: 0, step: 0 };
+    let drawn = null; // the prompt and image whose strip, losses and words are on the page
+
+    function choose(name, value) {
+      const before = frames()[chosen.step].step;
+      chosen[name] = value;
+      chosen.prompt = clamp(chosen.prompt, data.explored[chosen.arm].length);
+      chosen.image = clamp(chosen.image, prompt().examples.length);
+      if (name !== "step") chosen.step = nearest(before);
+      render();
+    }
+
+    const prompt = () => data.prompts[data.explored[chosen.arm][chosen.prompt]];
+    const frames = () => prompt().examples[chosen.image].frames;
+
+    function nearest(step) {
+      const distances = frames().map((frame) => Math.abs(frame.step - step));
+      return distances.indexOf(Math.min(...distances));
+    }
+
+    function render() {
+      const current = prompt();
+      const example = current.examples[chosen.image];
+      const frame = example.frames[chosen.step];
+      const prompts = data.explored[chosen.arm].length;
+      const seed = `${chosen.prompt + 1} of ${prompts}, seed ${current.seed}`;
+      slide(root, "prompt", prompts, chosen.prompt, current.target ? `${seed}, ${current.target}` : seed);
+      slide(root, "step", example.frames.length, chosen.step, `${frame.step} of ${current.steps}`);
+      for (const label of root.querySelectorAll('[data-control="image"] label')) {
+        const value = Number(label.firstElementChild.value);
+        label.hidden = value >= current.examples.length;
+        label.firstElementChild.checked = value === chosen.image;
+      }
+      const of = `of image ${chosen.image + 1}, ${current.label} prompt ${current.name}, step ${frame.step}`;
+      for (const panel of root.querySelectorAll(".panels figure")) {
+        const image = panel.querySelector("img");
+        const part = image.dataset.part;
+        show(image, part in frame ? frame[part] : example[part], `${panel.querySelector("figcaption").textContent} ${of}`);
+      }
+      const identity = `${current.index} ${chosen.image}`;
+      if (identity !== drawn) describe(current, example);
+      drawn = identity;
+      root.querySelectorAll(".strip span").forEach((entry, i) => entry.classList.toggle("now", i === chosen.step));
+      for (const rule of root.querySelectorAll('.losses [id$="-now"]')) {
+        rule.setAttribute("transform", `translate(${frame.step * current.step_width} 0)`);
+      }
+      values(current, frame.step);
+    }
+
+    // What does not change with the step.
+    function describe(current, example) {
+      root.querySelector(".time").style.setProperty("--count", example.frames.length);
+      root.querySelector(".strip").replaceChildren(
+        ...example.frames.map((frame, i) => {
+          const entry = element("span");
+          const image = element("img");
+          show(image, frame.generated, "");
+          entry.append(image, element("small", frame.step));
+          entry.classList.toggle("stop", frame.step === current.stopped);
+          entry.addEventListener("click", () => choose("step", i));
+          return entry;
+        }),
+      );
+      root.querySelector(".curve").hidden = !current.losses;
+      root.querySelector(".losses").innerHTML = current.losses || "";
+      root.querySelector(".words tbody").replaceChildren(
+        ...current.words.map((row, i) => {
+          const line = element("tr");
+          const number = element("th", i + 1);
+          number.scope = "row";
+          line.append(number);
+          for (const [word, cosine] of row) {
+            const cell = element("td", `${word} `);
+            cell.append(element("small", cosine));
+            line.append(cell);
+          }
+          return line;
+        }),
+      );
+      root.querySelector(".aims").hidden = !current.targets.length;
+      root.querySelector(".aims .target").textContent = current.target || "";
+      root.querySelector(".aims .row").replaceChildren(
+        ...current.targets.map((number) => {
+          const image = element("img");
+          show(image, number, `Picture of the target ${current.target}`);
+          return image;
+        }),
+      );
+    }
+
+    function values(current, step) {
+      const line = root.querySelector(".values");
+      line.replaceChildren(`At step ${step}: `);
+      Object.entries(current.terms).forEach(([term, entries], i) => {
+        line.append(`${i ? ", " : ""}${term} `, element("b", (entries[step] ?? "not measured").replace("-", "−")));
+      });
+    }
+
+    listen(root, choose);
+    render();
+  }
+
+  function browse(root) {
+    const chosen = { view: 0, which: 0 };
+    const most = Math.max(...data.groups.map((group) => group.length));
+
+    function render() {
+      slide(root, "which", most, chosen.which, `${chosen.which + 1} of ${most}`);
+      const number = `image ${chosen.view + 1}`;
+      const first = data.prompts[data.groups[0][0]];
+      const shown = first.examples[clamp(chosen.view, first.examples.length)];
+      show(root.querySelector('[data-part="depth"]'), shown.depth, `Depth map of ${number}`);
+      show(root.querySelector('[data-part="original"]'), shown.original, `Original of ${number}`);
+      for (const card of root.querySelectorAll("[data-group]")) {
+        const group = data.groups[card.dataset.group];
+        const prompt = data.prompts[group[clamp(chosen.which, group.length)]];
+        const example = prompt.examples[clamp(chosen.view, prompt.examples.length)];
+        const alt = `${number} generated by ${prompt.label} prompt ${prompt.name}`;
+        show(card.querySelector("img"), example.frames[example.chosen].generated, alt);
+        const words = prompt.words.filter((row) => row.length).map((row) => row[0][0]);
+        card.querySelector(".of").textContent = words.join(" · ") || prompt.name;
+      }
+    }
+
+    listen(root, (name, value) => {
+      chosen[name] = value;
+      render();
+    });
+    render();
+  }
+
+  const explorer = document.getElementById("explorer");
+  const gallery = document.getElementById("gallery");
+  if (explorer) explore(explorer);
+  if (gallery) browse(gallery);
+})();

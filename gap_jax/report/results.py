@@ -1,0 +1,300 @@
+"""What an experiment measured, and its file `results.json`: all that the report is made from, but pictures.
+
+The file is plain JSON with the dataclasses' fields as keys. Floats come back to the last bit; NaN and
+infinity, which JSON does not have, are null there and NaN when read.
+"""
+
+import json
+import math
+import os
+import types
+import typing
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+KINDS = ("clean", "cc", "3dcc", "domain")
+METRICS = ("l1", "ssi_mae", "absrel", "delta1")
+MEAN_MAP = "mean map"
+SEVERITIES = range(1, 6)
+
+Values = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Column:
+    """The scores of every arm on one test set.
+
+    - `kind`: `clean`; `cc`, Common Corruptions; `3dcc`; `domain`, another data set or a target shift.
+    - `severity`: 1 to 5 of `cc` and `3dcc`, else None.
+    - `scores`: arm -> metric (of `METRICS`, as fractions of 1) -> a value for each seed. The arm `mean map`
+      predicts the training set's mean depth map, whatever the image.
+    """
+
+    kind: str
+    name: str
+    severity: int | None
+    scores: Mapping[str, Mapping[str, Values]]
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, found {self.kind!r}")
+        if self.kind in ("cc", "3dcc") and self.severity not in SEVERITIES:
+            raise ValueError(f"severity of a corruption must be 1 to 5, found {self.severity}")
+        if self.kind in ("clean", "domain") and self.severity is not None:
+            raise ValueError(f"severity of {self.name!r}, no corruption, must be null, found {self.severity}")
+        unknown = {metric for scores in self.scores.values() for metric in scores} - set(METRICS)
+        if unknown:
+            raise ValueError(f"scores: {sorted(unknown)} are not among the metrics {', '.join(METRICS)}")
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What one arm generated, over all seeds.
+
+    - `kept`: images trained on; `removed`: reason (`degenerate`, a filter's name) -> images left out.
+    - `critic_l1`: L1 of the critic, a model that was trained on every style, on the kept images, for each
+      seed: label fidelity, low where images show what their labels say.
+    """
+
+    kept: int
+    removed: Mapping[str, int]
+    critic_l1: Values
+
+
+@dataclass(frozen=True)
+class Point:
+    """L1 on a target shift after fine-tuning with so many generated images, for each seed."""
+
+    images: int
+    l1: Values
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Pictures of one example after `step` updates of the prompt; see `report.pictures`."""
+
+    step: int
+    generated: str
+    prediction: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """A label, the image it belongs to, and what the prompt made of it, by step."""
+
+    depth: str
+    original: str
+    frames: tuple[Frame, ...]
+
+    def __post_init__(self) -> None:
+        steps = [frame.step for frame in self.frames]
+        if not steps or steps != sorted(set(steps)) or steps[0] < 0:
+            raise ValueError(f"frames must be one or more, of rising steps from 0, found steps {steps}")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt of one arm. Pictures are paths of PNG files, relative to the results file.
+
+    - `name`: what tells it from others of its arm; of a written prompt, its text.
+    - `examples`: of the same labels, in the same order, for every prompt.
+    - `losses`: term -> its value at each step: entry i is of the embeddings after i updates. Empty for
+      prompts that are not optimised.
+    - `stopped`: the step whose embeddings early stopping returned; None: it did not stop, the last count.
+    - `words`: for each placeholder, its nearest words and their cosines, nearest first.
+    - `target`, `targets`: of a guided prompt, the domain's name and pictures of it.
+    """
+
+    arm: str
+    seed: int
+    name: str
+    losses: Mapping[str, Values]
+    examples: tuple[Example, ...]
+    stopped: int | None = None
+    words: tuple[tuple[tuple[str, float], ...], ...] = ()
+    target: str | None = None
+    targets: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        lengths = {term: len(values) for term, values in self.losses.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"losses must have as many steps for each term, found {lengths}")
+        if self.stopped is not None and not 0 <= self.stopped <= self.steps:
+            raise ValueError(f"stopped must be a step from 0 to {self.steps}, found {self.stopped}")
+        for i, example in enumerate(self.examples):
+            if example.frames[-1].step > self.steps:
+                raise ValueError(
+                    f"examples[{i}] has a frame of step {example.frames[-1].step}, losses has {self.steps}"
+                )
+
+    @property
+    def steps(self) -> int:
+        """The number of updates made."""
+        return max(map(len, self.losses.values()), default=0)
+
+
+@dataclass(frozen=True)
+class Results:
+    """An experiment's results.
+
+    - `title`, `summary`: the report's heading, and a sentence or two on model, generator and data.
+    - `config`: the resolved configuration; JSON values, nested.
+    - `columns`: the test sets, in the order they are shown in.
+    - `generated`: by arm, those that generate; `critic_real`, `critic_mean_map`: the critic's L1 on real
+      images, and the mean depth map's on the same, for each seed (empty: not measured).
+    - `efficiency`: target shift -> arm -> points of rising number of images.
+    """
+
+    title: str
+    summary: str
+    config: Mapping[str, Any]
+    seeds: tuple[int, ...]
+    columns: tuple[Column, ...]
+    generated: Mapping[str, Generated]
+    critic_real: Values
+    critic_mean_map: Values
+    efficiency: Mapping[str, Mapping[str, tuple[Point, ...]]]
+    prompts: tuple[Prompt, ...]
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must be one or more, all different, found {list(self.seeds)}")
+        keys = Counter((column.kind, column.name, column.severity) for column in self.columns)
+        twice = [key for key, count in keys.items() if count > 1]
+        if twice:
+            raise ValueError(f"columns: {twice[0]} is there twice")
+        for where, values in _values_by_seed(self):
+            if len(values) != len(self.seeds):
+                raise ValueError(f"{where} has {len(values)} values, one for each of {len(self.seeds)} seeds")
+        for target, curves in self.efficiency.items():
+            for arm, points in curves.items():
+                images = [point.images for point in points]
+                if images != sorted(set(images)) or min(images, default=0) < 0:
+                    raise ValueError(f"efficiency.{target}.{arm}: images must rise from 0, found {images}")
+        for i, prompt in enumerate(self.prompts):
+            if prompt.seed not in self.seeds:
+                raise ValueError(f"prompts[{i}].seed is {prompt.seed}, seeds are {list(self.seeds)}")
+
+
+def save(path: str | Path, results: Results) -> None:
+    """Write `results`; an existing file is replaced when the new one is complete.
+
+    Raises ValueError naming the field that is not of its type.
+    """
+    content = _plain(results, "")
+    _typed(Results, content, "")
+    text = json.dumps(content, allow_nan=False, ensure_ascii=False, indent=1)
+    write_whole(path, text.encode())
+
+
+def load(path: str | Path) -> Results:
+    """The results in a file. Raises FileNotFoundError; ValueError naming the field that is not right."""
+    path = Path(path)
+    try:
+        return _typed(Results, json.loads(path.read_text(encoding="utf-8")), "")
+    except ValueError as error:
+        raise ValueError(f"{path} is no results file: {error}") from error
+
+
+def write_whole(path: str | Path, content: bytes) -> None:
+    """Write a file that is at any moment the old one or the complete new one; makes its folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        scratch.write_bytes(content)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _values_by_seed(results: Results) -> typing.Iterator[tuple[str, Values]]:
+    for i, column in enumerate(results.columns):
+        for arm, scores in column.scores.items():
+            for metric, values in scores.items():
+                yield f"columns[{i}].scores.{arm}.{metric}", values
+    for arm, generated in results.generated.items():
+        yield f"generated.{arm}.critic_l1", generated.critic_l1
+    for target, curves in results.efficiency.items():
+        for arm, points in curves.items():
+            for i, point in enumerate(points):
+                yield f"efficiency.{target}.{arm}[{i}].l1", point.l1
+    for name in ("critic_real", "critic_mean_map"):
+        if getattr(results, name):
+            yield name, getattr(results, name)
+
+
+def _plain(value: Any, where: str) -> Any:
+    """What JSON has, of dataclasses, mappings, sequences, numpy's numbers and NaN."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): _plain(entry, _at(where, name)) for name, entry in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_plain(entry, f"{where}[{i}]") for i, entry in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is not None and not isinstance(value, str | int | float):
+        raise ValueError(f"{where} is a {type(value).__name__}, which JSON does not have")
+    return value
+
+
+def _typed(kind: Any, value: Any, where: str) -> Any:
+    """JSON's `value` as the type `kind` that a field declares."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if is_dataclass(kind):
+        return _dataclass(kind, _expect(value, dict, "an object", where), where)
+    if origin is types.UnionType:
+        return None if value is None else _typed(arguments[0], value, where)
+    if origin is tuple:
+        entries = _expect(value, list, "a list", where)
+        each = arguments[:1] * len(entries) if arguments[-1] is Ellipsis else arguments
+        if len(each) != len(entries):
+            raise ValueError(f"{where} must have {len(each)} entries, found {len(entries)}")
+        return tuple(
+            _typed(type_, entry, f"{where}[{i}]")
+            for i, (type_, entry) in enumerate(zip(each, entries, strict=True))
+        )
+    if origin is Mapping:
+        entries = _expect(value, dict, "an object", where)
+        return {name: _typed(arguments[1], entry, _at(where, name)) for name, entry in entries.items()}
+    if kind is float:
+        return math.nan if value is None else float(_expect(value, int | float, "a number or null", where))
+    return _expect(value, kind, {int: "an integer", str: "a string"}[kind], where)
+
+
+def _dataclass(kind: type, value: Mapping[str, Any], where: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(value) - set(hints))
+    if unknown:
+        raise ValueError(f"{_at(where, unknown[0])} is not a field of {kind.__name__}")
+    given = {}
+    for field in fields(kind):
+        if field.name in value:
+            given[field.name] = _typed(hints[field.name], value[field.name], _at(where, field.name))
+        elif field.default is MISSING:
+            raise ValueError(f"{_at(where, field.name)} is missing")
+    try:
+        return kind(**given)
+    except ValueError as error:
+        raise ValueError(_at(where, str(error))) from error
+
+
+def _expect(value: Any, kind: Any, description: str, where: str) -> Any:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"{where or 'the file'} must be {description}, found {json.dumps(value)[:60]}")
+    return value
+
+
+def _at(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name

@@ -1,0 +1,97 @@
+"""A network on disk: `config.json` beside its safetensors, read into our modules and written from them."""
+
+import contextlib
+import functools
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gap_jax.models.clip import CLIPTextModel
+from gap_jax.models.layers import Layer
+from gap_jax.models.vae import AutoencoderKL
+from gap_jax.weights.convert import load_tree, state_dict
+from gap_jax.weights.repo import Repo
+from gap_jax.weights.tensors import Tensor, find_tensors
+
+DIFFUSERS = ("diffusion_pytorch_model",)
+TRANSFORMERS = ("model", "pytorch_model")
+
+
+def read_config(repo: Repo, folder: str) -> tuple[dict[str, Any], str]:
+    name = f"{folder}/config.json".lstrip("/")
+    return repo.read_json(name), f"{repo.model}/{name}"
+
+
+def network_dtypes(dtype: Any) -> dict[str, Any]:
+    dtype = jnp.dtype(dtype)
+    if dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
+        raise ValueError(f"dtype must be float32, bfloat16 or float16, found {dtype}")
+    return {"dtype": dtype, "param_dtype": dtype}
+
+
+def load(module: Layer, repo: Repo, folder: str, stems: tuple[str, ...], variant: str | None) -> dict:
+    tensors = find_tensors(repo, folder, stems, variant)
+    return load_tree(_shapes(module), _current_names(module, tensors), module.param_dtype)
+
+
+@functools.cache
+def _shapes(module: Layer) -> dict:
+    return jax.eval_shape(module.init, jax.random.key(0), *module.example_inputs())["params"]
+
+
+def _current_names(module: Layer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under the names of current torch releases; buffers of older ones left out."""
+
+    def rename(key: str) -> str:
+        if isinstance(module, CLIPTextModel):
+            return key.removeprefix("text_model.")
+        if isinstance(module, AutoencoderKL) and "attentions" in key:
+            for old, new in (
+                ("query", "to_q"),
+                ("key", "to_k"),
+                ("value", "to_v"),
+                ("proj_attn", "to_out.0"),
+            ):
+                key = key.replace(f".{old}.", f".{new}.")
+        return key
+
+    return {rename(key): tensor for key, tensor in tensors.items() if not key.endswith(".position_ids")}
+
+
+def write(folder: Path, config: dict, params: dict, stem: str, prefix: str = "") -> None:
+    from safetensors.numpy import save_file
+
+    write_json(folder / "config.json", config)
+    tensors = {prefix + key: array for key, array in state_dict(params).items()}
+    save_file(tensors, folder / f"{stem}.safetensors", metadata={"format": "pt"})
+
+
+def write_json(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def replacing(folder: Path, marker: str) -> Iterator[Path]:
+    """A new folder beside `folder` that takes its place when the block ends without an error."""
+    if folder.exists() and not (folder / marker).exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} holds something else (it has no {marker}): choose another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        new, old = Path(scratch) / "new", Path(scratch) / "old"
+        new.mkdir()
+        yield new
+        if folder.exists():
+            os.replace(folder, old)
+        try:
+            os.replace(new, folder)
+        except BaseException:
+            if old.exists():
+                os.replace(old, folder)
+            raise

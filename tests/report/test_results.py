@@ -1,0 +1,157 @@
+import dataclasses
+import json
+import math
+import random
+
+import numpy as np
+import pytest
+
+from gap_jax.report import results
+from gap_jax.report.results import Column, Example, Frame, Generated, Point, Prompt, Results
+
+FRAME = Frame(0, "generated.png", "prediction.png", "error.png")
+
+
+def small(**changes):
+    """Two seeds, two arms, one prompt."""
+    fields = {
+        "title": "A title",
+        "summary": "",
+        "config": {"optimize": {"lr": 0.01, "words": ["a", None]}},
+        "seeds": (0, 7),
+        "columns": (
+            Column("clean", "rooms", None, {"control": {"l1": (0.1, 0.2)}, "mean map": {"l1": (0.3, 0.3)}}),
+            Column("cc", "fog", 3, {"control": {"l1": (0.4, math.nan)}}),
+        ),
+        "generated": {"adversarial": Generated(90, {"degenerate": 2}, (0.05, 0.06))},
+        "critic_real": (0.02, 0.02),
+        "critic_mean_map": (),
+        "efficiency": {"foggy": {"adversarial": (Point(0, (0.2, 0.2)), Point(10, (0.1, 0.1)))}},
+        "prompts": (
+            Prompt(
+                arm="guided",
+                seed=7,
+                name="foggy 0",
+                losses={"guidance": (0.3, 0.2)},
+                examples=(Example("depth.png", "original.png", (FRAME,)),),
+                stopped=1,
+                words=((("fog", 0.5), ("mist", 0.25)), ()),
+                target="foggy",
+                targets=("target.png",),
+            ),
+        ),
+    }
+    return Results(**fields | changes)
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    results.save(tmp_path / "new" / "results.json", small())
+    loaded = results.load(tmp_path / "new" / "results.json")
+    assert math.isnan(loaded.columns[1].scores["control"]["l1"][1])
+    column = dataclasses.replace(loaded.columns[1], scores=small().columns[1].scores)
+    assert dataclasses.replace(loaded, columns=(loaded.columns[0], column)) == small()
+
+
+def test_floats_come_back_to_the_last_bit(tmp_path):
+    draw = random.Random(0)
+    values = (*(draw.uniform(-1, 1) ** 9 for _ in range(1000)), 5e-324, 1.7e308, 0.1 + 0.2)
+    path = tmp_path / "results.json"
+    results.save(
+        path, small(seeds=tuple(range(1003)), columns=(), critic_real=values, generated={}, efficiency={})
+    )
+    assert results.load(path).critic_real == values
+
+
+def test_nan_and_infinity_are_null_in_the_file_and_nan_when_read(tmp_path):
+    path = tmp_path / "results.json"
+    results.save(path, small(critic_real=(math.nan, math.inf)))
+    content = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert content["critic_real"] == [None, None]
+    assert all(map(math.isnan, results.load(path).critic_real))
+
+
+def test_numpys_numbers_are_saved_as_what_they_are(tmp_path):
+    path = tmp_path / "results.json"
+    numbers = {"seeds": tuple(np.arange(2)), "critic_real": tuple(np.float32([0.1, 0.2]))}
+    results.save(path, small(**numbers, prompts=(), config={"lr": np.float32([0.5])}))
+    loaded = results.load(path)
+    assert loaded.seeds == (0, 1) and loaded.config == {"lr": [0.5]}
+    assert loaded.critic_real == (float(np.float32(0.1)), float(np.float32(0.2)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r.pop("title"), "title is missing"),
+        (lambda r: r.update(extra=1), "extra is not a field of Results"),
+        (lambda r: r.update(seeds=[0, 0]), r"seeds must be one or more, all different, found \[0, 0\]"),
+        (lambda r: r.update(seeds=[0, 1.5]), r"seeds\[1\] must be an integer, found 1.5"),
+        (lambda r: r.update(seeds=[0, True]), r"seeds\[1\] must be an integer, found true"),
+        (lambda r: r.update(columns={}), "columns must be a list, found {}"),
+        (lambda r: r["columns"][1].update(kind="ccc"), r"columns\[1\].kind must be one of .*, found 'ccc'"),
+        (lambda r: r["columns"][1].update(severity=6), r"columns\[1\].severity .* must be 1 to 5, found 6"),
+        (lambda r: r["columns"][0].update(severity=1), r"columns\[0\].severity of 'rooms'.* must be null"),
+        (
+            lambda r: r["columns"].append(r["columns"][0]),
+            r"columns: \('clean', 'rooms', None\) is there twice",
+        ),
+        (
+            lambda r: r["columns"][0]["scores"]["control"].update(l1=[0.1, "0.2"]),
+            r"columns\[0\].scores.control.l1\[1\] must be a number or null, found \"0.2\"",
+        ),
+        (
+            lambda r: r["columns"][0]["scores"]["control"].update(l1=[0.1]),
+            r"columns\[0\].scores.control.l1 has 1 values, one for each of 2 seeds",
+        ),
+        (
+            lambda r: r["columns"][0]["scores"]["control"].update(l2=[0.1, 0.2]),
+            r"columns\[0\].scores: \['l2'\] are not among the metrics l1, ",
+        ),
+        (lambda r: r["generated"]["adversarial"].pop("kept"), "generated.adversarial.kept is missing"),
+        (lambda r: r.update(critic_real=[0.1]), "critic_real has 1 values"),
+        (
+            lambda r: r["efficiency"]["foggy"]["adversarial"].reverse(),
+            r"efficiency.foggy.adversarial: images must rise from 0, found \[10, 0\]",
+        ),
+        (lambda r: r["prompts"][0].update(seed=3), r"prompts\[0\].seed is 3, seeds are \[0, 7\]"),
+        (lambda r: r["prompts"][0].update(stopped=9), r"prompts\[0\].stopped must be a step from 0 to 2"),
+        (
+            lambda r: r["prompts"][0]["losses"].update(adversarial=[0.1]),
+            r"prompts\[0\].losses must have as many steps for each term",
+        ),
+        (lambda r: r["prompts"][0]["words"][0][0].pop(), r"prompts\[0\].words\[0\]\[0\] must have 2 entries"),
+        (
+            lambda r: r["prompts"][0]["examples"][0].update(frames=[]),
+            r"prompts\[0\].examples\[0\].frames must be one or more, of rising steps",
+        ),
+        (
+            lambda r: r["prompts"][0]["examples"][0]["frames"][0].update(step=5),
+            r"prompts\[0\].examples\[0\] has a frame of step 5, losses has 2",
+        ),
+    ],
+)
+def test_a_malformed_file_is_refused_by_the_fields_name(tmp_path, change, message):
+    path = tmp_path / "results.json"
+    results.save(path, small())
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"results\.json is no results file: " + message):
+        results.load(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"title": NaN}'])
+def test_what_is_no_results_at_all_is_refused(tmp_path, text):
+    path = tmp_path / "results.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"results\.json is no results file"):
+        results.load(path)
+
+
+def test_what_json_does_not_have_is_refused_and_leaves_the_old_file(tmp_path):
+    path = tmp_path / "results.json"
+    results.save(path, small())
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"config\.work is a PosixPath, which JSON does not have"):
+        results.save(path, small(config={"work": tmp_path}))
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
