@@ -2,10 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: test lint clean
+.PHONY: depth test lint clean
+
+depth: $(VENV)/.installed-base
+	$(VENV)/bin/python -m gap_jax.experiments.depth $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
@@ -15,8 +18,8 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# .installed-X: gap_jax with its extra X, at the pinned versions.
+# .installed-X: gap_jax with its extra X (base: none), at the pinned versions.
 $(VENV)/.installed-%: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install -c constraints.txt -e '.[$*]'
+	$(VENV)/bin/python -m pip install -c constraints.txt -e '.$(if $(filter-out base,$*),[$*])'
 	touch $@

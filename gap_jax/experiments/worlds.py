@@ -1,45 +1,17 @@
-"""What the depth experiment runs on: a generator, the model under improvement, a critic, and data.
+"""The built-in world of the depth experiment: the rooms, and the models that come with gap_jax."""
 
-`small()` is the built-in world: the rooms, and the models that come with gap_jax.
-"""
-
-import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping
 
 import jax
 import numpy as np
-import tensorflow_datasets as tfds
 
 from gap_jax.data import rooms
-from gap_jax.data.generated import DEPTH_SCALE
-from gap_jax.diffusion.pipeline import Pipeline
-from gap_jax.models.clip import Clip
+from gap_jax.data.loader import Source
+from gap_jax.diffusion.align import controlnet_depth
+from gap_jax.experiments.world import Arrays, Network, Task, World
+from gap_jax.tasks import depth as task
 from gap_jax.weights.depth import load_depth
 from gap_jax.weights.pipeline import load_clip, load_pipeline
-
-Arrays = dict[str, np.ndarray]
-Predict = Callable[[Any, jax.Array], jax.Array]
-
-
-class DepthWorld(NamedTuple):
-    """Arrays are `image` float `[n,H,W,3]` in [0,1], `depth` float and `mask` bool `[n,H,W,1]`."""
-
-    pipe: Pipeline
-    params: Any
-    clip: Clip
-    clip_params: Any
-    predict: Predict  # of f: depth `[B,H,W,1]` from its parameters and images
-    f: Any
-    predict_critic: Predict
-    critic: Any
-    original: Arrays  # what f is trained on; labels to generate from
-    validation: dict[str, Arrays]  # clean, and shifts that are not tested
-    test: Arrays  # clean
-    domains: dict[str, Arrays]  # shifts to be tested
-    targets: dict[str, np.ndarray]  # a few images of each target domain, without labels
-
 
 TARGETS = {"foggy": rooms.Style(air="foggy"), "checkered": rooms.Style("beige", "checkered")}
 SHIFTS = TARGETS | {
@@ -53,64 +25,87 @@ VALIDATION = {
     "dim": rooms.Style(light="dim"),
     "green striped": rooms.Style("green", "striped"),
 }
+WRITTEN = (
+    "a foggy room",
+    "a dark room",
+    "a checkered room",
+    "a red room",
+    "a striped room",
+    "a blue room",
+)
+ORIGINAL, TARGET_IMAGES, FIRST_TARGET = 512, 8, 10_000
 
 
-def small(original: int = 512, held_out: int = 64, targets: int = 8) -> DepthWorld:
-    """The small world; how many rooms to train on, in each held-out set, in each target domain."""
-    pipe, params = load_pipeline("small")
-    clip, clip_params = load_clip("small")
-    predict, f = _depth("depth")
-    predict_critic, critic = _depth("critic")
-    train, validation, test = (rooms.SPLITS[split] for split in ("train", "validation", "test"))
-    narrow = [rooms.draw_style(train, i, rooms.NARROW) for i in range(original)]
+def depth_task(negative_prompt: str) -> Task:
+    """Depth with the L1 loss: the paper's for the U-Net."""
 
-    def shifted(seed: int, styles: Mapping[str, rooms.Style], first: int = 0) -> dict[str, Arrays]:
-        numbers = range(first, first + held_out)
-        return {name: arrays(seed, numbers, [style] * held_out) for name, style in styles.items()}
+    def labelled(loss):
+        return lambda prediction, batch: loss(prediction, batch["depth"], batch["mask"])
 
-    def clean(seed: int) -> Arrays:
-        styles = [rooms.draw_style(seed, i, rooms.NARROW) for i in range(held_out)]
-        return arrays(seed, range(held_out), styles)
-
-    numbers = range(10_000, 10_000 + targets)  # rooms that nothing else sees
-    return DepthWorld(
-        pipe,
-        params,
-        clip,
-        clip_params,
-        predict,
-        f,
-        predict_critic,
-        critic,
-        arrays(train, range(original), narrow),
-        {"clean": clean(validation)} | shifted(validation, VALIDATION),
-        clean(test),
-        shifted(test, SHIFTS),
-        {name: arrays(validation, numbers, [style] * targets)["image"] for name, style in TARGETS.items()},
+    return Task(
+        align=lambda strength: controlnet_depth(strength=strength),
+        adversarial=task.negative_l1,
+        loss=labelled(task.l1),
+        metrics={name: labelled(metric) for name, metric in task.METRICS.items()},
+        check=lambda batch: task.check_labels(batch["depth"], batch["mask"]),
+        constant=mean_map,
+        negative_prompt=negative_prompt,
     )
 
 
-def arrays(seed: int, numbers: range, styles: list[rooms.Style]) -> Arrays:
-    """Rooms as arrays."""
-    truth = rooms.render(seed, numbers, styles)
-    image = truth.image.astype(np.float32) / 255
-    return {"image": image, "depth": truth.depth, "mask": truth.mask}
+def mean_map(source: Source) -> np.ndarray:
+    """The mean depth, `[H,W,1]`: of each pixel where it is valid."""
+    total = count = 0.0
+    for i in range(len(source)):
+        example = source[i]
+        total = total + example["depth"] * example["mask"]
+        count = count + example["mask"]
+    return (total / np.maximum(count, 1)).astype(np.float32)
 
 
-def _depth(part: str) -> tuple[Predict, Any]:
-    network, params = load_depth("small", part)
-    return lambda params, images: network.apply({"params": params}, images), params
+def small(held_out: int) -> World:
+    """The rooms; how many in each held-out set."""
+    pipe, params = load_pipeline("small")
+    train, validation, test = (rooms.SPLITS[split] for split in ("train", "validation", "test"))
 
+    def sets(seed: int, styles: Mapping[str, rooms.Style]) -> dict[str, Arrays]:
+        return {name: _rooms(seed, range(held_out), [style] * held_out) for name, style in styles.items()}
 
-def read_generated(folder: Path) -> list[Arrays]:
-    """The images of a generated data set with their labels."""
-    summary = json.loads((folder / "summary.json").read_text())
-    source = tfds.builder_from_directory(folder / summary["tfds"]).as_data_source("train")
-    return [
+    def narrow(seed: int, count: int) -> Arrays:
+        return _rooms(seed, range(count), [rooms.draw_style(seed, i, rooms.NARROW) for i in range(count)])
+
+    original = narrow(train, ORIGINAL)
+    numbers = range(FIRST_TARGET, FIRST_TARGET + TARGET_IMAGES)  # rooms that nothing else sees
+    return World(
+        "Depth in the small world",
+        "A depth U-Net, trained on plain, bright, clear rooms, meets fog, darkness, textures and colours.",
+        pipe,
+        params,
+        *load_clip("small"),
+        depth_task(negative_prompt=""),
+        _network("depth"),
+        _network("critic"),
+        [{name: array[i] for name, array in original.items()} for i in range(ORIGINAL)],
+        {"clean": narrow(validation, held_out)} | sets(validation, VALIDATION),
+        narrow(test, held_out),
+        sets(test, SHIFTS),
         {
-            "image": example["image"].astype(np.float32) / 255,
-            "depth": example["depth"].astype(np.float32) / DEPTH_SCALE,
-            "mask": example["mask"] > 0,
-        }
-        for example in source
-    ]
+            name: _rooms(validation, numbers, [style] * len(numbers))["image"]
+            for name, style in TARGETS.items()
+        },
+        WRITTEN,
+    )
+
+
+def _rooms(seed: int, numbers: range, styles: list[rooms.Style]) -> Arrays:
+    truth = rooms.render(seed, numbers, styles)
+    return {"image": truth.image.astype(np.float32) / 255, "depth": truth.depth, "mask": truth.mask}
+
+
+def _network(part: str) -> Network:
+    module, params = load_depth("small", part)
+
+    def predict(params, images: jax.Array) -> jax.Array:
+        return module.apply({"params": params}, images)
+
+    return Network(predict, params)

@@ -1,0 +1,405 @@
+"""The closed loop, for any world: optimise prompts, generate with the labels kept, fine-tune, measure.
+
+For each seed and arm, in `work/seed-{seed}/{arm}/{stage}`. What is done is kept: started again, a run goes on
+where it was stopped.
+"""
+
+import dataclasses
+import json
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tensorflow_datasets as tfds
+
+from gap_jax import prompts
+from gap_jax.data.corruptions import CORRUPTIONS
+from gap_jax.data.corruptions_3d import CORRUPTIONS_3D
+from gap_jax.data.generated import DEPTH_SCALE
+from gap_jax.diffusion.align import Sampling
+from gap_jax.diffusion.align import generate as sample
+from gap_jax.experiments.world import Arrays, Network, World, stack
+from gap_jax.guidance import image_guidance
+from gap_jax.loop.evaluate import Shift, evaluate, shifts
+from gap_jax.loop.finetune import Mixture, finetune
+from gap_jax.loop.generate import Filter, generate, plan
+from gap_jax.loop.objective import Term, adversarial
+from gap_jax.loop.optimize import optimize
+from gap_jax.loop.prompt_optimizer import EarlyStop, Model, PromptOptimizer, adamw, prompt_optimizer
+from gap_jax.report.results import MEAN_MAP, write_whole
+
+STAGES = ("optimize", "generate", "finetune", "evaluate", "report")
+
+
+class Arm(NamedTuple):
+    """How an arm's prompts come about; without any, it generates nothing."""
+
+    adversarial: float = 0.0  # weight of the model's loss
+    guidance: float = 0.0  # weight of CLIP's distance to the target images
+    random: bool = False  # drawn from the vocabulary's distribution
+    written: bool = False  # by a person
+    fixed: str | None = None  # this one
+    prompts_of: str | None = None  # those of another arm
+    strength: float = 1.0  # of SDEdit in generating; 1: from noise
+
+    @property
+    def optimized(self) -> bool:
+        return bool(self.adversarial or self.guidance)
+
+    @property
+    def generates(self) -> bool:
+        return self.optimized or self.random or self.written or self.fixed is not None
+
+
+ARMS = {
+    "control": Arm(),
+    "agnostic": Arm(fixed="room"),
+    "agnostic-random": Arm(random=True),
+    "written": Arm(written=True),
+    "guided": Arm(guidance=1.0),
+    "adversarial": Arm(adversarial=1.0),
+    "adversarial-sdedit": Arm(adversarial=1.0, prompts_of="adversarial", strength=0.6),
+    "guided-adversarial": Arm(adversarial=1.0, guidance=1.0),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizing:
+    """Optimising prompts: AdamW through all of sampling."""
+
+    prompts: int = 2  # of an arm, for each target if it is guided
+    placeholders: int = 3  # tokens of a prompt
+    steps: int = 15  # updates
+    batch: int = 8  # images an update
+    accumulation: int = 1  # parts of the batch that are computed one after another
+    learning_rate: float = 2e-3  # times the batch
+    weight_decay: float = 1e-2
+    denoising_steps: int = 5
+    guidance_scale: float = 2.0  # of the prompt: classifier-free guidance
+    guidance_weight: float = 1.0  # λ, of CLIP's distance to the target
+    window: int = 3  # adversarial losses that early stopping averages
+    threshold: float = -0.3  # below which their mean stops, and the window's oldest prompt is taken
+    backprop_steps: int | None = None  # last denoising steps to differentiate; all
+    checkpoint_every: int = 5  # updates
+
+
+@dataclasses.dataclass(frozen=True)
+class Generating:
+    """Generating training sets."""
+
+    images: int = 64  # of an arm
+    batch: int = 32  # images at once
+    denoising_steps: int = 10
+    suffix: str = ""  # after an optimised prompt
+    max_critic_loss: float | None = None  # images on which the critic errs more are dropped
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetuning:
+    """Fine-tuning the model: Adam (amsgrad), the last step's parameters."""
+
+    steps: int = 40
+    batch: int = 16  # images an update
+    learning_rate: float = 1e-3
+    weight_decay: float = 2e-6
+    share: float = 0.5  # of generated images in a batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluating:
+    """Measuring."""
+
+    images: int = 32  # of each test set
+    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    efficiency: tuple[int, ...] = (10, 30)  # numbers of generated images for the data-efficiency curves
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Of all stages; the defaults are the small world's."""
+
+    seeds: tuple[int, ...] = (0,)  # everything is repeated with each
+    arms: tuple[str, ...] = tuple(ARMS)  # what to compare
+    written: Path | None = None  # a file of prompts, one a line, for the arm `written`
+    iterations: int = 1  # of optimise, generate, fine-tune, each on the model before
+    optimizing: Optimizing = Optimizing()
+    generating: Generating = Generating()
+    finetuning: Finetuning = Finetuning()
+    evaluating: Evaluating = Evaluating()
+
+    def __post_init__(self) -> None:
+        unknown = set(self.arms) - set(ARMS)
+        if unknown or not self.arms:
+            raise ValueError(f"arms must be among {', '.join(ARMS)}, found {', '.join(unknown) or 'none'}")
+        if self.iterations < 1 or not self.seeds:
+            raise ValueError("iterations and seeds must be one or more")
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON, to be kept and compared, with a file of prompts as its lines; ValueError for none."""
+        values = dataclasses.asdict(self)
+        if self.written is not None:
+            values["written"] = list(filter(None, map(str.strip, self.written.read_text().splitlines())))
+            if not values["written"]:
+                raise ValueError(f"{self.written} has no prompt: write one on each line")
+        return json.loads(json.dumps(values))
+
+
+class Prompts(NamedTuple):
+    """Some prompts of an arm: texts, or embeddings `[prompts,n,D]` with names; the target they went to."""
+
+    texts: tuple[str, ...]
+    embeddings: np.ndarray | None = None
+    target: str | None = None
+
+
+class Run:
+    """All arms of one seed."""
+
+    def __init__(self, settings: Settings, world: World, work: Path, seed: int):
+        self.settings, self.world, self.seed = settings, world, seed
+        self.folder = work / f"seed-{seed}"
+        self.config = settings.plain() | {"seed": seed}
+
+    def upto(self, stage: str) -> None:
+        """Every stage until this one."""
+        models: dict[str, Any] = {}
+        last = STAGES.index(stage)
+        for name in self.settings.arms:
+            params = self.world.model.params
+            for iteration in range(self.settings.iterations):
+                made = self.prompts(name, params, iteration)
+                if last < STAGES.index("generate"):
+                    break
+                images = self.images(name, made, params, iteration)
+                if last < STAGES.index("finetune"):
+                    break
+                params = self.finetune(images, params, self.stage(name, "finetune", iteration))
+                models[name] = params
+                if images is not None and self.settings.iterations == 1:
+                    models |= self.few(name, images)
+        if last >= STAGES.index("evaluate"):
+            self.evaluate(models)
+
+    def stage(self, name: str, stage: str, iteration: int = 0) -> Path:
+        """An arm's folder of a stage."""
+        return self.folder / name / (f"iteration-{iteration}" if iteration else "") / stage
+
+    def prompts(self, name: str, params: Any, iteration: int) -> list[Prompts]:
+        """The arm's prompts, optimised against the model `params` where they are optimised."""
+        config, world, arm = self.settings.optimizing, self.world, ARMS[name]
+        if not arm.generates:
+            return []
+        if arm.fixed:
+            return [Prompts((arm.fixed,))]
+        if arm.written:
+            return [Prompts(tuple(self.config["written"] or world.written))]
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), 1), config.prompts)
+        starts = np.stack([prompts.from_vocabulary(world.params, config.placeholders, key) for key in keys])
+        names = tuple(f"<gap-{i}>" for i in range(config.prompts))
+        if arm.random:
+            return [Prompts(names, starts)]
+        folder = self.stage(name if iteration else arm.prompts_of or name, "optimize", iteration)
+        return [
+            Prompts(names, self.optimize(arm, params, target, starts, folder / (target or "all")), target)
+            for target in (world.targets if arm.guidance else [None])
+        ]
+
+    def optimizer(self, arm: Arm, params: Any, target: str | None) -> PromptOptimizer:
+        """One program for all: an arm without a part has it with weight 0."""
+        config, world = self.settings.optimizing, self.world
+        images = world.targets[target or next(iter(world.targets))]
+        guide = image_guidance(world.clip, world.clip_params, images)
+        return prompt_optimizer(
+            world.pipe,
+            world.params,
+            Model(world.model.predict, params),
+            [
+                adversarial(world.task.adversarial, weight=arm.adversarial),
+                Term("guidance", *guide, weight=arm.guidance * config.guidance_weight),
+            ],
+            world.task.align(1.0),
+            adamw(config.learning_rate, images_per_step=config.batch, weight_decay=config.weight_decay),
+            placeholders=config.placeholders,
+            negative_prompt=world.task.negative_prompt,
+            sampling=Sampling(
+                config.denoising_steps, config.guidance_scale, backprop_steps=config.backprop_steps
+            ),
+            accumulation=config.accumulation,
+            early_stop=EarlyStop(config.window, config.threshold) if arm.adversarial else None,
+            axis_name="data",
+        )
+
+    def optimize(
+        self, arm: Arm, params: Any, target: str | None, starts: np.ndarray, folder: Path
+    ) -> np.ndarray:
+        config = self.settings.optimizing
+
+        def load(step: int, rows: slice) -> Arrays:
+            random = np.random.default_rng([self.seed, 2, step])
+            return stack(
+                self.world.original, random.integers(0, len(self.world.original), config.batch)[rows]
+            )
+
+        return optimize(
+            self.world.pipe,
+            self.optimizer(arm, params, target),
+            starts,
+            load,
+            images_per_step=config.batch,
+            steps=config.steps,
+            key=jax.random.fold_in(jax.random.key(self.seed), 3),
+            folder=folder,
+            config=self.config,
+            check=self.world.task.check,
+            checkpoint_every=config.checkpoint_every,
+        )
+
+    def images(
+        self, name: str, made: list[Prompts], params: Any, iteration: int
+    ) -> list[dict[str, np.ndarray]] | None:
+        """The arm's training set, generated with all its prompts; None if it has none."""
+        if not made:
+            return None
+        config, world = self.settings.generating, self.world
+        contexts = np.concatenate([self.contexts(some) for some in made])
+        padded = np.resize(contexts, (max(8, len(contexts)), *contexts.shape[1:]))  # one program for all arms
+        weights = {"pipeline": world.params, "model": params, "critic": world.critic.params}
+        weights |= {"contexts": padded, "uncond": self.uncond}
+        names = tuple(
+            text if some.target is None else f"{some.target}: {text}" for some in made for text in some.texts
+        )
+        limit = config.max_critic_loss
+        folder = self.stage(name, "generate", iteration)
+        generate(
+            self.make(ARMS[name].strength),
+            weights,
+            lambda sources: stack(world.original, sources),
+            plan(config.images, len(world.original), len(contexts), config.batch, self.seed),
+            images_per_step=config.batch,
+            seed=self.seed,
+            folder=folder,
+            config=self.config,
+            prompt_names=names,
+            filters=() if limit is None else (Filter("critic_loss", high=limit),),
+        )
+        return read_generated(folder)
+
+    @lru_cache  # noqa: B019 (the same function is compiled only once; runs live as long as the program)
+    def make(self, strength: float):
+        """`make` of `loop.generate`: images, with the losses that the model and the critic have on them."""
+        config, world = self.settings, self.world
+        sampling = Sampling(config.generating.denoising_steps, config.optimizing.guidance_scale)
+        align = world.task.align(strength)
+
+        def make(weights, batch, keys):
+            context = weights["contexts"][batch["prompt"]]
+            images = sample(
+                world.pipe, weights["pipeline"], context, weights["uncond"], batch, keys, align, sampling
+            )
+            judges = {"model": world.model.predict, "critic": world.critic.predict}
+            losses = {
+                f"{name}_loss": world.task.loss(predict(weights[name], images), batch)
+                for name, predict in judges.items()
+            }
+            return images, losses
+
+        return make
+
+    @cached_property
+    def uncond(self) -> jax.Array:
+        """Text states of the negative prompt."""
+        return self.world.pipe.encode_text(
+            self.world.params, self.world.pipe.tokenize([self.world.task.negative_prompt])
+        )
+
+    def contexts(self, some: Prompts) -> np.ndarray:
+        """Text states of prompts, `[prompts,L,D]`."""
+        pipe, params = self.world.pipe, self.world.params
+        if some.embeddings is None:
+            return np.asarray(pipe.encode_text(params, pipe.tokenize(list(some.texts))))
+        count = some.embeddings.shape[1]
+        text = ",".join(f"<{i}>" for i in range(count)) + self.settings.generating.suffix
+        ids = pipe.tokenize([text], count)
+        return np.concatenate([pipe.encode_text(params, ids, embeddings) for embeddings in some.embeddings])
+
+    def few(self, name: str, images: list[dict[str, np.ndarray]]) -> dict[str, Any]:
+        """The model fine-tuned with fewer of the images, by `{arm}@{how many}`."""
+        counts = [count for count in self.settings.evaluating.efficiency if count < len(images)]
+        return {
+            f"{name}@{count}": self.finetune(
+                images[:count], self.world.model.params, self.stage(name, f"finetune-{count}")
+            )
+            for count in counts
+        }
+
+    def finetune(self, images: list[dict[str, np.ndarray]] | None, params: Any, folder: Path) -> Any:
+        config, world = self.settings.finetuning, self.world
+        optimizer = optax.chain(
+            optax.add_decayed_weights(config.weight_decay), optax.amsgrad(config.learning_rate)
+        )
+        return finetune(
+            world.model.predict,
+            params,
+            world.task.loss,
+            Mixture(world.original, images, config.share),
+            lambda example, random: example,
+            optimizer,
+            world.validation,
+            steps=config.steps,
+            images_per_step=config.batch,
+            seed=self.seed,
+            folder=folder,
+            config=self.config,
+            probe_every=max(config.steps // 2, 1),
+        )
+
+    def evaluate(self, models: dict[str, Any]) -> None:
+        """Measure every model, the constant prediction and the critic; kept in `evaluate.json`."""
+        path, world, config = self.folder / "evaluate.json", self.world, self.settings.evaluating
+        if path.exists():
+            return
+        predict, metrics = world.model.predict, world.task.metrics
+        whole = {name: params for name, params in models.items() if "@" not in name}
+        few = {name: params for name, params in models.items() if "@" in name}
+        corruptions = len(CORRUPTIONS) + ("depth" in world.test) * len(CORRUPTIONS_3D)
+        found = evaluate(
+            predict,
+            whole,
+            shifts(world.test, world.domains, config.severities),
+            metrics,
+            total=1 + len(world.domains) + len(config.severities) * corruptions,
+        )
+        plain = [Shift("clean", world.test), *(Shift(*domain) for domain in world.domains.items())]
+        if few:
+            targets = [shift for shift in plain if shift.name in world.targets]
+            found |= evaluate(predict, few, targets, metrics)
+        count = min(config.images, len(world.original))
+        real = Shift("original", stack(world.original, np.arange(count)))
+        constant = Network(_always, world.task.constant(world.original))
+        found |= evaluate(constant.predict, {MEAN_MAP: constant.params}, [*plain, real], metrics)
+        found |= evaluate(world.critic.predict, {"critic": world.critic.params}, [real], metrics)
+        if jax.process_index() == 0:
+            write_whole(path, json.dumps(found, indent=1).encode())
+
+
+def _always(value: jax.Array, images: jax.Array) -> jax.Array:
+    """The same prediction for all images."""
+    return jnp.broadcast_to(value, (len(images), *value.shape))
+
+
+def read_generated(folder: Path) -> list[dict[str, np.ndarray]]:
+    """The images of a generated data set with their labels."""
+    summary = json.loads((folder / "summary.json").read_text())
+    source = tfds.builder_from_directory(folder / summary["tfds"]).as_data_source("train")
+    return [
+        {
+            "image": example["image"].astype(np.float32) / 255,
+            "depth": example["depth"].astype(np.float32) / DEPTH_SCALE,
+            "mask": example["mask"] > 0,
+        }
+        for example in source
+    ]

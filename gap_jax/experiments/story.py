@@ -1,0 +1,211 @@
+"""What the stages left behind, put together as the report's `Results`, with pictures."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from gap_jax import prompts
+from gap_jax.diffusion.align import Sampling
+from gap_jax.diffusion.align import generate as sample
+from gap_jax.experiments.closed_loop import ARMS, Arm, Prompts, Run
+from gap_jax.loop.optimize import load_trajectory
+from gap_jax.report import pictures
+from gap_jax.report.results import (
+    MEAN_MAP,
+    METRICS,
+    Column,
+    Example,
+    Frame,
+    Generated,
+    Point,
+    Prompt,
+    Results,
+)
+
+CORRUPTED = ("cc", "3dcc")
+EXAMPLES, FRAMES = 3, 8  # labels drawn of each prompt; steps
+Draw = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+Measured = list[dict[str, Any]]  # `evaluate.json` of each seed
+
+
+def assemble(runs: list[Run], root: Path) -> Results:
+    """Everything measured, and pictures of the first seed's prompts, under `root`."""
+    first = runs[0]
+    settings, world = first.settings, first.world
+    measured = [json.loads((run.folder / "evaluate.json").read_text()) for run in runs]
+    last = settings.iterations - 1
+    made = {
+        name: generated([run.stage(name, "generate", last) for run in runs])
+        for name in settings.arms
+        if ARMS[name].generates
+    }
+    full = {name: found.kept // len(runs) for name, found in made.items()}
+    return Results(
+        title=world.title,
+        summary=world.summary,
+        config=settings.plain(),
+        seeds=settings.seeds,
+        columns=tuple(columns(measured, settings.arms)),
+        generated=made,
+        critic_real=tuple(seed["critic"]["original"]["l1"] for seed in measured),
+        critic_mean_map=tuple(seed[MEAN_MAP]["original"]["l1"] for seed in measured),
+        efficiency={
+            target: efficiency(measured, settings.arms, target, full) for target in tuple(world.targets)
+        },
+        prompts=tuple(drawn(first, root)),
+    )
+
+
+def columns(measured: Measured, arms: tuple[str, ...]) -> Iterator[Column]:
+    """A column for each test set."""
+    for name in measured[0][arms[0]]:
+        kind, *rest = name.split("/")
+        corruption = kind in CORRUPTED
+        plain = "clean" if corruption else name  # what looks at no image cannot tell a corrupted one
+        scores = {
+            arm: {metric: tuple(seed[arm][place][metric] for seed in measured) for metric in METRICS}
+            for arm, place in [*((arm, name) for arm in arms), (MEAN_MAP, plain)]
+        }
+        if corruption:
+            yield Column(kind, rest[0], int(rest[1]), scores)
+        else:
+            yield Column("clean" if name == "clean" else "domain", name, None, scores)
+
+
+def efficiency(
+    measured: Measured, arms: tuple[str, ...], target: str, full: Mapping[str, int]
+) -> dict[str, tuple[Point, ...]]:
+    """Error on a target against the number of generated images, of each arm; 0 is the control's."""
+    found = {}
+    for arm in filter(full.__contains__, arms):
+        counts = {full[arm]: arm} | ({0: "control"} if "control" in arms else {})
+        counts |= {int(name.split("@")[1]): name for name in measured[0] if name.startswith(f"{arm}@")}
+        found[arm] = tuple(
+            Point(count, tuple(seed[counts[count]][target]["l1"] for seed in measured))
+            for count in sorted(counts)
+        )
+    return found
+
+
+def generated(folders: list[Path]) -> Generated:
+    """What an arm generated, in one folder for each seed."""
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+    removed: dict[str, int] = {}
+    for summary in summaries:
+        for reason, count in summary["dropped"].items():
+            removed[reason] = removed.get(reason, 0) + count
+    critic = []
+    for folder in folders:
+        lines = (folder / "images" / "train" / "metadata.jsonl").read_text().splitlines()
+        critic.append(float(np.mean([json.loads(line)["critic_loss"] for line in lines])))
+    return Generated(sum(summary["images"] for summary in summaries), removed, tuple(critic))
+
+
+def drawn(run: Run, root: Path) -> Iterator[Prompt]:
+    """Every prompt of this seed with pictures of the first test images, at some of its steps."""
+    labels = {name: array[:EXAMPLES] for name, array in run.world.test.items()}
+    draw = drawing(run, labels)
+    for name in run.settings.arms:
+        for some in run.prompts(name, run.world.model.params, 0):
+            for i, text in enumerate(some.texts):
+                fields, contexts = told(run, name, some, i)
+                if some.target:
+                    fields["targets"] = tuple(target_pictures(run, some.target, root))
+                folder = root / "pictures" / name / f"{some.target or 'all'}-{i}"
+                by_step = {step: draw(context) for step, context in contexts.items()}
+                examples = tuple(
+                    example(
+                        folder / str(j),
+                        root,
+                        {field: array[j] for field, array in labels.items()},
+                        {step: (images[j], guesses[j]) for step, (images, guesses) in by_step.items()},
+                    )
+                    for j in range(len(labels["image"]))
+                )
+                yield Prompt(
+                    arm=name, seed=run.seed, name=text, target=some.target, examples=examples, **fields
+                )
+
+
+def told(run: Run, name: str, some: Prompts, i: int) -> tuple[dict[str, Any], dict[int, np.ndarray]]:
+    """What the report says of prompt `i`, and its text states by step."""
+    arm = ARMS[name]
+    if some.embeddings is None:
+        return {"losses": {}}, {0: run.contexts(some)[i]}
+    words = prompts.nearest_words(run.world.pipe, run.world.params, some.embeddings[i])
+    fields: dict[str, Any] = {"losses": {}, "words": tuple(map(tuple, words))}
+    if not arm.optimized:
+        return fields, {0: run.contexts(some)[i]}
+    trajectory = load_trajectory(run.stage(arm.prompts_of or name, "optimize") / (some.target or "all"))
+    stopped = np.flatnonzero(trajectory["stopped"][:, i])
+    end = stopped[0] + 1 if len(stopped) else len(trajectory["stopped"])
+    fields["losses"] = {term: tuple(map(float, trajectory[term][:end, i])) for term in terms(arm)}
+    if len(stopped):
+        fields["stopped"] = int(stopped[0]) - run.settings.optimizing.window + 1
+    steps = sorted({round(step) for step in np.linspace(0, end - 1, min(FRAMES, end))})
+    path = Prompts(("",) * len(steps), trajectory["embeddings"][steps, i])
+    return fields, dict(zip(steps, run.contexts(path), strict=True))
+
+
+def terms(arm: Arm) -> tuple[str, ...]:
+    """The losses that an arm's prompts were optimised for."""
+    weights = {"adversarial": arm.adversarial, "guidance": arm.guidance}
+    return tuple(term for term, weight in weights.items() if weight)
+
+
+def drawing(run: Run, labels: Mapping[str, np.ndarray]) -> Draw:
+    """`draw(context [L,D]) -> (images, predictions)` of the labels, with the same noise for all prompts."""
+    world, config = run.world, run.settings.optimizing
+    keys = jax.random.split(jax.random.key(0), len(labels["image"]))
+    sampling = Sampling(config.denoising_steps, config.guidance_scale)
+
+    @jax.jit
+    def render(params, model, context, uncond, labels):
+        align = world.task.align(1.0)
+        images = sample(world.pipe, params, context, uncond, labels, keys, align, sampling)
+        return images, world.model.predict(model, images)
+
+    return lambda context: jax.device_get(
+        render(world.params, world.model.params, context[None], run.uncond, dict(labels))
+    )
+
+
+def example(
+    folder: Path,
+    root: Path,
+    label: Mapping[str, np.ndarray],
+    frames: Mapping[int, tuple[np.ndarray, np.ndarray]],
+) -> Example:
+    """The pictures of one label: `image`, `depth`, `mask`, and by step a generated image and prediction."""
+
+    def keep(name: str, picture: np.ndarray) -> str:
+        path = folder / f"{name}.png"
+        pictures.save(path, picture)
+        return str(path.relative_to(root))
+
+    depth, mask = label["depth"], label["mask"]
+    return Example(
+        keep("depth", pictures.depth(depth, mask)),
+        keep("original", label["image"]),
+        tuple(
+            Frame(
+                step,
+                keep(f"generated-{step:05d}", image),
+                keep(f"prediction-{step:05d}", pictures.depth(prediction)),
+                keep(f"error-{step:05d}", pictures.error(prediction, depth, mask)),
+            )
+            for step, (image, prediction) in sorted(frames.items())
+        ),
+    )
+
+
+def target_pictures(run: Run, target: str, root: Path) -> Iterator[str]:
+    """The target's images, as paths from `root`."""
+    for i, image in enumerate(run.world.targets[target]):
+        path = root / "pictures" / "targets" / f"{target}-{i}.png"
+        pictures.save(path, image)
+        yield str(path.relative_to(root))

@@ -1,0 +1,164 @@
+"""The depth experiment on the small world, shortened: all stages, killed and resumed, on more devices."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import datasets
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from gap_jax.experiments import depth, worlds
+from gap_jax.experiments.closed_loop import Evaluating, Finetuning, Generating, Optimizing, Settings
+from gap_jax.experiments.depth import Depth
+from gap_jax.report.results import MEAN_MAP, load
+
+ARMS = ("control", "adversarial-sdedit", "guided-adversarial")
+TINY = Settings(
+    arms=ARMS,
+    optimizing=Optimizing(prompts=1, steps=3, batch=2, denoising_steps=2, checkpoint_every=1),
+    generating=Generating(images=4, batch=2, denoising_steps=2),
+    finetuning=Finetuning(steps=4, batch=2),
+    evaluating=Evaluating(images=2, severities=(1,), efficiency=(2,)),
+)
+
+
+def command(work, *more):
+    """The same settings on the command line."""
+    given = ["--work", str(work), "--arms", *ARMS]
+    for stage in ("optimizing", "generating", "finetuning", "evaluating"):
+        values, defaults = (getattr(settings, stage) for settings in (TINY, Settings()))
+        for field in dataclasses.fields(values):
+            value = getattr(values, field.name)
+            if value != getattr(defaults, field.name):
+                name = f"--{stage}.{field.name.replace('_', '-')}"
+                given += [name, *map(str, value if isinstance(value, tuple) else (value,))]
+    return [sys.executable, "-m", "gap_jax.experiments.depth", *given, *more]
+
+
+def environment(devices=1):
+    flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
+    return os.environ | {"XLA_FLAGS": flags, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The experiment's folder, and what it printed."""
+    work = tmp_path_factory.mktemp("depth") / "work"
+    run = subprocess.run(command(work), env=environment(), capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return work, run.stdout
+
+
+def test_it_ends_with_a_report_of_all_that_was_measured(finished):
+    work, printed = finished
+    page = work / "report" / "index.html"
+    assert f"the report: {page}" in printed and page.stat().st_size > 100_000
+    results = load(work / "results.json")
+    names = {(column.kind, column.name) for column in results.columns}
+    assert len([name for kind, name in names if kind == "cc"]) == 15
+    assert {name for kind, name in names if kind == "domain"} == set(worlds.SHIFTS)
+    for column in results.columns:
+        assert set(column.scores) == {*ARMS, MEAN_MAP}
+        assert all(math.isfinite(v) for s in column.scores.values() for vs in s.values() for v in vs)
+    assert results.generated["guided-adversarial"].kept == 4
+    assert [point.images for point in results.efficiency["foggy"]["guided-adversarial"]] == [0, 2, 4]
+    guided = [prompt for prompt in results.prompts if prompt.arm == "guided-adversarial"]
+    assert {prompt.target for prompt in guided} == set(worlds.TARGETS)
+    assert set(guided[0].losses) == {"adversarial", "guidance"} and guided[0].steps == 3
+    assert len(guided[0].examples[0].frames) == 3
+    for picture in guided[0].targets:
+        assert Image.open(work / picture).size == (64, 64)
+
+
+def test_sdedit_generates_with_the_adversarial_arms_prompts(finished):
+    seed = finished[0] / "seed-0"
+    assert (seed / "adversarial" / "optimize").exists()
+    assert not (seed / "adversarial-sdedit" / "optimize").exists()
+    assert (seed / "adversarial-sdedit" / "generate" / "summary.json").exists()
+
+
+def test_what_was_generated_is_read_by_tfds_and_datasets(finished):
+    folder = finished[0] / "seed-0" / "guided-adversarial" / "generate"
+    summary = json.loads((folder / "summary.json").read_text())
+    source = tfds.builder_from_directory(folder / summary["tfds"]).as_data_source("train")
+    assert len(source) == 4
+    split = datasets.load_dataset("imagefolder", data_dir=str(folder / "images"), split="train")
+    assert len(split) == 4 and split[0]["image"].size == (64, 64)
+    assert {row["text"].split(":")[0] for row in split} <= set(worlds.TARGETS)
+
+
+def test_run_again_it_does_nothing_and_says_so(finished, capsys):
+    work = finished[0]
+    before = {path: path.stat().st_mtime_ns for path in work.rglob("*")}
+    depth.main(Depth(work=work, settings=TINY))
+    assert "nothing to do" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in work.rglob("*")} == before
+
+
+def test_another_configuration_is_refused_by_the_field_that_differs(finished):
+    other = dataclasses.replace(TINY, generating=dataclasses.replace(TINY.generating, images=6))
+    with pytest.raises(ValueError, match=r"images.*4.*6|images.*6.*4"):
+        depth.main(Depth(work=finished[0], settings=other))
+
+
+def test_settings_that_mean_nothing_are_refused():
+    with pytest.raises(ValueError, match=r"arms must be among control, .*found adverserial"):
+        Settings(arms=("adverserial",))
+    with pytest.raises(ValueError, match="iterations and seeds"):
+        Settings(iterations=0)
+
+
+def test_a_file_of_prompts_without_any_is_refused(tmp_path):
+    (tmp_path / "prompts.txt").write_text("\n\n")
+    with pytest.raises(ValueError, match=r"prompts\.txt"):
+        Settings(written=tmp_path / "prompts.txt").plain()
+
+
+def test_the_mean_map_is_the_mean_of_valid_pixels():
+    first = {"depth": np.full((2, 2, 1), 0.2), "mask": np.ones((2, 2, 1), bool)}
+    second = {"depth": np.full((2, 2, 1), 0.6), "mask": np.array([[[True], [True]], [[False], [False]]])}
+    np.testing.assert_allclose(worlds.mean_map([first, second])[..., 0], [[0.4, 0.4], [0.2, 0.2]])
+
+
+@pytest.mark.slow
+def test_killed_in_every_stage_it_ends_with_the_same_table(finished, tmp_path):
+    work = tmp_path / "killed"
+    seed = work / "seed-0"
+    for sign in (
+        seed / "adversarial" / "optimize" / "all" / "checkpoints" / "1",
+        seed / "adversarial-sdedit" / "generate" / "chunks",
+        seed / "adversarial-sdedit" / "finetune" / "checkpoints" / "2",
+        seed / "guided-adversarial" / "optimize" / "foggy" / "checkpoints" / "2",
+        seed / "guided-adversarial" / "finetune-2",
+    ):
+        process = subprocess.Popen(command(work), env=environment(), stderr=subprocess.DEVNULL)
+        while not sign.exists():
+            assert process.poll() is None, sign
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command(work), env=environment(), check=True)
+    assert (work / "report" / "table.md").read_bytes() == (finished[0] / "report" / "table.md").read_bytes()
+    ours, theirs = (load(folder / "results.json") for folder in (work, finished[0]))
+    assert ours == theirs
+
+
+@pytest.mark.slow
+def test_more_devices_generate_the_same_images(finished, tmp_path):
+    work = tmp_path / "devices"
+    subprocess.run(command(work, "generate"), env=environment(devices=2), check=True)
+    for arm in ARMS[1:]:
+        folders = [root / "seed-0" / arm / "generate" / "images" / "train" for root in (work, finished[0])]
+        paths = [sorted(folder.glob("*.png")) for folder in folders]
+        assert len(paths[0]) == len(paths[1]) == 4
+        for ours, theirs in zip(*paths, strict=True):
+            difference = np.asarray(Image.open(ours), int) - np.asarray(Image.open(theirs), int)
+            assert np.abs(difference).max() <= 1
