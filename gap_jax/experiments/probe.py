@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from gap_jax.data import rooms
@@ -22,6 +23,7 @@ from gap_jax.diffusion.align import Sampling, controlnet_depth, generate
 from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.models.clip import Clip
 from gap_jax.models.depth_unet import DepthUNet
+from gap_jax.report import pictures
 from gap_jax.tasks import depth as depth_task
 from gap_jax.weights.depth import load_depth
 from gap_jax.weights.pipeline import load_clip, load_pipeline
@@ -37,6 +39,16 @@ SHIFTS = {
     "green": rooms.Style("green"),
     "blue": rooms.Style("blue"),
 }
+EIGHT = (
+    rooms.Style("grey"),
+    rooms.Style("red", "striped"),
+    rooms.Style("blue", "checkered"),
+    rooms.Style("green", light="dark"),
+    rooms.Style("beige", air="foggy"),
+    rooms.Style("blue", "striped", "dim", "hazy"),
+    rooms.Style("grey", "checkered", "dim"),
+    rooms.Style("red", "plain", "bright", "hazy"),
+)
 CHUNK = 32
 
 
@@ -51,6 +63,7 @@ class Probe:
     guidance_scale: float = 2.0
     split: str = "validation"
     output: Path | None = None  # a JSON file for the numbers
+    picture: Path | None = None  # a PNG: depth, rendered and generated images in eight styles
 
 
 def main(config: Probe) -> dict[str, Any]:
@@ -78,6 +91,8 @@ def main(config: Probe) -> dict[str, Any]:
     found["label_fidelity"] = fidelity(errors, styles)
     found["f_l1"] = shifts(f, critic, mean, seed)
     _print(found)
+    if config.picture is not None:
+        draw(pipe, params, seed, config.guidance_scale).savefig(config.picture, dpi=100)
     if config.output is not None:
         config.output.write_text(json.dumps(found, indent=1) + "\n")
     return found
@@ -203,6 +218,24 @@ def shifts(f: Callable, critic: Callable, mean: np.ndarray, seed: int, count: in
             "mean_map": float(l1(np.broadcast_to(mean, truth.depth.shape), truth).mean()),
         }
     return table
+
+
+def draw(pipe: Pipeline, params: Any, seed: int, guidance_scale: float) -> Figure:
+    """Rooms in eight styles: depth map, render, and what is generated from depth and caption in 15 steps."""
+    truth = rooms.render(seed, range(len(EIGHT)), EIGHT)
+    images = generated(pipe, params, truth, Sampling(num_steps=15, guidance_scale=guidance_scale))
+    depths = map(pictures.depth, truth.depth, truth.mask)
+    figure = Figure(figsize=(1.3 * len(EIGHT), 4.6), layout="constrained")
+    axes = figure.subplots(3, len(EIGHT))
+    rows = {"depth": depths, "rendered": truth.image, "generated": np.clip(images, 0, 1)}
+    for row, (name, row_images) in zip(axes, rows.items(), strict=True):
+        row[0].set_ylabel(name)
+        for axis, image in zip(row, row_images, strict=True):
+            axis.imshow(image, interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+    for axis, style in zip(axes[0], EIGHT, strict=True):
+        axis.set_title(rooms.caption(style).replace(", ", "\n", 1).replace(" room", "\nroom"), fontsize=8)
+    return figure
 
 
 def _print(found: dict[str, Any]) -> None:
