@@ -136,5 +136,5 @@ def png(pixels: np.ndarray) -> bytes:
     elif np.issubdtype(pixels.dtype, np.floating):
         pixels = np.round(pixels[..., 0] * DEPTH_SCALE).astype(np.uint16)
     stream = BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
+    Image.fromarray(pixels).save(stream, "PNG", compress_level=3)  # 4 times as fast as 6, 8 % larger
     return stream.getvalue()

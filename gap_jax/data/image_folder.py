@@ -1,12 +1,17 @@
 """Images of one's own, with captions and depth: what `datasets.load_dataset("imagefolder")` reads too."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from gap_jax.data.generated import DEPTH_SCALE
+from gap_jax.data.rgbd import Files, decode_distance, open_image, read_label, square_image
 
 FILE = "metadata.jsonl"
+_FILES = ("file_name", "depth_file_name", "mask_file_name")
 
 
 class ImageFolder:
@@ -14,8 +19,9 @@ class ImageFolder:
 
     Examples are `image` uint8 `[size,size,3]` and `text`; with depth, which all images have or none, also
     `depth` uint16 `[size,size,1]`, depth in [0,1] times 65535, and `mask` uint8 `[size,size,1]`, 255 = valid.
-    Depth files are 16-bit PNGs, 0 = no depth, of their image's size. Images are cropped to their central
-    square, then resized (Lanczos; depth by nearest neighbour).
+    Depth files are 16-bit PNGs, 0 = no depth, or NPY files as `rgbd.decode_distance` takes them, of their
+    image's size, as are masks, `mask_file_name`, 0 where depth is not valid. Images are cropped to their
+    central square, then resized (Lanczos; depth by nearest neighbour).
 
     Raises FileNotFoundError for a folder or file that is missing, ValueError naming the line or file for
     what cannot be read.
@@ -29,10 +35,7 @@ class ImageFolder:
                 f"{path} is missing: a line for each image, such as "
                 '{"file_name": "a.png", "text": "a caption"}, with "depth_file_name" for a ControlNet'
             )
-        lines = path.read_text(encoding="utf-8").splitlines()
-        self.lines = [_line(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
-        if not self.lines:
-            raise ValueError(f"{path} names no images")
+        self.lines = read_lines(path, ("file_name", "text"))
         with_depth = ["depth_file_name" in line for line in self.lines]
         if any(with_depth) != all(with_depth):
             raise ValueError(
@@ -40,7 +43,7 @@ class ImageFolder:
             )
         self.has_depth = with_depth[0]
         for line in self.lines:
-            for name in ("file_name", "depth_file_name"):
+            for name in _FILES:
                 if name in line and not (self.folder / line[name]).is_file():
                     raise FileNotFoundError(f"{self.folder / line[name]}, named by {path}, is missing")
 
@@ -49,39 +52,32 @@ class ImageFolder:
 
     def __getitem__(self, index: int) -> dict:
         line = self.lines[index]
-        image = self._open(line["file_name"]).convert("RGB")
-        example = {"image": np.asarray(self._square(image, Image.Resampling.LANCZOS)), "text": line["text"]}
+        image = open_image(self.folder / line["file_name"]).convert("RGB")
+        pixels = square_image(image, self.size, kernel=Image.Resampling.LANCZOS)
+        example = {"image": pixels, "text": line["text"]}
         if not self.has_depth:
             return example
-        depth = self._open(line["depth_file_name"])
-        if depth.size != image.size or not depth.mode.startswith("I"):
-            raise ValueError(
-                f"{self.folder / line['depth_file_name']} must be a 16-bit PNG of {image.size[0]}x"
-                f"{image.size[1]} pixels, found {depth.size[0]}x{depth.size[1]}, mode {depth.mode}"
-            )
-        pixels = np.asarray(self._square(depth, Image.Resampling.NEAREST), np.uint16)[..., None]
-        return example | {"depth": pixels, "mask": np.where(pixels > 0, 255, 0).astype(np.uint8)}
-
-    def _open(self, name: str) -> Image.Image:
-        try:
-            image = Image.open(self.folder / name)
-            image.load()
-            return image
-        except (OSError, UnidentifiedImageError) as error:
-            raise ValueError(f"{self.folder / name} cannot be read as an image: {error}") from error
-
-    def _square(self, image: Image.Image, resampling: Image.Resampling) -> Image.Image:
-        side = min(image.size)
-        left, top = ((length - side) // 2 for length in image.size)
-        return image.resize((self.size, self.size), resampling, (left, top, left + side, top + side))
+        files = Files(line["file_name"], *(str(self.folder / line[n]) if n in line else None for n in _FILES))
+        depth, mask = read_label(files, decode_distance, self.size, image.size)
+        depth = np.round(depth * DEPTH_SCALE).astype(np.uint16)
+        return example | {"depth": depth, "mask": np.where(mask, 255, 0).astype(np.uint8)}
 
 
-def _line(path: Path, number: int, text: str) -> dict:
+def read_lines(path: Path, required: Sequence[str]) -> list[dict]:
+    """The lines of a `metadata.jsonl`; raises ValueError for one without `required`, and for no lines."""
+    texts = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+    lines = [_line(path, number, text, required) for number, text in texts if text.strip()]
+    if not lines:
+        raise ValueError(f"{path} names no images")
+    return lines
+
+
+def _line(path: Path, number: int, text: str, required: Sequence[str]) -> dict:
     try:
         line = json.loads(text)
     except ValueError as error:
         raise ValueError(f"{path}:{number} is not JSON: {error}") from error
-    for name in ("file_name", "text"):
+    for name in required:
         if not isinstance(line, dict) or not isinstance(line.get(name), str):
             raise ValueError(f"{path}:{number} lacks {name!r}")
     return line
