@@ -161,6 +161,20 @@ def upsample(x: jax.Array, size: Sequence[int]) -> jax.Array:
     return doubled.reshape(batch, 2 * height, 2 * width, channels)[:, : size[0], : size[1]]
 
 
+def resize(x: jax.Array, size: Sequence[int], *, align_corners: bool = False) -> jax.Array:
+    """Bilinear resizing of `[B,h,w,C]` to `size` `(H, W)` without antialiasing, as torch's `interpolate`.
+
+    What stays in place is the images' borders, with `align_corners` the centres of the outermost pixels
+    (to H and W of 2 or more).
+    """
+    shape = (len(x), *size, x.shape[-1])
+    if not align_corners:
+        return jax.image.resize(x, shape, "bilinear", antialias=False)
+    # from a single pixel, any scale that keeps all samples within it
+    scale = jnp.array([(new - 1) / (old - 1 or 0.25) for old, new in zip(x.shape[1:3], size, strict=True)])
+    return jax.image.scale_and_translate(x, shape, (1, 2), scale, (1 - scale) / 2, "linear", antialias=False)
+
+
 def timestep_embedding(
     timesteps: jax.Array, channels: int, *, flip_sin_to_cos: bool, freq_shift: float
 ) -> jax.Array:

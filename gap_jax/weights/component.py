@@ -28,6 +28,16 @@ def read_config(repo: Repo, folder: str) -> tuple[dict[str, Any], str]:
     return repo.read_json(name), f"{repo.model}/{name}"
 
 
+def read_normalisation(repo: Repo) -> dict[str, tuple[float, ...]]:
+    """`image_mean` and `image_std` of the model's image processor, those that it has."""
+    config = {}
+    if repo.find("preprocessor_config.json") is not None:
+        config = repo.read_json("preprocessor_config.json")
+    elif repo.find("processor_config.json") is not None:  # of transformers ≥ 5
+        config = repo.read_json("processor_config.json").get("image_processor", {})
+    return {key: tuple(config[key]) for key in ("image_mean", "image_std") if key in config}
+
+
 def network_dtypes(dtype: Any) -> dict[str, Any]:
     dtype = jnp.dtype(dtype)
     if dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
@@ -37,7 +47,12 @@ def network_dtypes(dtype: Any) -> dict[str, Any]:
 
 def load(module: Layer, repo: Repo, folder: str, stems: tuple[str, ...], variant: str | None) -> dict:
     tensors = find_tensors(repo, folder, stems, variant)
-    return load_tree(_shapes(module), _current_names(module, tensors), module.param_dtype)
+    return read_params(module, _current_names(module, tensors))
+
+
+def read_params(module: Layer, tensors: dict[str, Tensor]) -> dict:
+    """The parameters of `module`; raises as `load_tree`."""
+    return load_tree(_shapes(module), tensors, module.param_dtype)
 
 
 @functools.cache

@@ -3,14 +3,16 @@
 import dataclasses
 from typing import Any, TypeVar
 
+from gap_jax.models.bit import BitConfig
 from gap_jax.models.clip import CLIPModel, CLIPTextModel, CLIPVisionModel
 from gap_jax.models.controlnet import ControlNet
 from gap_jax.models.depth_unet import DepthUNet
+from gap_jax.models.dpt import DPT, FACTORS, PATCH
 from gap_jax.models.layers import ACTIVATIONS, Layer
 from gap_jax.models.unet import UNet2DCondition
 from gap_jax.models.vae import AutoencoderKL
 
-_Layer = TypeVar("_Layer", bound=Layer)
+_Built = TypeVar("_Built", bound=Layer | BitConfig)
 
 _TORCH_NAMES: dict[type, str] = {
     UNet2DCondition: "UNet2DConditionModel",
@@ -63,6 +65,23 @@ _ONLY: dict[type, dict[str, tuple]] = {
     CLIPVisionModel: {"hidden_act": tuple(ACTIVATIONS)},
     CLIPModel: {},
     DepthUNet: {},
+    DPT: {
+        "hidden_act": tuple(ACTIVATIONS),
+        "head_in_index": (-1,),
+        "patch_size": (PATCH,),
+        "readout_type": ("project", "add", "ignore"),
+        "use_batch_norm_in_fusion_residual": (False, None),
+    },
+    BitConfig: {
+        "model_type": ("bit",),
+        "embedding_dynamic_padding": (True,),
+        "global_padding": ("SAME", "same"),
+        "hidden_act": ("relu",),
+        "layer_type": ("bottleneck",),
+        "out_features": (("stage1", "stage2", "stage3"),),
+        "output_stride": (32,),
+        "width_factor": (1,),
+    },
 }
 _BLOCKS = {
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -76,16 +95,17 @@ _LEVELS = (
     "transformer_layers_per_block",
 )
 _OURS_ALONE = {"parent", "name", "dtype", "param_dtype", "zero_init", "text_model", "vision_model"}
+_OURS_ALONE |= {"backbone_config", "image_mean", "image_std"}
 
 
-def build(cls: type[_Layer], config: dict[str, Any], source: str, **given: Any) -> _Layer:
+def build(cls: type[_Built], config: dict[str, Any], source: str, **given: Any) -> _Built:
     """The module of a configuration read from `source`; fields it lacks keep the torch class's defaults.
 
     Raises ValueError, naming `source` and the key, for an option that we do not have.
     """
     classes = {"_class_name": (_TORCH_NAMES[cls],)} if cls in _TORCH_NAMES else {}
     for key, supported in (classes | _ONLY[cls]).items():
-        if config.get(key, supported[0]) not in supported:
+        if _hashable(config.get(key, supported[0])) not in supported:
             raise ValueError(f"{source}: {key} is {config[key]!r}, supported: {_either(supported)}")
     if hasattr(cls, "down_block_types"):
         for key, supported in _BLOCKS.items():
@@ -110,6 +130,32 @@ def build(cls: type[_Layer], config: dict[str, Any], source: str, **given: Any) 
     return module
 
 
+def build_dpt(config: dict[str, Any], source: str, **given: Any) -> DPT:
+    """As `build`, with the ResNet of its `backbone_config`, if any."""
+    backbone, hybrid = config.get("backbone_config"), config.get("is_hybrid", False)
+    if hybrid:
+        backbone = build(BitConfig, backbone or {}, f"{source}: backbone_config")
+        if len(backbone.depths) != 3:
+            raise ValueError(
+                f"{source}: backbone_config: depths must have 3 entries, found {backbone.depths}"
+            )
+    elif backbone is not None:
+        raise ValueError(f"{source}: backbone_config must be null unless is_hybrid, found {backbone}")
+    module = build(DPT, config, source, backbone_config=backbone, **given)
+    for key in ("backbone_out_indices", "neck_hidden_sizes"):
+        if len(value := getattr(module, key)) != len(FACTORS):
+            raise ValueError(f"{source}: {key} must have {len(FACTORS)} entries, found {value}")
+    factors, first = tuple(config.get("reassemble_factors", FACTORS)), 2 if hybrid else 0
+    used, layers = module.backbone_out_indices[first:], module.num_hidden_layers
+    if len({i for i in used if 0 <= i < layers}) != len(used):
+        raise ValueError(
+            f"{source}: backbone_out_indices must differ, below num_hidden_layers {layers}, found {used}"
+        )
+    if factors[first:] != FACTORS[first:]:
+        raise ValueError(f"{source}: reassemble_factors is {factors}, supported: {FACTORS}")
+    return module
+
+
 def describe(module: Layer) -> dict[str, Any]:
     """The `config.json` of a module, in diffusers' or transformers' form."""
     config = {field.name: getattr(module, field.name) for field in _fields(type(module))}
@@ -120,6 +166,17 @@ def describe(module: Layer) -> dict[str, Any]:
             config["up_block_types"] = ("UpDecoderBlock2D",) * blocks
         case CLIPTextModel():
             config |= {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
+        case DPT():
+            config |= {"architectures": ["DPTForDepthEstimation"], "model_type": "dpt"}
+            config |= {"patch_size": PATCH, "reassemble_factors": FACTORS, "is_hybrid": False}
+            if (backbone := module.backbone_config) is not None:
+                side = module.image_size // PATCH
+                config["is_hybrid"] = True
+                config["neck_ignore_stages"] = (0, 1)
+                config["backbone_featmap_shape"] = (1, backbone.hidden_sizes[2], side, side)
+                fixed = {key: supported[0] for key, supported in _ONLY[BitConfig].items()}
+                config["backbone_config"] = fixed | dataclasses.asdict(backbone)
+                config["backbone_config"]["num_channels"] = module.num_channels
         case DepthUNet():
             config["architectures"] = ["UNet"]
         case CLIPVisionModel():

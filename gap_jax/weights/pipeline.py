@@ -19,6 +19,7 @@ from gap_jax.weights.component import (
     load,
     network_dtypes,
     read_config,
+    read_normalisation,
     replacing,
     write,
     write_json,
@@ -134,14 +135,8 @@ def load_clip(
     texts = build(CLIPTextModel, config["text_config"], source, **dtypes)
     vision = build(CLIPVisionModel, config["vision_config"], source, **dtypes)
     network = build(CLIPModel, config, source, text_model=texts, vision_model=vision, **dtypes)
-    if repo.find("preprocessor_config.json") is not None:
-        normalise = repo.read_json("preprocessor_config.json")
-    elif repo.find("processor_config.json") is not None:  # of transformers ≥ 5
-        normalise = repo.read_json("processor_config.json").get("image_processor", {})
-    else:
-        normalise = {}
-    mean, std = normalise.get("image_mean", CLIP_MEAN), normalise.get("image_std", CLIP_STD)
-    clip = Clip(network, _tokenizer(repo, ""), tuple(mean), tuple(std))
+    normalise = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD} | read_normalisation(repo)
+    clip = Clip(network, _tokenizer(repo, ""), **normalise)
     return clip, load(network, repo, "", TRANSFORMERS, variant)
 
 

@@ -108,7 +108,11 @@ def load_torch(path: Path) -> Any:
 
 
 def _open_torch(path: Path) -> dict[str, Tensor]:
-    state = load_torch(path)
+    return from_state_dict(load_torch(path), path)
+
+
+def from_state_dict(state: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors of a torch state dict that `path` holds; raises ValueError where it is not one."""
     import torch
 
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):

@@ -1,0 +1,88 @@
+"""The ResNet of Big Transfer (Kolesnikov et al., arXiv 1912.11370) that is DPT-hybrid's stem.
+
+transformers' `BitModel` with bottlenecks that are normalised after each convolution, kernels that are
+standardised (Qiao et al., arXiv 1903.10520), and TensorFlow's `SAME` padding.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gap_jax.models.layers import GroupNorm, Layer
+
+
+@dataclasses.dataclass(frozen=True)
+class BitConfig:
+    """The sizes of a `Bit`, by the names of transformers' `BitConfig`; one stage for each of `depths`."""
+
+    embedding_size: int = 64
+    hidden_sizes: tuple[int, ...] = (256, 512, 1024)
+    depths: tuple[int, ...] = (3, 4, 9)
+    num_groups: int = 32
+
+
+class StandardizedConv(Layer):
+    """A convolution whose kernel has mean 0 and variance 1 for each of its `features`, without a bias."""
+
+    features: int
+    kernel_size: int = 1
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, self.param_dtype)
+        kernel = kernel.astype(jnp.float32)
+        kernel -= kernel.mean((0, 1, 2))
+        kernel *= jax.lax.rsqrt(jnp.square(kernel).mean((0, 1, 2)) + 1e-8)
+        kernel, x = kernel.astype(self.dtype), x.astype(self.dtype)
+        if self.kernel_size == 1:
+            return x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, (self.stride,) * 2, "SAME", dimension_numbers=numbers)
+
+
+class Bottleneck(Layer):
+    """Three convolutions, the second one strided, and a shortcut, which is convolved too if `downsample`."""
+
+    features: int
+    stride: int
+    num_groups: int
+    downsample: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def layer(x, conv, norm, features, kernel_size=1, stride=1):
+            x = StandardizedConv(features, kernel_size, stride, name=conv, **self.dtypes)(x)
+            return GroupNorm(self.num_groups, 1e-5, name=norm, **self.dtypes)(x)
+
+        width = self.features // 4
+        h = nn.relu(layer(x, "conv1", "norm1", width))
+        h = nn.relu(layer(h, "conv2", "norm2", width, 3, self.stride))
+        h = layer(h, "conv3", "norm3", self.features)
+        if self.downsample:
+            x = layer(x, "downsample.conv", "downsample.norm", self.features, stride=self.stride)
+        return nn.relu(x + h)
+
+
+class Bit(Layer):
+    """Maps `[B,H,W,C]` to one feature map a stage, the first at a quarter of the size, then halving."""
+
+    config: BitConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> list[jax.Array]:
+        config = self.config
+        x = StandardizedConv(config.embedding_size, 7, 2, name="embedder.convolution", **self.dtypes)(x)
+        x = nn.relu(GroupNorm(config.num_groups, 1e-5, name="embedder.norm", **self.dtypes)(x))
+        x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
+        maps = []
+        for stage, (depth, features) in enumerate(zip(config.depths, config.hidden_sizes, strict=False)):
+            for i in range(depth):
+                stride = 2 if stage > 0 and i == 0 else 1
+                name = f"encoder.stages.{stage}.layers.{i}"
+                x = Bottleneck(features, stride, config.num_groups, i == 0, name=name, **self.dtypes)(x)
+            maps.append(x)
+        return maps
