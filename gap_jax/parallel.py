@@ -4,6 +4,7 @@ The mesh has two axes: `data`, over which a batch is spread, and `prompt`, over 
 prompts is. One device is a mesh of one: the same program.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -53,6 +54,7 @@ def make_mesh(prompts: int = 1) -> Mesh:
     return Mesh(np.array(devices).reshape(-1, prompts), ("data", "prompt"))
 
 
+@functools.cache
 def spread(
     step: Callable[[Any, Any, Any], tuple[Any, Any]], mesh: Mesh
 ) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
@@ -60,7 +62,7 @@ def spread(
 
     States, old and new, and metrics have a leading axis of prompts, split over `prompt`; every leaf of the
     batch is split along its first axis over `data`, whose name `step` may use in collectives; weights are
-    everywhere.
+    everywhere. Of one step on one mesh there is one program, however often it is asked for.
     """
     population = jax.vmap(step, (None, 0, None))
     per_device = jax.shard_map(

@@ -27,7 +27,7 @@ from gap_jax.guidance import image_guidance
 from gap_jax.loop.evaluate import Shift, evaluate, shifts
 from gap_jax.loop.finetune import Mixture, finetune
 from gap_jax.loop.generate import Filter, generate, plan
-from gap_jax.loop.objective import Term, adversarial
+from gap_jax.loop.objective import Term, adversarial, objective
 from gap_jax.loop.optimize import optimize
 from gap_jax.loop.prompt_optimizer import EarlyStop, Model, PromptOptimizer, adamw, prompt_optimizer
 from gap_jax.report.results import MEAN_MAP, write_whole
@@ -209,18 +209,28 @@ class Run:
         ]
 
     def optimizer(self, arm: Arm, params: Any, target: str | None) -> PromptOptimizer:
-        """One program for all: an arm without a part has it with weight 0."""
+        """An arm's: a program of all, with its weights; a part that it does not have weighs 0."""
+        program = self.program(bool(arm.adversarial))
+        terms = objective(self.terms(arm, target or next(iter(self.world.targets))))[1]
+        return program._replace(weights=program.weights._replace(model=params, terms=terms))
+
+    def terms(self, arm: Arm, target: str) -> list[Term]:
+        world = self.world
+        guide = image_guidance(world.clip, world.clip_params, world.targets[target])
+        return [
+            adversarial(world.task.adversarial, weight=arm.adversarial),
+            Term("guidance", *guide, weight=arm.guidance * self.settings.optimizing.guidance_weight),
+        ]
+
+    @lru_cache  # noqa: B019 (as of `make`)
+    def program(self, stops: bool) -> PromptOptimizer:
+        """The optimisation of prompts, with or without early stopping."""
         config, world = self.settings.optimizing, self.world
-        images = world.targets[target or next(iter(world.targets))]
-        guide = image_guidance(world.clip, world.clip_params, images)
         return prompt_optimizer(
             world.pipe,
             world.params,
-            Model(world.model.predict, params),
-            [
-                adversarial(world.task.adversarial, weight=arm.adversarial),
-                Term("guidance", *guide, weight=arm.guidance * config.guidance_weight),
-            ],
+            Model(world.model.predict, world.model.params),
+            self.terms(Arm(), next(iter(world.targets))),
             world.task.align(1.0),
             adamw(config.learning_rate, images_per_step=config.batch, weight_decay=config.weight_decay),
             placeholders=config.placeholders,
@@ -229,7 +239,7 @@ class Run:
                 config.denoising_steps, config.guidance_scale, backprop_steps=config.backprop_steps
             ),
             accumulation=config.accumulation,
-            early_stop=EarlyStop(config.window, config.threshold) if arm.adversarial else None,
+            early_stop=EarlyStop(config.window, config.threshold) if stops else None,
             axis_name="data",
         )
 
@@ -338,16 +348,13 @@ class Run:
 
     def finetune(self, images: list[dict[str, np.ndarray]] | None, params: Any, folder: Path) -> Any:
         config, world = self.settings.finetuning, self.world
-        optimizer = optax.chain(
-            optax.add_decayed_weights(config.weight_decay), optax.amsgrad(config.learning_rate)
-        )
         return finetune(
             world.model.predict,
             params,
             world.task.loss,
             Mixture(world.original, images, config.share),
             lambda example, random: example,
-            optimizer,
+            self.adam,
             world.validation,
             steps=config.steps,
             images_per_step=config.batch,
@@ -355,6 +362,13 @@ class Run:
             folder=folder,
             config=self.config,
             probe_every=max(config.steps // 2, 1),
+        )
+
+    @cached_property
+    def adam(self) -> optax.GradientTransformation:
+        config = self.settings.finetuning
+        return optax.chain(
+            optax.add_decayed_weights(config.weight_decay), optax.amsgrad(config.learning_rate)
         )
 
     def evaluate(self, models: dict[str, Any]) -> None:

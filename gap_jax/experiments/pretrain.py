@@ -82,8 +82,8 @@ class Recipe:
     few: bool = False  # only 128 rooms, to try the recipe out
     vae: Part = Part(300, 32, 4e-4)
     clip: Part = Part(600, 64, 1.5e-3)
-    depth: Part = Part(600, 32, 3e-3, "muon")
-    critic: Part = Part(900, 32, 3e-3, "muon")
+    depth: Part = Part(500, 32, 3e-3, "muon")
+    critic: Part = Part(700, 32, 3e-3, "muon")
     diffusion: Part = Part(3600, 32, 3e-3, "muon")
 
 

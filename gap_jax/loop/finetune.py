@@ -1,5 +1,6 @@
 """The stage that fine-tunes the model under improvement, on original and generated data."""
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -64,10 +65,7 @@ def finetune(
 
     Resumable, data-parallel over all devices; raises as `train`.
     """
-    measure = jax.jit(lambda params, batch: loss(predict(params, batch["image"]), batch))
-
-    def objective(params, frozen, batch, keys):
-        return loss(predict(params, batch["image"]), batch).mean(), {}
+    objective, measure = _programs(predict, loss)
 
     def probe(params):
         params = jax.device_get(params)
@@ -87,3 +85,13 @@ def finetune(
         checkpoint_every=probe_every,
         best=select,
     )
+
+
+@functools.cache
+def _programs(predict: Predict, loss: Callable[[Any, Arrays], jax.Array]):
+    """The training's objective and each image's loss, the same functions for the same model and loss."""
+
+    def objective(params, frozen, batch, keys):
+        return loss(predict(params, batch["image"]), batch).mean(), {}
+
+    return objective, jax.jit(lambda params, batch: loss(predict(params, batch["image"]), batch))

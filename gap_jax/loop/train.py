@@ -3,6 +3,7 @@
 In its folder: `checkpoints/` (Orbax), `metrics.jsonl` and TensorBoard events, `pictures/` (PNG).
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,7 +71,7 @@ def train(
     folder = Path(folder)
     mesh = mesh or parallel.make_mesh()
     rows = parallel.local_rows(mesh, batches.size)
-    optimizer = optax.apply_if_finite(optimizer, max_skipped)
+    optimizer = _careful(optimizer, max_skipped)
     start = TrainState(
         jnp.zeros((), jnp.int32), params, optimizer.init(params), params if average is not None else ()
     )
@@ -114,10 +115,14 @@ def train(
     return _result(state) if kept is None else _least(kept, _result(state))[1]
 
 
+_careful = functools.cache(optax.apply_if_finite)  # the same for the same, and so is the compiled step
+
+
 def _result(state: TrainState) -> Params:
     return state.params if isinstance(state.average, tuple) else state.average
 
 
+@functools.cache
 def _step(loss: Loss, optimizer: optax.GradientTransformation, decay: float | None):
     def step(state, frozen, batch, key):
         rows = batch.pop("row")
