@@ -29,6 +29,12 @@ def config(sd15, tmp_path):
     )
 
 
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch):
+    """JAX is in use already, and a cluster can only be joined before."""
+    monkeypatch.setattr("gap_jax.parallel.initialize", lambda: None)
+
+
 def test_it_trains_what_it_is_told_to_and_writes_a_pipeline(config, sd15, capsys):
     adapt.main(config)
     pipe, params = gap_jax.load_pipeline(config.work / "pipeline")

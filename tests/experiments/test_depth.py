@@ -95,7 +95,13 @@ def test_what_was_generated_is_read_by_tfds_and_datasets(finished):
     assert {row["text"].split(":")[0] for row in split} <= set(worlds.TARGETS)
 
 
-def test_run_again_it_does_nothing_and_says_so(finished, capsys):
+@pytest.fixture
+def one_process(monkeypatch):
+    """JAX is in use already, and a cluster can only be joined before."""
+    monkeypatch.setattr("gap_jax.parallel.initialize", lambda: None)
+
+
+def test_run_again_it_does_nothing_and_says_so(finished, capsys, one_process):
     work = finished[0]
     before = {path: path.stat().st_mtime_ns for path in work.rglob("*")}
     depth.main(Depth(work=work, settings=TINY))
@@ -103,7 +109,7 @@ def test_run_again_it_does_nothing_and_says_so(finished, capsys):
     assert {path: path.stat().st_mtime_ns for path in work.rglob("*")} == before
 
 
-def test_another_configuration_is_refused_by_the_field_that_differs(finished):
+def test_another_configuration_is_refused_by_the_field_that_differs(finished, one_process):
     other = dataclasses.replace(TINY, generating=dataclasses.replace(TINY.generating, images=6))
     with pytest.raises(ValueError, match=r"images.*4.*6|images.*6.*4"):
         depth.main(Depth(work=finished[0], settings=other))
