@@ -3,17 +3,15 @@
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from io import BytesIO
 from multiprocessing import get_context
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 
 from gap_jax.data import rooms
+from gap_jax.data.generated import png
 
-DEPTH_SCALE = 65535  # 16-bit depth PNG is depth (in [0,1]) times this, rounded
 _CHUNK = 32
 
 
@@ -75,17 +73,11 @@ def _examples(seed: int, allowed: dict, size: int, count: int, start: int) -> li
     rendered = rooms.render(seed, indices, [rooms.draw_style(seed, i, allowed) for i in indices], size)
     return [
         {
-            "image": _png(rendered.image[i]),
-            "depth": _png(np.round(rendered.depth[i, ..., 0] * DEPTH_SCALE).astype(np.uint16)),
-            "mask": _png(rendered.mask[i, ..., 0].astype(np.uint8) * 255),
+            "image": png(rendered.image[i]),
+            "depth": png(rendered.depth[i]),
+            "mask": png(rendered.mask[i]),
             "caption": rooms.caption(style),
             **style._asdict(),
         }
         for i, style in enumerate(rendered.styles)
     ]
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    stream = BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()
