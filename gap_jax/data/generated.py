@@ -129,6 +129,18 @@ def write_tfds(chunks: Path, folder: Path) -> Path:
     return Path(builder.data_dir)
 
 
+def as_arrays(example: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """An example of 8-bit image, 16-bit depth and mask as losses take it.
+
+    `image` float32 in [0,1] and, if it has depth, `depth` float32 in [0,1] and `mask` bool, True = valid.
+    """
+    found = {"image": example["image"].astype(np.float32) / 255}
+    if "depth" in example:
+        depth = example["depth"].astype(np.float32) / DEPTH_SCALE
+        found |= {"depth": depth, "mask": example["mask"] > 0}
+    return found
+
+
 def png(pixels: np.ndarray) -> bytes:
     """A PNG of uint8 `[H,W,3]`; of a mask or 16-bit depth, `[H,W,1]` boolean or float in [0,1]."""
     if pixels.dtype == bool:

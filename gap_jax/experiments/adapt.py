@@ -15,6 +15,7 @@ import optax
 import tyro
 
 from gap_jax import losses, parallel
+from gap_jax.data.generated import as_arrays
 from gap_jax.data.image_folder import ImageFolder
 from gap_jax.data.loader import Batches
 from gap_jax.diffusion.align import Sampling, depth_condition
@@ -53,7 +54,7 @@ def main(config: Adapt) -> None:
 
     def transform(example, random):
         row = 0 if random.random() < config.silent else 1 + example["index"]
-        return {"tokens": tokens[row], **arrays(example)}
+        return {"tokens": tokens[row], **as_arrays(example)}
 
     loss = losses.denoising(pipe)
     schedule = optax.warmup_constant_schedule(0.0, config.learning_rate, config.steps // 50 + 1)
@@ -102,18 +103,10 @@ def settings(config: Adapt) -> dict:
     return {name: str(value) for name, value in dataclasses.asdict(config).items() if name != "work"}
 
 
-def arrays(example: dict) -> dict[str, np.ndarray]:
-    """An example as the loss wants it."""
-    found = {"image": example["image"].astype(np.float32) / 255}
-    if "depth" in example:
-        found |= {"depth": example["depth"].astype(np.float32) / 65535, "mask": example["mask"] > 0}
-    return found
-
-
 def samples(pipe: Pipeline, params: dict, source: ImageFolder, count: int = 4):
     """A probe that draws the first images, and below each a generated one of its caption (and depth)."""
     examples = [source[i] for i in range(min(count, len(source)))]
-    batch = {name: np.stack([arrays(e)[name] for e in examples]) for name in arrays(examples[0])}
+    batch = {name: np.stack([as_arrays(e)[name] for e in examples]) for name in as_arrays(examples[0])}
     sampling = Sampling(num_steps=15)
     context = pipe.encode_text(params, pipe.tokenize([example["text"] for example in examples]))
     uncond = pipe.encode_text(params, pipe.tokenize([""]))

@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from gap_jax import prompts
 from gap_jax.data.corruptions import CORRUPTIONS
 from gap_jax.data.corruptions_3d import CORRUPTIONS_3D
-from gap_jax.data.generated import DEPTH_SCALE
+from gap_jax.data.generated import as_arrays
 from gap_jax.diffusion.align import Sampling
 from gap_jax.diffusion.align import generate as sample
 from gap_jax.experiments.world import Arrays, Network, World, stack
@@ -409,11 +409,4 @@ def read_generated(folder: Path) -> list[dict[str, np.ndarray]]:
     """The images of a generated data set with their labels."""
     summary = json.loads((folder / "summary.json").read_text())
     source = tfds.builder_from_directory(folder / summary["tfds"]).as_data_source("train")
-    return [
-        {
-            "image": example["image"].astype(np.float32) / 255,
-            "depth": example["depth"].astype(np.float32) / DEPTH_SCALE,
-            "mask": example["mask"] > 0,
-        }
-        for example in source
-    ]
+    return [as_arrays(example) for example in source]
