@@ -5,6 +5,7 @@ prompts is. One device is a mesh of one: the same program.
 """
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -41,6 +42,19 @@ def initialize(
     except ValueError as error:
         if given or "coordinator_address should be defined" not in str(error):
             raise  # else: JAX found no cluster, and this process is alone
+
+
+def use_all_cores() -> None:
+    """Without accelerators, make each core a device, up to 8; before JAX is used.
+
+    Small networks run faster so than with all cores on one device. The number is a power of 2, as batches
+    are. A number of devices that was asked for, by `jax_num_cpu_devices` or XLA's flag, stays.
+    """
+    asked = jax.config.jax_num_cpu_devices
+    if (asked or 0) > 0 or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    cores = os.cpu_count() or 1
+    jax.config.update("jax_num_cpu_devices", min(2 ** (cores.bit_length() - 1), 8))
 
 
 def make_mesh(prompts: int = 1) -> Mesh:

@@ -1,21 +1,43 @@
-"""Data sets of one's own: `python -m gap_jax.data check taskonomy --root …`, and `prepare`."""
+"""Data sets of one's own: `python -m gap_jax.data check taskonomy --root …`, `prepare`, masks from boxes."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import tyro
 
-from gap_jax.data.check import check
+from gap_jax.data.boxes import write_masks
+from gap_jax.data.check import DEPTH, MASKED, View, check
 from gap_jax.data.depth_folder import DepthFiles, DepthFolder
+from gap_jax.data.folder_dataset import FolderDataset
+from gap_jax.data.iwildcam import IWildCam, IWildCamFiles
+from gap_jax.data.masked_folder import MaskedFiles, MaskedFolder
 from gap_jax.data.omnidata import Omnidata, OmnidataFiles
 from gap_jax.data.taskonomy import Taskonomy, TaskonomyFiles
+from gap_jax.data.waterbirds import Waterbirds, WaterbirdsFiles
 
 Source = (
     Annotated[TaskonomyFiles, tyro.conf.subcommand("taskonomy")]
     | Annotated[OmnidataFiles, tyro.conf.subcommand("omnidata")]
     | Annotated[DepthFiles, tyro.conf.subcommand("folder")]
+    | Annotated[WaterbirdsFiles, tyro.conf.subcommand("waterbirds")]
+    | Annotated[IWildCamFiles, tyro.conf.subcommand("iwildcam")]
+    | Annotated[MaskedFiles, tyro.conf.subcommand("masked-folder")]
 )
-_BUILDERS = {TaskonomyFiles: Taskonomy, OmnidataFiles: Omnidata, DepthFiles: DepthFolder}
+
+
+class _Kind(NamedTuple):
+    builder: type[FolderDataset]
+    view: View
+
+
+_KINDS = {
+    TaskonomyFiles: _Kind(Taskonomy, DEPTH),
+    OmnidataFiles: _Kind(Omnidata, DEPTH),
+    DepthFiles: _Kind(DepthFolder, DEPTH),
+    WaterbirdsFiles: _Kind(Waterbirds, MASKED),
+    IWildCamFiles: _Kind(IWildCam, MASKED),
+    MaskedFiles: _Kind(MaskedFolder, MASKED),
+}
 
 
 def run_check(
@@ -31,12 +53,13 @@ def run_check(
     Args:
         source: What lies how.
         root: The folder.
-        sheet: Where examples are drawn: image, depth, mask.
+        sheet: Where examples are drawn: image, depth or foreground, mask.
         sample: How many images are read, 0 for all.
         size: Of what is drawn, in pixels.
         tolerance: Which share of images may be unusable.
     """
-    check(source, root, sheet=sheet, sample=sample, size=size, tolerance=tolerance)
+    view = _KINDS[type(source)].view
+    check(view, source, root, sheet=sheet, sample=sample, size=size, tolerance=tolerance)
 
 
 def run_prepare(source: Source, root: Path, data_dir: Path, size: int = 256, tolerance: float = 0.01) -> None:
@@ -49,13 +72,25 @@ def run_prepare(source: Source, root: Path, data_dir: Path, size: int = 256, tol
         size: Of images, in pixels.
         tolerance: Which share of images may be unusable.
     """
-    builder = _BUILDERS[type(source)].prepared(source, root, data_dir, size, tolerance)
+    builder = _KINDS[type(source)].builder.prepared(source, root, data_dir, size, tolerance)
     print(f'{builder.data_dir} is complete: tfds.builder_from_directory(…).as_data_source("train") reads it')
+
+
+def run_masks(boxes: Path, images: Path, masks: Path, suffix: str = "") -> None:
+    """Make masks from boxes around the foreground.
+
+    Args:
+        boxes: A CSV with the columns file_name,x,y,width,height, in pixels, or COCO's JSON.
+        images: The folder that file names are relative to.
+        masks: The folder that masks are written to, as PNG files with the images' names.
+        suffix: What is added to a mask's name before .png; Waterbirds' is _mask.
+    """
+    print(f"{masks}: wrote {write_masks(boxes, images, masks, suffix)} masks")
 
 
 def main(args: list[str] | None = None) -> None:
     """Run a command; what is wrong with the data ends it with a message."""
-    commands = {"check": run_check, "prepare": run_prepare}
+    commands = {"check": run_check, "prepare": run_prepare, "masks": run_masks}
     config = (tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes)
     try:
         tyro.extras.subcommand_cli_from_dict(

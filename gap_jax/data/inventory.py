@@ -1,9 +1,10 @@
-"""What a folder of images with depth holds: examples, and what is left out, counted and listed."""
+"""What a folder of images holds: examples, and what is left out, counted and listed; tables of images."""
 
+import csv
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -13,24 +14,74 @@ _SHOWN = 5
 
 
 class Found(NamedTuple):
-    """Examples by split; the files at fault; in words, what is left out on purpose."""
+    """Files of examples by split; those at fault; in words, what is left out on purpose; labels' names.
 
-    splits: dict[str, list[Files]]
+    Examples are `rgbd.Files`, or `masked.Files` with labels 0, 1, …, whose names `classes` are.
+    """
+
+    splits: dict[str, list[Any]]
     faults: list[Fault]
     notes: list[str]
+    classes: tuple[str, ...] = ()
 
 
-class Layout(Protocol):
+class Finder(Protocol):
     """How a data set lies in its folder.
 
-    `frame` is as in `rgbd.read`; `find` looks at names alone, and raises ValueError or FileNotFoundError,
-    saying what should be where, for a folder unlike it; `decode` is a `rgbd.Decode`.
+    `find` looks at names and tables alone, and raises ValueError or FileNotFoundError, saying what should be
+    where, for a folder unlike it.
     """
+
+    def find(self, root: Path) -> Found: ...
+
+
+class Layout(Finder, Protocol):
+    """How images with depth lie in their folder: `frame` as in `rgbd.read`, `decode` a `rgbd.Decode`."""
 
     @property
     def frame(self) -> tuple[int, int] | None: ...
-    def find(self, root: Path) -> Found: ...
     def decode(self, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+class Row(NamedTuple):
+    """A line of a table: where it is, such as `folder/metadata.csv:2`, and its cells by column."""
+
+    place: str
+    cells: dict[str, str]
+
+    def number(self, column: str) -> int:
+        """A cell as an integer; raises ValueError naming the line."""
+        try:
+            return int(self.cells[column])
+        except ValueError as error:
+            raise ValueError(
+                f"{self.place}: {column} must be an integer, found {self.cells[column]!r}"
+            ) from error
+
+
+def read_table(path: Path, columns: Sequence[str]) -> list[Row]:
+    """The lines of a CSV file with a header that has `columns`, perhaps among others.
+
+    Raises FileNotFoundError, and ValueError naming the columns or the line, for a file unlike this.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: a CSV with the columns {', '.join(columns)}")
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        table = csv.DictReader(stream)
+        header = table.fieldnames or []
+        lacking = [name for name in columns if name not in header]
+        if lacking:
+            raise ValueError(
+                f"{path} lacks the columns {', '.join(lacking)}, found {', '.join(header) or 'none'}"
+            )
+        rows = [Row(f"{path}:{table.line_num}", cells) for cells in table]
+    for row in rows:
+        empty = [name for name in columns if not row.cells[name]]
+        if empty:
+            raise ValueError(f"{row.place} has nothing in the columns {', '.join(empty)}")
+    if not rows:
+        raise ValueError(f"{path} has a header, but no lines")
+    return rows
 
 
 def match(
@@ -75,6 +126,12 @@ def some(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def spread(things: Sequence[Any], number: int) -> list[Any]:
+    """At most `number` of them, evenly spread."""
+    places = np.linspace(0, len(things) - 1, min(number, len(things))).round().astype(int)
+    return [things[place] for place in places]
 
 
 def check_share(faults: Sequence[Fault], total: int, tolerance: float) -> None:

@@ -110,8 +110,8 @@ def read_depth(path: str | Path, size: tuple[int, int] | None) -> np.ndarray:
         pixels = np.asarray(image)
     found = pixels.shape[1::-1]
     if not right or (size and found != size):
-        of = f" of {_times(size)} pixels" if size else ""
-        raise Fault(path, f"must be {wanted}{of}, found {_times(found)}, {kind}")
+        of = f" of {times(size)} pixels" if size else ""
+        raise Fault(path, f"must be {wanted}{of}, found {times(found)}, {kind}")
     return pixels
 
 
@@ -119,10 +119,10 @@ def read_mask(path: str | Path, size: tuple[int, int] | None) -> np.ndarray:
     """Where an image of one channel is not zero, bool `[H,W]`; raises `Fault` if not of `size` (W, H)."""
     image = open_image(path)
     if size and image.size != size:
-        raise Fault(path, f"must be of {_times(size)} pixels, found {_times(image.size)}")
+        raise Fault(path, f"must be of {times(size)} pixels, found {times(image.size)}")
     pixels = np.asarray(image)
     if pixels.ndim != 2:
-        raise Fault(path, f"must have one channel, 0 where depth is not valid, found mode {image.mode}")
+        raise Fault(path, f"must have one channel, 0 where a pixel does not count, found mode {image.mode}")
     return pixels != 0
 
 
@@ -153,5 +153,6 @@ def _window(size, frame):
     return left, top, left + across, top + down
 
 
-def _times(size):
+def times(size: tuple[int, int]) -> str:
+    """Width and height in words."""
     return "x".join(map(str, size))

@@ -26,8 +26,8 @@ _COLOURS = {
     "blue": (0.24, 0.42, 0.88),
 }
 _TEXTURES = ("plain", "striped", "checkered")
-_LIGHT = {"bright": 1.0, "dim": 0.5, "dark": 0.22}
-_EXTINCTION = {"clear": 0.0, "hazy": 0.15, "foggy": 0.45}  # per metre
+_LIGHT = {"bright": 1.0, "dark": 0.4}
+_EXTINCTION = {"clear": 0.0, "foggy": 0.35}  # per metre
 _WAVE = np.float32(2 * np.pi / 3.0)  # radians per metre, of stripes and checks
 _FOG = np.array((0.86, 0.88, 0.90), np.float32)
 _SKY = np.array((0.80, 0.90, 1.00), np.float32)

@@ -7,6 +7,7 @@ where it was stopped.
 import dataclasses
 import json
 from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,16 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tensorflow_datasets as tfds
 
 from gap_jax import prompts
 from gap_jax.data.corruptions import CORRUPTIONS
 from gap_jax.data.corruptions_3d import CORRUPTIONS_3D
-from gap_jax.data.generated import as_arrays
+from gap_jax.data.loader import Source
+from gap_jax.data.prepared import Prepared
 from gap_jax.diffusion.align import Sampling
 from gap_jax.diffusion.align import generate as sample
 from gap_jax.experiments.world import Arrays, Network, World, stack
-from gap_jax.guidance import image_guidance
+from gap_jax.guidance import Target, cosine, image_guidance
 from gap_jax.loop.evaluate import Shift, evaluate, shifts
 from gap_jax.loop.finetune import Mixture, finetune
 from gap_jax.loop.generate import Filter, generate, plan
@@ -73,6 +74,7 @@ class Optimizing:
 
     prompts: int = 2  # of an arm, for each target if it is guided
     placeholders: int = 3  # tokens of a prompt
+    start: str | None = None  # the word they begin as; none: drawn from the vocabulary's distribution
     steps: int = 15  # updates
     batch: int = 8  # images an update
     accumulation: int = 1  # parts of the batch that are computed one after another
@@ -96,11 +98,13 @@ class Generating:
     denoising_steps: int = 10
     suffix: str = ""  # after an optimised prompt
     max_critic_loss: float | None = None  # images on which the critic errs more are dropped
+    subject: str = "a room"  # what images are to show, for the next
+    min_clip_similarity: float | None = None  # images whose cosine to the subject in CLIP is less are dropped
 
 
 @dataclasses.dataclass(frozen=True)
 class Finetuning:
-    """Fine-tuning the model: Adam (amsgrad), the last step's parameters."""
+    """Fine-tuning the model: Adam (amsgrad); of four checkpoints, the one with the least validation loss."""
 
     steps: int = 40
     batch: int = 16  # images an update
@@ -198,7 +202,7 @@ class Run:
         if arm.written:
             return [Prompts(tuple(self.config["written"] or world.written))]
         keys = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), 1), config.prompts)
-        starts = np.stack([prompts.from_vocabulary(world.params, config.placeholders, key) for key in keys])
+        starts = np.stack([self.start(key, drawn=arm.random) for key in keys])
         names = tuple(f"<gap-{i}>" for i in range(config.prompts))
         if arm.random:
             return [Prompts(names, starts)]
@@ -207,6 +211,13 @@ class Run:
             Prompts(names, self.optimize(arm, params, target, starts, folder / (target or "all")), target)
             for target in (world.targets if arm.guidance else [None])
         ]
+
+    def start(self, key: jax.Array, drawn: bool) -> np.ndarray:
+        """Embeddings `[n,D]` that a prompt begins as: its word's, or `drawn` from the vocabulary."""
+        config, world = self.settings.optimizing, self.world
+        if config.start is None or drawn:
+            return prompts.from_vocabulary(world.params, config.placeholders, key)
+        return prompts.from_word(world.pipe, world.params, config.start, config.placeholders)
 
     def optimizer(self, arm: Arm, params: Any, target: str | None) -> PromptOptimizer:
         """An arm's: a program of all, with its weights; a part that it does not have weighs 0."""
@@ -268,9 +279,7 @@ class Run:
             checkpoint_every=config.checkpoint_every,
         )
 
-    def images(
-        self, name: str, made: list[Prompts], params: Any, iteration: int
-    ) -> list[dict[str, np.ndarray]] | None:
+    def images(self, name: str, made: list[Prompts], params: Any, iteration: int) -> Prepared | None:
         """The arm's training set, generated with all its prompts; None if it has none."""
         if not made:
             return None
@@ -279,10 +288,15 @@ class Run:
         padded = np.resize(contexts, (max(8, len(contexts)), *contexts.shape[1:]))  # one program for all arms
         weights = {"pipeline": world.params, "model": params, "critic": world.critic.params}
         weights |= {"contexts": padded, "uncond": self.uncond}
+        filters = []
+        if config.max_critic_loss is not None:
+            filters.append(Filter("critic_loss", high=config.max_critic_loss))
+        if config.min_clip_similarity is not None:
+            filters.append(Filter("clip_similarity", low=config.min_clip_similarity))
+            weights |= {"clip": world.clip_params, "subject": self.subject}
         names = tuple(
             text if some.target is None else f"{some.target}: {text}" for some in made for text in some.texts
         )
-        limit = config.max_critic_loss
         folder = self.stage(name, "generate", iteration)
         generate(
             self.make(ARMS[name].strength),
@@ -294,9 +308,9 @@ class Run:
             folder=folder,
             config=self.config,
             prompt_names=names,
-            filters=() if limit is None else (Filter("critic_loss", high=limit),),
+            filters=tuple(filters),
         )
-        return read_generated(folder)
+        return Prepared(folder / "tfds", "train")
 
     @lru_cache  # noqa: B019 (the same function is compiled only once; runs live as long as the program)
     def make(self, strength: float):
@@ -315,9 +329,18 @@ class Run:
                 f"{name}_loss": world.task.loss(predict(weights[name], images), batch)
                 for name, predict in judges.items()
             }
+            if "subject" in weights:
+                features = world.clip.image_features(weights["clip"], images, projected=True)
+                losses["clip_similarity"] = 1 - cosine(features, Target(weights["subject"], None))
             return images, losses
 
         return make
+
+    @cached_property
+    def subject(self) -> jax.Array:
+        """CLIP's projected features `[D]` of what images are to show."""
+        world, text = self.world, self.settings.generating.subject
+        return world.clip.text_features(world.clip_params, world.clip.tokenize([text]), projected=True)[0]
 
     @cached_property
     def uncond(self) -> jax.Array:
@@ -336,17 +359,17 @@ class Run:
         ids = pipe.tokenize([text], count)
         return np.concatenate([pipe.encode_text(params, ids, embeddings) for embeddings in some.embeddings])
 
-    def few(self, name: str, images: list[dict[str, np.ndarray]]) -> dict[str, Any]:
+    def few(self, name: str, images: Prepared) -> dict[str, Any]:
         """The model fine-tuned with fewer of the images, by `{arm}@{how many}`."""
         counts = [count for count in self.settings.evaluating.efficiency if count < len(images)]
         return {
             f"{name}@{count}": self.finetune(
-                images[:count], self.world.model.params, self.stage(name, f"finetune-{count}")
+                images.only(np.arange(count)), self.world.model.params, self.stage(name, f"finetune-{count}")
             )
             for count in counts
         }
 
-    def finetune(self, images: list[dict[str, np.ndarray]] | None, params: Any, folder: Path) -> Any:
+    def finetune(self, images: Source | None, params: Any, folder: Path) -> Any:
         config, world = self.settings.finetuning, self.world
         return finetune(
             world.model.predict,
@@ -361,7 +384,8 @@ class Run:
             seed=self.seed,
             folder=folder,
             config=self.config,
-            probe_every=max(config.steps // 2, 1),
+            select="mean",
+            probe_every=max(config.steps // 4, 1),
         )
 
     @cached_property
@@ -383,7 +407,10 @@ class Run:
         found = evaluate(
             predict,
             whole,
-            shifts(world.test, world.domains, config.severities),
+            chain(
+                shifts(world.test, world.domains, config.severities),
+                (Shift(name, {**world.test, "image": images}) for name, images in world.corrupted()),
+            ),
             metrics,
             total=1 + len(world.domains) + len(config.severities) * corruptions,
         )
@@ -403,10 +430,3 @@ class Run:
 def _always(value: jax.Array, images: jax.Array) -> jax.Array:
     """The same prediction for all images."""
     return jnp.broadcast_to(value, (len(images), *value.shape))
-
-
-def read_generated(folder: Path) -> list[dict[str, np.ndarray]]:
-    """The images of a generated data set with their labels."""
-    summary = json.loads((folder / "summary.json").read_text())
-    source = tfds.builder_from_directory(folder / summary["tfds"]).as_data_source("train")
-    return [as_arrays(example) for example in source]

@@ -4,8 +4,11 @@ The closed loop on a depth model: prompts on which it fails, images of them, fin
 result as a table, curves and a page. What is done is kept: the same command goes on where it was stopped.
 """
 
+import argparse
 import dataclasses
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,50 +17,56 @@ import tyro
 
 from gap_jax import parallel
 from gap_jax.checkpoint import check_config
-from gap_jax.experiments import story, worlds
-from gap_jax.experiments.closed_loop import (
-    STAGES,
-    Evaluating,
-    Finetuning,
-    Generating,
-    Optimizing,
-    Run,
-    Settings,
-)
+from gap_jax.experiments import story
+from gap_jax.experiments.closed_loop import STAGES, Run, Settings
+from gap_jax.experiments.depth_files import Files
+from gap_jax.experiments.depth_presets import PRESETS, quick
+from gap_jax.experiments.depth_rooms import Rooms
 from gap_jax.report import page
 from gap_jax.report.results import save
-
-SMALL = Settings()
-QUICK = Settings(
-    arms=("control", "agnostic", "guided-adversarial"),
-    optimizing=Optimizing(prompts=1, steps=4, backprop_steps=1),
-    generating=Generating(images=32, denoising_steps=5),
-    finetuning=Finetuning(steps=20),
-    evaluating=Evaluating(images=16, severities=(3,), efficiency=()),
-)
 
 
 @dataclasses.dataclass(frozen=True)
 class Depth:
-    """What to run, and where."""
+    """What to run, and where. Defaults are the preset's."""
 
     stage: tyro.conf.Positional[Literal[STAGES]] = "report"  # the last stage to run
-    work: Path = Path("runs/depth")  # where everything goes
+    preset: Literal[tuple(PRESETS)] = "small"  # what all other settings are by default
     quick: bool = False  # a few minutes: three arms, short stages
-    settings: Annotated[Settings, tyro.conf.arg(name="")] = SMALL
+    work: Path = Path("runs/depth")  # where everything goes
+    settings: Annotated[Settings, tyro.conf.arg(name="")] = PRESETS["small"][0]
+    world: tyro.conf.AvoidSubcommands[Rooms | Files] = PRESETS["small"][1]
+
+    def plain(self) -> dict:
+        """As JSON: what tells this experiment from another."""
+        return json.loads(
+            json.dumps(self.settings.plain() | {"world": dataclasses.asdict(self.world)}, default=str)
+        )
+
+
+def parse(args: Sequence[str]) -> Depth:
+    """The experiment of a command line: first its preset, then what it changes."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="small")
+    first.add_argument("--quick", action="store_true")
+    chosen, _ = first.parse_known_args(args)
+    settings, world = PRESETS.get(chosen.preset, PRESETS["small"])  # tyro says which presets there are
+    default = Depth(preset=chosen.preset, settings=quick(settings) if chosen.quick else settings, world=world)
+    return tyro.cli(Depth, default=default, description=__doc__, args=args)
 
 
 def main(config: Depth) -> None:
     """Run what is not done yet, up to the stage."""
+    parallel.use_all_cores()
     parallel.initialize()
     work, settings = config.work, config.settings
-    check_config(work / "config.json", settings.plain())
+    check_config(work / "config.json", config.plain())
     report = work / "report" / "index.html"
     if report.exists():
         print(f"nothing to do: {report} is there")
         return
     jax.config.update("jax_compilation_cache_dir", str(work.absolute() / "compiled"))
-    world = worlds.small(held_out=settings.evaluating.images)
+    world = config.world.build(settings.evaluating.images)
     runs = [Run(settings, world, work, seed) for seed in settings.seeds]
     try:
         for run in runs:
@@ -71,5 +80,7 @@ def main(config: Depth) -> None:
 
 
 if __name__ == "__main__":
-    default = Depth(settings=QUICK) if "--quick" in sys.argv else Depth()
-    main(tyro.cli(Depth, default=default, description=__doc__))
+    try:
+        main(parse(sys.argv[1:]))
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error

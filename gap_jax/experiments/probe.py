@@ -45,9 +45,9 @@ EIGHT = (
     rooms.Style("blue", "checkered"),
     rooms.Style("green", light="dark"),
     rooms.Style("beige", air="foggy"),
-    rooms.Style("blue", "striped", "dim", "hazy"),
-    rooms.Style("grey", "checkered", "dim"),
-    rooms.Style("red", "plain", "bright", "hazy"),
+    rooms.Style("blue", "striped", "dark", "foggy"),
+    rooms.Style("grey", "checkered", "dark"),
+    rooms.Style("red", "plain", "bright", "foggy"),
 )
 CHUNK = 32
 
@@ -59,7 +59,7 @@ class Probe:
     model: str = "small"  # the pipeline's folder
     clip: str = "small"
     depth: str = "small"  # with the parts `depth` (f) and `critic`, or a folder that has them
-    rooms_per_style: int = 4  # 135 styles
+    rooms_per_style: int = 12  # 60 styles
     guidance_scale: float = 2.0
     split: str = "validation"
     output: Path | None = None  # a JSON file for the numbers

@@ -12,6 +12,7 @@ from gap_jax import prompts
 from gap_jax.diffusion.align import Sampling
 from gap_jax.diffusion.align import generate as sample
 from gap_jax.experiments.closed_loop import ARMS, Arm, Prompts, Run
+from gap_jax.experiments.world import stack
 from gap_jax.loop.optimize import load_trajectory
 from gap_jax.report import pictures
 from gap_jax.report.results import (
@@ -54,7 +55,9 @@ def assemble(runs: list[Run], root: Path) -> Results:
         critic_real=tuple(seed["critic"]["original"]["l1"] for seed in measured),
         critic_mean_map=tuple(seed[MEAN_MAP]["original"]["l1"] for seed in measured),
         efficiency={
-            target: efficiency(measured, settings.arms, target, full) for target in tuple(world.targets)
+            target: efficiency(measured, settings.arms, target, full)
+            for target in world.targets
+            if target in world.domains
         },
         prompts=tuple(drawn(first, root)),
     )
@@ -106,8 +109,8 @@ def generated(folders: list[Path]) -> Generated:
 
 
 def drawn(run: Run, root: Path) -> Iterator[Prompt]:
-    """Every prompt of this seed with pictures of the first test images, at some of its steps."""
-    labels = {name: array[:EXAMPLES] for name, array in run.world.test.items()}
+    """Every prompt of this seed with pictures of the first original images, at some of its steps."""
+    labels = stack(run.world.original, np.arange(EXAMPLES))
     draw = drawing(run, labels)
     for name in run.settings.arms:
         for some in run.prompts(name, run.world.model.params, 0):
@@ -167,7 +170,8 @@ def drawing(run: Run, labels: Mapping[str, np.ndarray]) -> Draw:
     def render(params, model, context, uncond, labels):
         align = world.task.align(1.0)
         images = sample(world.pipe, params, context, uncond, labels, keys, align, sampling)
-        return images, world.model.predict(model, images)
+        prediction = world.model.predict(model, images)
+        return images, jax.image.resize(prediction, labels["depth"].shape, "bilinear")
 
     return lambda context: jax.device_get(
         render(world.params, world.model.params, context[None], run.uncond, dict(labels))

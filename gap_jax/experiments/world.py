@@ -1,6 +1,6 @@
 """What an experiment is about, as a value: a generator, the model to improve, a critic, a task, data."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -58,6 +58,7 @@ class World(NamedTuple):
     domains: Mapping[str, Arrays]  # shifts to be tested
     targets: Mapping[str, np.ndarray]  # a few images of each target domain, without labels
     written: tuple[str, ...]  # prompts that a person wrote for the shifts
+    corrupted: Callable[[], Iterable[tuple[str, np.ndarray]]] = tuple  # more images of the test set, by set
 
 
 def stack(source: Source, numbers: np.ndarray) -> dict[str, np.ndarray]:

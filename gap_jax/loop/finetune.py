@@ -55,13 +55,13 @@ def finetune(
     select: str | None = None,
     probe_every: int = 100,
 ) -> Any:
-    """Fine-tune and return the parameters of the last step, or those that were best on `select`.
+    """Fine-tune and return the parameters of the last step, or those that were best on the set `select`.
 
     - `predict(params, images)`; `loss(prediction, batch) -> [B]`, which the batch's labels go into.
     - `source`, often a `Mixture`, and `transform`, which makes of an example `image` float `[H,W,3]` in
       [0,1] and its labels.
-    - `validation`: sets by name, each arrays of equal first axes; their mean losses are reported every
-      `probe_every` steps.
+    - `validation`: sets by name, each arrays of equal first axes; their mean losses, and as
+      `mean` the mean of these, are reported every `probe_every` steps.
 
     Resumable, data-parallel over all devices; raises as `train`.
     """
@@ -69,7 +69,8 @@ def finetune(
 
     def probe(params):
         params = jax.device_get(params)
-        return {name: float(np.mean(measure(params, batch))) for name, batch in validation.items()}, {}
+        losses = {name: float(np.mean(measure(params, batch))) for name, batch in validation.items()}
+        return losses | {"mean": float(np.mean(list(losses.values())))}, {}
 
     return train(
         objective,

@@ -4,7 +4,7 @@ Every loss is per image, `[B]` float32, of logits `[B,K]`. A label is `{"label":
 it is in range is checked on the host, by `check_labels`: under jit it cannot be.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,36 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     if labels.shape != logits.shape[:1]:
         raise ValueError(f"labels must have shape {list(logits.shape[:1])}, found {list(labels.shape)}")
     return -jnp.take_along_axis(log_probabilities, labels[:, None], 1)[:, 0]
+
+
+def class_weighted(weights: Sequence[float]) -> Loss:
+    """The cross-entropy to the true class times that class's weight, `weights` `[K]`.
+
+    Torch's with `weight` and `reduction="none"`; its mean also divides by a batch's weights, of which
+    `class_weights` makes the mean 1. `loss(logits [B,K], label) -> [B]`, which raises ValueError where there
+    are not as many classes as weights.
+    """
+    weights = np.asarray(weights, np.float32)
+
+    def loss(prediction: jax.Array, label: Mapping[str, jax.Array]) -> jax.Array:
+        if prediction.shape[-1:] != weights.shape:
+            raise ValueError(f"{list(weights.shape)} class weights, found logits {list(prediction.shape)}")
+        return jnp.asarray(weights)[label["label"]] * cross_entropy(prediction, label["label"])
+
+    return loss
+
+
+def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Weights `[num_classes]`, float32, by which all classes count alike, with mean 1 over `labels` `[N]`.
+
+    N / (num_classes · images of the class). Raises ValueError as `check_labels`, and for a class without
+    images.
+    """
+    check_labels(labels, num_classes)
+    counts = np.bincount(labels, minlength=num_classes)
+    if not counts.all():
+        raise ValueError(f"class {counts.argmin()} has no image: leave it out, or give weights")
+    return (len(labels) / (num_classes * counts)).astype(np.float32)
 
 
 def other_class(temperature: float = 0.5) -> Loss:

@@ -61,6 +61,27 @@ def delta1(prediction: jax.Array, depth: jax.Array, mask: jax.Array) -> jax.Arra
     return _average((jnp.maximum(guess / known, known / guess) < 1.25).astype(jnp.float32), mask)
 
 
+def midas(
+    prediction: jax.Array, depth: jax.Array, mask: jax.Array, weight: float = 0.5, scales: int = 4
+) -> jax.Array:
+    """The loss of MiDaS, float32 `[B]`: half of `ssi_mae`, plus `weight` times the matching of gradients.
+
+    Ranftl et al., arXiv 1907.01341, eqs. 11 and 12: the absolute differences of neighbours in the error of
+    the normalised maps, between valid pixels, summed and divided by the number of valid pixels, at full size
+    and at every second, fourth, … pixel. The DPT's loss in fine-tuning. All arguments `[B,H,W,1]`.
+    """
+    _check_shapes(prediction, depth, mask)
+    error = _normalise(prediction, mask) - _normalise(depth, mask)
+    total = _average(jnp.abs(error), mask) / 2
+    for scale in range(scales):
+        step = 2**scale
+        part, valid = error[:, ::step, ::step], mask[:, ::step, ::step]
+        across = jnp.where(valid[:, :, 1:] & valid[:, :, :-1], jnp.abs(jnp.diff(part, axis=2)), 0.0)
+        down = jnp.where(valid[:, 1:] & valid[:, :-1], jnp.abs(jnp.diff(part, axis=1)), 0.0)
+        total += weight * (across.sum((1, 2, 3)) + down.sum((1, 2, 3))) / _count(valid)
+    return total
+
+
 METRICS = {"l1": l1, "ssi_mae": ssi_mae, "absrel": absrel, "delta1": delta1}
 
 

@@ -8,9 +8,11 @@ import jax
 import tyro
 
 from gap_jax.models.dpt import DPT
+from gap_jax.weights.classifier import KINDS, load_classifier, save_classifier
 from gap_jax.weights.depth import load_depth, save_depth
 from gap_jax.weights.pipeline import load_clip, load_pipeline, save_clip, save_pipeline
 from gap_jax.weights.repo import Repo
+from gap_jax.weights.torchvision import holds_classifier
 
 
 def convert(
@@ -21,8 +23,9 @@ def convert(
     """Write a model as a folder of safetensors, and say what it is.
 
     Args:
-        source: A file of XTC's U-Net or Omnidata's DPT-hybrid, or a folder in transformers' or diffusers'
-            layout: DPT, CLIP, a Stable Diffusion pipeline.
+        source: A file of XTC's U-Net, Omnidata's DPT-hybrid, or a classifier in torchvision's names (taken to
+            be for images normalised as ImageNet's), or a folder in transformers' or diffusers' layout: DPT,
+            ResNet, ViT, CLIP, a Stable Diffusion pipeline.
         target: The folder to write. A model that is there is replaced.
         dtype: Of the weights that are written.
     """
@@ -44,10 +47,17 @@ def _load(source: Path, dtype: str) -> tuple[str, Any, dict, Callable]:
         repo = Repo(source)
         if repo.find("model_index.json"):
             return "Stable Diffusion, diffusers' layout", *load_pipeline(source, dtype=dtype), save_pipeline
-        if "text_config" in repo.read_json("config.json"):
+        config = repo.read_json("config.json")
+        if "text_config" in config:
             return "CLIP, transformers' layout", *load_clip(source, dtype=dtype), save_clip
-    elif not source.is_file():
+        classifier, form = config.get("model_type") in KINDS, "transformers' layout"
+    elif source.is_file():
+        classifier, form = holds_classifier(source), "torchvision's names"
+    else:
         raise FileNotFoundError(f"there is no {source}")
+    if classifier:
+        model, params = load_classifier(source, dtype)
+        return f"{type(model).__name__}, {form}", model, params, save_classifier
     model, params = load_depth(source, dtype=dtype)
     if not isinstance(model, DPT):
         kind, form = "the depth U-Net", "XTC's checkpoint" if source.is_file() else "gap_jax's layout"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.utils.class_weight import compute_class_weight
 
 from gap_jax.tasks import classify
 
@@ -25,12 +26,21 @@ def each(logits, labels):
     return F.cross_entropy(logits, labels, reduction="none")
 
 
+WEIGHTS = [0.5, 2, 1, 0.1, 1, 3, 1]
+
+
+def weighted(logits, labels):
+    weights = torch.tensor(WEIGHTS, dtype=torch.float64)
+    return F.cross_entropy(logits, labels, weights, reduction="none")
+
+
 LOSSES = {
     "other_class": (2, classify.other_class(), lambda x, y: each(0.5 * x, 1 - y)),
     "other_class, temperature 2": (2, classify.other_class(2.0), lambda x, y: each(2 * x, 1 - y)),
     "background": (7, classify.background, lambda x, y: each(x, torch.zeros_like(y))),
     "uniform": (7, classify.uniform, torch_uniform),
     "negative_cross_entropy": (7, classify.negative_cross_entropy, lambda x, y: -each(x, y)),
+    "class_weighted": (7, classify.class_weighted(WEIGHTS), weighted),
     "cross_entropy": (7, lambda x, label: classify.cross_entropy(x, label["label"]), each),
 }
 
@@ -62,6 +72,21 @@ def test_losses_of_half_precision_logits_are_float32(name):
     half, label = jnp.asarray(logits, jnp.bfloat16), {"label": jnp.asarray(labels)}
     assert loss(half, label).dtype == jnp.float32
     np.testing.assert_array_equal(loss(half, label), loss(half.astype(jnp.float32), label))
+
+
+def test_class_weights_make_classes_count_alike():
+    labels = np.array([0, 0, 0, 1, 2, 2])
+    weights = classify.class_weights(labels, 3)
+    np.testing.assert_allclose(weights, compute_class_weight("balanced", classes=np.arange(3), y=labels))
+    assert weights[labels].mean() == pytest.approx(1)
+    with pytest.raises(ValueError, match="class 3 has no image"):
+        classify.class_weights(labels, 4)
+
+
+def test_class_weights_of_other_classes_are_refused():
+    logits, labels = batch(2)
+    with pytest.raises(ValueError, match=r"\[7\] class weights, found logits \[5, 2\]"):
+        classify.class_weighted(WEIGHTS)(logits, {"label": labels})
 
 
 def test_other_class_refuses_three_classes():

@@ -1,0 +1,63 @@
+"""Images with a class and a mask as a TFDS data set: checked, resized, written once, then read by Grain."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from gap_jax.data.folder_dataset import FolderDataset
+from gap_jax.data.generated import png
+from gap_jax.data.inventory import Found, spread
+from gap_jax.data.masked import Files, check_kept, read
+from gap_jax.data.rgbd import Fault
+
+_LOOKED_AT = 200  # masks, before all are read
+
+
+class MaskedDataset(FolderDataset, skip_registration=True):
+    """Features: `image`, `keep` (255 = keep), `label`, `group`, what the layout is `about`, `id`, `file`.
+
+    `file` is the image's path in the manual folder; labels' names are in `metadata.json`, as `classes`.
+    Faults and errors are `FolderDataset`'s; preparing also raises ValueError for masks that look inverted.
+    """
+
+    def _features(self, size: int) -> dict[str, Any]:
+        return {
+            "image": tfds.features.Image(shape=(size, size, 3), encoding_format="png"),
+            "keep": tfds.features.Image(shape=(size, size, 1), encoding_format="png"),
+        } | {
+            name: tfds.features.Scalar(np.int32)
+            for name in ("label", "group", *self.builder_config.layout.about)
+        }
+
+    def _example(self, files: Files) -> dict[str, Any]:
+        config = self.builder_config
+        parts = read(files, config.size, config.layout.scaled)
+        encoded = {name: png(pixels) for name, pixels in parts._asdict().items()}
+        return encoded | {"label": files.label, "group": files.group, **files.about}
+
+    def _check(self, found: Found) -> None:
+        self.info.metadata["classes"] = list(found.classes)
+        config, shares = self.builder_config, []
+        with_mask = [files for examples in found.splits.values() for files in examples if files.mask]
+        for files in spread(with_mask, _LOOKED_AT):
+            try:
+                shares.append(read(files, config.size, config.layout.scaled).keep.mean())
+            except Fault:
+                continue  # counted when it is its turn
+        if shares:
+            check_kept(float(np.median(shares)), config.layout.most_kept)
+
+
+def as_arrays(example: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """An example as losses and alignments take it.
+
+    `image` float32 `[S,S,3]` in [0,1]; `keep` bool `[S,S,1]`, True = keep; `label` and `group` int32.
+    """
+    return {
+        "image": example["image"].astype(np.float32) / 255,
+        "keep": example["keep"] > 0,
+        "label": np.int32(example["label"]),
+        "group": np.int32(example["group"]),
+    }

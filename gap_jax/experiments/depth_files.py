@@ -1,0 +1,161 @@
+"""The depth experiment's world in files: prepared data sets, Stable Diffusion, a depth model of one's own."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+
+from gap_jax.data.corrupted_files import corrupted_sets
+from gap_jax.data.corruptions import corrupt
+from gap_jax.data.inventory import check_share, listed
+from gap_jax.data.prepared import Prepared, splits
+from gap_jax.data.rgbd import Fault, open_image, square_image
+from gap_jax.experiments.depth_task import depth_task
+from gap_jax.experiments.world import Arrays, Network, Task, World, stack
+from gap_jax.tasks import depth as task
+from gap_jax.weights.depth import load_depth
+from gap_jax.weights.pipeline import load_clip, load_pipeline
+
+TARGET_IMAGES = 8
+CORRUPTED = {"fog": "fog", "blur": "defocus_blur"}  # targets made from validation images: the paper's
+WRITTEN = (
+    "a room in fog",
+    "a dark room at night",
+    "a blurry photo of a room",
+    "a room in bright sunlight",
+    "a cluttered room",
+    "an old room with patterned wallpaper",
+)
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+LOSSES = {
+    "l1": (task.l1, task.negative_l1),
+    "midas": (task.midas, task.negative_ssi_mae),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """Where data and models are: data sets made by `python -m gap_jax.data prepare`; folders or hub ids."""
+
+    data: Path = Path("data/taskonomy")  # `train`: fine-tuned on, and images of its labels generated
+    held_out: Path | None = None  # has `validation` and `test`, best of the model's own size; None: `data`
+    domains: dict[str, Path] = dataclasses.field(default_factory=dict)  # further test sets by name
+    # Of target domains: folders of images, or a domain's data set again, of which 8 that are not tested. None:
+    # validation images in fog and blur.
+    targets: dict[str, Path] = dataclasses.field(default_factory=dict)
+    corrupted: Path | None = None  # precomputed 3D Common Corruptions of the test images
+    pipeline: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    controlnet: str | None = "lllyasviel/sd-controlnet-depth"  # None: the pipeline's own
+    clip: str = "openai/clip-vit-large-patch14"
+    model: str = "rgb2depth_consistency.pth"  # under improvement: a file, folder or hub id
+    critic: str | None = None  # a stronger one, of the same kind of depth; None: the model as it was
+    size: int = 256  # pixels, of what the depth models see
+    loss: Literal["l1", "midas"] = "l1"  # L1, or MiDaS's: scale- and shift-invariant, with gradients
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of Stable Diffusion and CLIP
+
+    def build(self, held_out: int) -> World:
+        """The world, with so many images in each held-out set."""
+        original = Prepared(self.data, "train")
+        validation, test = (
+            some(Prepared(self.held_out or self.data, split), held_out) for split in ("validation", "test")
+        )
+        clean, tested = whole(validation), whole(test)
+        domains, targets = {}, {}
+        for name, folder in self.domains.items():
+            domains[name], targets[folder] = domain(folder, held_out)
+        targets = {
+            name: targets[folder] if folder in targets else images(folder, self.size)
+            for name, folder in self.targets.items()
+        }
+        if not targets:
+            targets = in_fog_and_blur(clean["image"][:TARGET_IMAGES])
+            foggy_and_blurred = in_fog_and_blur(tested["image"])
+            domains |= {name: {**tested, "image": shown} for name, shown in foggy_and_blurred.items()}
+        pipe, params = load_pipeline(self.pipeline, self.controlnet, self.dtype)
+        return World(
+            "Depth",
+            f"{self.model}, trained on {self.data}, under distribution shift.",
+            pipe,
+            params,
+            *load_clip(self.clip, self.dtype),
+            self.task(),
+            network(self.model, self.size),
+            network(self.critic or self.model, self.size),
+            original,
+            {"clean": clean},
+            tested,
+            domains,
+            targets,
+            WRITTEN,
+            lambda: precomputed(self.corrupted, test) if self.corrupted else (),
+        )
+
+    def task(self) -> Task:
+        """Depth with the chosen loss."""
+        return depth_task(*LOSSES[self.loss], negative_prompt=task.NEGATIVE_PROMPT)
+
+
+def network(model: str, size: int) -> Network:
+    """A depth model, for images of any size."""
+    module, params = load_depth(model)
+
+    def predict(params, images: jax.Array) -> jax.Array:
+        shape = (len(images), size, size, images.shape[-1])
+        return module.apply({"params": params}, jax.image.resize(images, shape, "bilinear"))
+
+    return Network(predict, params)
+
+
+def some(source: Prepared, count: int) -> Prepared:
+    """So many examples, evenly spread, or all."""
+    return source.only(np.linspace(0, len(source) - 1, min(count, len(source))).astype(int))
+
+
+def whole(source: Prepared) -> Arrays:
+    """All examples as one batch."""
+    return stack(source, np.arange(len(source)))
+
+
+def domain(folder: Path, count: int) -> tuple[Arrays, np.ndarray]:
+    """Examples of a data set to be tested on, and images of its that are not among them."""
+    names = splits(folder)
+    source = Prepared(folder, "test" if "test" in names else names[0])
+    order = np.random.default_rng(0).permutation(len(source))
+    if len(order) <= TARGET_IMAGES:
+        raise ValueError(f"{source.folder} has {len(order)} examples, more than {TARGET_IMAGES} are needed")
+    targets, tested = order[:TARGET_IMAGES], order[TARGET_IMAGES:][:count]
+    return stack(source, tested), stack(source, targets)["image"]
+
+
+def images(folder: Path, size: int) -> np.ndarray:
+    """A folder's images, `[n,size,size,3]` in [0,1]; those that cannot be read are named and left out.
+
+    Raises FileNotFoundError for a folder without images, ValueError if half of them or more are at fault.
+    """
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise FileNotFoundError(f"{folder} has no images ({', '.join(SUFFIXES)}) to be a target")
+    good, faults = [], []
+    for path in paths:
+        try:
+            good.append(square_image(open_image(path).convert("RGB"), size))
+        except Fault as fault:
+            faults.append(fault)
+    check_share(faults, len(paths), 0.5)
+    for line in listed(faults):
+        print(line)
+    return np.stack(good).astype(np.float32) / 255
+
+
+def in_fog_and_blur(clean: np.ndarray) -> dict[str, np.ndarray]:
+    """Images under two Common Corruptions, severity 3."""
+    numbers = np.arange(len(clean))
+    return {target: corrupt(clean, name, 3, ids=numbers) for target, name in CORRUPTED.items()}
+
+
+def precomputed(root: Path, test: Prepared) -> Iterator[tuple[str, np.ndarray]]:
+    """The test images under precomputed 3D Common Corruptions, by the set's name."""
+    return corrupted_sets(root, test.files(), test[0]["image"].shape[0])

@@ -1,0 +1,60 @@
+"""Settings of the depth experiment by name: the small world's, and the paper's for real data and models."""
+
+import dataclasses
+from pathlib import Path
+
+from gap_jax.experiments.closed_loop import Evaluating, Finetuning, Generating, Optimizing, Settings
+from gap_jax.experiments.depth_files import Files
+from gap_jax.experiments.depth_rooms import Rooms
+
+REPLICA = Path("data/omnidata")
+UNET = Settings(
+    optimizing=Optimizing(
+        prompts=8,
+        placeholders=4,
+        steps=500,
+        batch=8,
+        accumulation=2,
+        learning_rate=5e-4,
+        weight_decay=1e-2,
+        denoising_steps=5,
+        guidance_scale=7.0,
+        window=10,
+        threshold=-0.2,
+        checkpoint_every=20,
+    ),
+    generating=Generating(
+        images=8000, batch=8, denoising_steps=15, suffix=",photo,highly detailed,photorealistic"
+    ),
+    finetuning=Finetuning(steps=10_000, batch=32, learning_rate=3e-5, weight_decay=2e-6),
+    evaluating=Evaluating(images=1000, efficiency=(10, 100, 1000)),
+)
+DPT = dataclasses.replace(
+    UNET,
+    optimizing=dataclasses.replace(UNET.optimizing, threshold=-2.0),
+    finetuning=Finetuning(steps=10_000, batch=16, learning_rate=1e-5, weight_decay=2e-6),
+)
+PRESETS: dict[str, tuple[Settings, Rooms | Files]] = {
+    "small": (Settings(), Rooms()),
+    "taskonomy-unet": (UNET, Files()),
+    "taskonomy-dpt": (DPT, Files(model="omnidata_dpt_depth_v2.ckpt", size=384, loss="midas")),
+    "replica": (
+        dataclasses.replace(
+            UNET, arms=("control", "agnostic", "guided", "adversarial", "guided-adversarial")
+        ),
+        Files(domains={"replica": REPLICA}, targets={"replica": REPLICA}),
+    ),
+}
+
+
+def quick(settings: Settings) -> Settings:
+    """The same in a few minutes: at most three arms and short stages, to see that everything runs."""
+    arms = [arm for arm in ("control", "agnostic", "guided-adversarial") if arm in settings.arms]
+    return dataclasses.replace(
+        settings,
+        arms=tuple(arms),
+        optimizing=dataclasses.replace(settings.optimizing, prompts=1, steps=4, backprop_steps=1),
+        generating=dataclasses.replace(settings.generating, images=32, denoising_steps=5),
+        finetuning=dataclasses.replace(settings.finetuning, steps=20),
+        evaluating=Evaluating(images=16, severities=(3,), efficiency=()),
+    )

@@ -1,0 +1,53 @@
+"""What the closed loop is told of depth: losses, metrics, the alignment, what predicts without a look."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from gap_jax.data.loader import Source
+from gap_jax.diffusion.align import controlnet_depth
+from gap_jax.experiments.world import Arrays, Task
+from gap_jax.tasks import depth as task
+
+Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+_AVERAGED = 2000  # maps
+
+
+def depth_task(
+    loss: Loss = task.l1,
+    adversarial: Callable[[jax.Array, Mapping[str, jax.Array]], jax.Array] = task.negative_l1,
+    negative_prompt: str = "",
+) -> Task:
+    """Depth, by default with the paper's losses for the U-Net. Labels are brought to predictions' size."""
+
+    def labelled(measure: Loss) -> Callable[[jax.Array, Arrays], jax.Array]:
+        return lambda prediction, batch: measure(prediction, **sized(batch, prediction.shape[1:3]))
+
+    return Task(
+        align=lambda strength: controlnet_depth(strength=strength),
+        adversarial=lambda prediction, batch: adversarial(prediction, sized(batch, prediction.shape[1:3])),
+        loss=labelled(loss),
+        metrics={name: labelled(metric) for name, metric in task.METRICS.items()},
+        check=lambda batch: task.check_labels(batch["depth"], batch["mask"]),
+        constant=mean_map,
+        negative_prompt=negative_prompt,
+    )
+
+
+def sized(batch: Arrays, size: tuple[int, int]) -> dict[str, Any]:
+    """`depth` and `mask` `[B,H,W,1]` of a batch at another height and width, by nearest neighbour."""
+    old = batch["depth"].shape[1:3]
+    rows, columns = (((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(size, old, strict=True))
+    return {name: batch[name][:, rows[:, None], columns] for name in ("depth", "mask")}
+
+
+def mean_map(source: Source) -> np.ndarray:
+    """The mean depth, `[H,W,1]`: of each pixel where it is valid, over 2,000 examples at the most."""
+    total = count = 0.0
+    for i in np.linspace(0, len(source) - 1, min(len(source), _AVERAGED)).astype(int):
+        example = source[int(i)]
+        total = total + np.where(example["mask"], example["depth"], 0)
+        count = count + example["mask"]
+    return (total / np.maximum(count, 1)).astype(np.float32)

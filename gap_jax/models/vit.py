@@ -1,0 +1,78 @@
+"""Vision Transformers (Dosovitskiy et al., arXiv 2010.11929): transformers' `ViTForImageClassification`."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gap_jax.models.layers import ACTIVATIONS, Conv, Layer, attention
+
+
+class ViT(Layer):
+    """Logits `[B,num_labels]`, float32, of images `[B,image_size,image_size,num_channels]` in [0,1].
+
+    Images are normalised with `image_mean` and `image_std` inside; by default it is ViT-B/16. Field names are
+    those of transformers' `ViTConfig`. `train` is there for what trains a `ResNet` too: without dropout, both
+    modes are the same. Raises ValueError for another shape.
+    """
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    layer_norm_eps: float = 1e-12
+    image_size: int = 224
+    patch_size: int = 16
+    num_channels: int = 3
+    num_labels: int = 1000
+    image_mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    image_std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+    head = "classifier"
+
+    def example_inputs(self) -> tuple[jax.Array, ...]:
+        """Zeros of the shape that `init` takes."""
+        return (jnp.zeros((1, self.image_size, self.image_size, self.num_channels)),)
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        expected = (self.image_size, self.image_size, self.num_channels)
+        if images.ndim != 4 or images.shape[1:] != expected:
+            raise ValueError(
+                f"images must be [B,{','.join(map(str, expected))}], found {list(images.shape)}: resize them"
+            )
+        pixels = (images.astype(jnp.float32) - jnp.array(self.image_mean)) / jnp.array(self.image_std)
+        x = self.embed(pixels.astype(self.dtype))
+        for i in range(self.num_hidden_layers):
+            x = self.block(f"vit.encoder.layer.{i}", x)
+        x = self.norm("vit.layernorm")(x[:, 0])
+        return self.dense(self.head, self.num_labels)(x).astype(jnp.float32)
+
+    def embed(self, pixels: jax.Array) -> jax.Array:
+        """The tokens `[B,1+n,D]` of `pixels`: class token and n patches, and their positions."""
+        name, size = "vit.embeddings.patch_embeddings.projection", self.patch_size
+        patches = Conv(self.hidden_size, size, size, 0, name=name, **self.dtypes)(pixels)
+        patches = patches.reshape(len(pixels), -1, self.hidden_size)
+        init, shape = nn.initializers.normal(0.02), (1, 1 + patches.shape[1], self.hidden_size)
+        token = self.param("vit.embeddings.cls_token", init, (1, 1, self.hidden_size), self.param_dtype)
+        positions = self.param("vit.embeddings.position_embeddings", init, shape, self.param_dtype)
+        token = jnp.broadcast_to(token.astype(self.dtype), (len(pixels), 1, self.hidden_size))
+        return jnp.concatenate([token, patches], 1) + positions.astype(self.dtype)
+
+    def block(self, prefix: str, x: jax.Array) -> jax.Array:
+        """A transformer's layer, on tokens `[B,L,D]`."""
+        h = self.norm(f"{prefix}.layernorm_before")(x)
+        query, key, value = (
+            self.dense(f"{prefix}.attention.attention.{name}", self.hidden_size)(h)
+            for name in ("query", "key", "value")
+        )
+        h = attention(query, key, value, heads=self.num_attention_heads)
+        x += self.dense(f"{prefix}.attention.output.dense", self.hidden_size)(h)
+        h = self.norm(f"{prefix}.layernorm_after")(x)
+        h = ACTIVATIONS["gelu"](self.dense(f"{prefix}.intermediate.dense", self.intermediate_size)(h))
+        return x + self.dense(f"{prefix}.output.dense", self.hidden_size)(h)
+
+    def dense(self, name: str, features: int) -> nn.Dense:
+        return nn.Dense(features, name=name, **self.dtypes)
+
+    def norm(self, name: str) -> nn.LayerNorm:
+        return nn.LayerNorm(epsilon=self.layer_norm_eps, name=name, **self.dtypes)

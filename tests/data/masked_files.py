@@ -1,0 +1,99 @@
+"""Small images with classes and masks, in the layouts in which data sets come."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tests.data.rgbd_files import save
+
+WIDTH, HEIGHT = 36, 24
+
+
+class Drawn(NamedTuple):
+    """`image` uint8 `[24,36,3]`, `mask` bool `[24,36]`."""
+
+    image: np.ndarray
+    mask: np.ndarray
+
+
+class Bird(NamedTuple):
+    """A row of Waterbirds' table."""
+
+    species: str
+    y: int
+    place: int
+    split: int = 0
+
+
+class Shot(NamedTuple):
+    """A row of iWildCam's tables."""
+
+    y: int
+    location: int
+    hour: int = 12
+
+
+def draw(seed: int) -> Drawn:
+    """Noise, of which a box of a fifth of the image is kept."""
+    random = np.random.default_rng(seed)
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    top, left = random.integers(0, HEIGHT // 2), random.integers(0, WIDTH // 2)
+    mask[top : top + 10, left : left + 17] = True
+    return Drawn(random.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8), mask)
+
+
+def waterbirds(root: Path, species: str, number: int) -> tuple[Path, Path]:
+    """Paths of image and mask in Waterbirds' layout."""
+    stem = root / species / f"{species[4:]}_{number:04d}_{100 + number}"
+    return stem.with_suffix(".jpg"), stem.with_name(f"{stem.name}_mask.png")
+
+
+def write_waterbirds(root: Path, birds: list[Bird]) -> None:
+    """A folder as WILDS has it, with masks; row i is `draw(i)`, its number i."""
+    lines = ["img_id,img_filename,y,split,place,place_filename"]
+    for i, bird in enumerate(birds):
+        paths = waterbirds(root, bird.species, i)
+        for path, pixels in zip(paths, draw(i), strict=True):
+            save(path, pixels)
+        name = paths[0].relative_to(root).as_posix()
+        lines.append(f"{i},{name},{bird.y},{bird.split},{bird.place},/b/bamboo_forest/{i:08d}.jpg")
+    (root / "metadata.csv").write_text("\n".join(lines) + "\n")
+
+
+def iwildcam(root: Path, number: str) -> tuple[Path, Path]:
+    """Paths of image and mask in iWildCam's layout."""
+    return root / f"train/{number}.jpg", root / f"instance_masks/{number}.png"
+
+
+def write_iwildcam(root: Path, tables: dict[str, list[Shot]]) -> None:
+    """A folder as WILDS' with ALIA's tables; masks, where there are animals, are twice as large, of ids 1, 2.
+
+    Row i of a table has the id `{table}-{i}`, and is `draw(i)`.
+    """
+    for table, shots in tables.items():
+        columns = "split,location_remapped,location,sequence_remapped,seq_id,y,category_id,datetime,filename"
+        lines = [f",Unnamed: 0,{columns},image_id"]
+        for i, (y, location, hour) in enumerate(shots):
+            number, drawn = f"{table}-{i}", draw(i)
+            time = f"2013-02-04 {hour:02d}:59:49.000"
+            lines.append(f"{i},{i},train,{location},9,1,2ff,{y},7,{time},{number}.jpg,{number}")
+            image, mask = iwildcam(root, number)
+            save(image, drawn.image)
+            mask.parent.mkdir(exist_ok=True)
+            if y:
+                ids = drawn.mask.repeat(2, 0).repeat(2, 1).astype(np.uint8)
+                ids[:, WIDTH:] *= 2
+                save(mask, ids)
+        (root / f"{table}_subset.csv").write_text("\n".join(lines) + "\n")
+
+
+def squeezed(mask: np.ndarray, size: int) -> np.ndarray:
+    """A mask by nearest neighbour at `[size,size]`, pixel by pixel."""
+    height, width = mask.shape
+    return np.array(
+        [
+            [mask[int((i + 0.5) * height / size), int((j + 0.5) * width / size)] for j in range(size)]
+            for i in range(size)
+        ]
+    )

@@ -1,0 +1,159 @@
+"""The depth experiment on miniatures of real data, in their layouts, with small random models in theirs."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gap_jax.data.__main__ import main as prepare
+from gap_jax.data.prepared import Prepared
+from gap_jax.experiments import depth
+from gap_jax.experiments.depth_files import images
+from gap_jax.report.results import load
+from tests.data import rgbd_files
+from tests.test_depth_unet import TorchUNet
+from tests.torch_depth import transformers_dpt
+
+SIDE = 64
+BUILDINGS = {"oak": "train", "elm": "val", "ash": "test"}
+SHORT = (
+    "--optimizing.steps 2 --optimizing.batch 2 --optimizing.accumulation 1 --optimizing.denoising-steps 2 "
+    "--generating.images 4 --generating.batch 2 --generating.denoising-steps 2 --finetuning.steps 2 "
+    "--finetuning.batch 2 --evaluating.images 4 --evaluating.severities 1"
+).split(" ")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Taskonomy and Replica, raw and prepared, and a corruption of Taskonomy's test images."""
+    root = tmp_path_factory.mktemp("data")
+    for number, building in enumerate(BUILDINGS):
+        for point in range(6):
+            paths = rgbd_files.taskonomy(root / "taskonomy", building, point)
+            rgbd_files.write(paths, rgbd_files.draw(10 * number + point, (SIDE, SIDE)))
+            corrupted = root / "3dcc" / "occlusion" / "1" / paths[0].relative_to(root / "taskonomy")
+            rgbd_files.save(corrupted, rgbd_files.draw(100 + point, (SIDE, SIDE)).image)
+    with (root / "taskonomy" / "splits.csv").open("w", newline="") as stream:
+        lines = csv.writer(stream)
+        lines.writerow(("id", "train", "val", "test"))
+        for building, split in BUILDINGS.items():
+            lines.writerow((building, *(int(split == name) for name in ("train", "val", "test"))))
+    for point in range(12):
+        paths = rgbd_files.omnidata(root / "omnidata", "replica", "hall", point)
+        rgbd_files.write(paths, rgbd_files.draw(50 + point, (SIDE, SIDE)))
+    made = ["--data-dir", str(root / "prepared"), "--size", str(SIDE)]
+    prepare(["prepare", "taskonomy", "--root", str(root / "taskonomy"), *made])
+    prepare(
+        [
+            "prepare",
+            "omnidata",
+            "--root",
+            str(root / "omnidata"),
+            *made,
+            "--component",
+            "replica",
+            "--far",
+            "8000",
+        ]
+    )
+    return root
+
+
+@pytest.fixture
+def run(data, sd15, clip, tmp_path, monkeypatch):
+    """`run(preset, model, …)`: the results of the experiment on the miniatures."""
+    monkeypatch.setattr("gap_jax.parallel.initialize", lambda: None)  # JAX is in use already
+    monkeypatch.setattr("gap_jax.parallel.use_all_cores", lambda: None)
+
+    def run(preset, model, *more):
+        given = ["--preset", preset, "--quick", "--work", str(tmp_path / "work"), *SHORT]
+        given += ["--world.data", str(data / "prepared" / "taskonomy"), "--world.model", str(model)]
+        given += ["--world.pipeline", str(sd15.folder), "--world.controlnet", str(sd15.folder / "controlnet")]
+        given += ["--world.clip", str(clip.folder), "--world.size", str(SIDE), *more]
+        depth.main(depth.parse(given))
+        assert (tmp_path / "work" / "report" / "index.html").stat().st_size > 50_000
+        return load(tmp_path / "work" / "results.json")
+
+    return run
+
+
+def scores(results):
+    """L1 of every arm by the kind and name of the set."""
+    found = {(column.kind, column.name): column.scores for column in results.columns}
+    assert all(math.isfinite(v) for s in found.values() for m in s.values() for vs in m.values() for v in vs)
+    return found
+
+
+@pytest.fixture
+def unet(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "rgb2depth_consistency.pth"
+    torch.save(TorchUNet(2, 8).state_dict(), path)
+    return path
+
+
+def test_taskonomy_with_the_unet_runs_through_all_stages(data, run, unet):
+    results = run("taskonomy-unet", unet, "--world.corrupted", str(data / "3dcc"))
+    found = scores(results)
+    assert ("clean", "clean") in found and ("3dcc", "occlusion") in found and ("cc", "fog") in found
+    assert results.generated["guided-adversarial"].kept == 4
+    targets = {prompt.target for prompt in results.prompts if prompt.arm == "guided-adversarial"}
+    assert targets == {"fog", "blur"}
+
+
+@pytest.mark.slow
+def test_replica_is_target_and_test_with_dpt(data, run, tmp_path):
+    transformers_dpt("hybrid").save_pretrained(tmp_path / "dpt")
+    replica = str(data / "prepared" / "omnidata")
+    more = [
+        "--world.domains",
+        "replica",
+        replica,
+        "--world.targets",
+        "replica",
+        replica,
+        "--world.loss",
+        "midas",
+    ]
+    results = run("replica", tmp_path / "dpt", *more)
+    assert ("domain", "replica") in scores(results)
+    guided = [prompt for prompt in results.prompts if prompt.arm == "guided-adversarial"]
+    assert {prompt.target for prompt in guided} == {"replica"} and len(guided[0].targets) == 8
+
+
+def test_data_that_is_not_prepared_says_how_to(tmp_path, data):
+    with pytest.raises(FileNotFoundError, match=r"gap_jax\.data prepare"):
+        Prepared(tmp_path, "train")
+    with pytest.raises(ValueError, match="several data sets: give one of"):
+        Prepared(data / "prepared", "train")
+    with pytest.raises(ValueError, match="no examples in the split 'test'"):
+        Prepared(data / "prepared" / "omnidata", "test")
+
+
+def test_a_target_image_that_cannot_be_read_is_named_and_left_out(tmp_path, capsys):
+    with pytest.raises(FileNotFoundError, match="no images"):
+        images(tmp_path, 8)
+    for i in range(3):
+        Image.fromarray(rgbd_files.draw(i).image).save(tmp_path / f"{i}.png")
+    rgbd_files.truncate(tmp_path / "1.png")
+    found = images(tmp_path, 8)
+    assert found.shape == (2, 8, 8, 3) and 0 <= found.min() < found.max() <= 1
+    assert "left out 1, each cannot be read as an image" in capsys.readouterr().out
+    rgbd_files.truncate(tmp_path / "2.png")
+    with pytest.raises(ValueError, match="2 of 3 examples cannot be used"):
+        images(tmp_path, 8)
+
+
+def test_labels_are_brought_to_the_predictions_size():
+    from gap_jax.experiments.depth_task import depth_task
+
+    label = np.zeros((1, 8, 8, 1), np.float32)
+    label[:, 4:] = 1
+    batch = {"depth": label, "mask": np.ones(label.shape, bool)}
+    prediction = np.zeros((1, 4, 4, 1), np.float32)
+    prediction[:, 2:] = 1
+    assert depth_task().loss(prediction, batch) == 0
+    assert depth_task().adversarial(prediction[:, ::-1], batch) == -1
