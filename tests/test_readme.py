@@ -40,6 +40,8 @@ def test_examples_run_as_written(sd15, tmp_path, monkeypatch):
         assert np.abs(names[other] - names["latents"]).max() > 1e-3, other
     assert names["learned"].shape == (2, 4, 48)
     assert prompts.load("run/prompts/1/learned_embeds.safetensors").shape == (4, 48)
+    assert "Accuracy" in Path("runs/reach/report/table.md").read_text(encoding="utf-8")
+    assert Path("runs/reach/report/index.html").stat().st_size > 50_000
     kept = names["mask"][:, :: sd15.pipe.downscale, :: sd15.pipe.downscale, 0]
     np.testing.assert_array_equal(names["inpainted"][kept], names["source"][kept])
 

@@ -400,7 +400,8 @@ class Run:
         path, world, config = self.folder / "evaluate.json", self.world, self.settings.evaluating
         if path.exists():
             return
-        predict, metrics = world.model.predict, world.task.metrics
+        predict = world.model.predict
+        metrics = {name: metric for name, (_, metric) in world.task.metrics.items()}
         whole = {name: params for name, params in models.items() if "@" not in name}
         few = {name: params for name, params in models.items() if "@" in name}
         corruptions = len(CORRUPTIONS) + ("depth" in world.test) * len(CORRUPTIONS_3D)

@@ -43,8 +43,8 @@ class Files:
     data: Path = Path("data/taskonomy")  # `train`: fine-tuned on, and images of its labels generated
     held_out: Path | None = None  # has `validation` and `test`, best of the model's own size; None: `data`
     domains: dict[str, Path] = dataclasses.field(default_factory=dict)  # further test sets by name
-    # Of target domains: folders of images, or a domain's data set again, of which 8 that are not tested. None:
-    # validation images in fog and blur.
+    # Of target domains: folders of images, or a domain's data set again, 8 images of which are then not tested.
+    # None: validation images in fog and blur.
     targets: dict[str, Path] = dataclasses.field(default_factory=dict)
     corrupted: Path | None = None  # precomputed 3D Common Corruptions of the test images
     pipeline: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"

@@ -9,8 +9,16 @@ import numpy as np
 from gap_jax.data.loader import Source
 from gap_jax.diffusion.align import controlnet_depth
 from gap_jax.experiments.world import Arrays, Task
+from gap_jax.report import pictures
+from gap_jax.report.results import Metric
 from gap_jax.tasks import depth as task
 
+METRICS = {
+    "l1": (Metric("L1", "×100", 100), task.l1),
+    "ssi_mae": (Metric("SSI-MAE", "×10", 10), task.ssi_mae),
+    "absrel": (Metric("AbsRel", "×100", 100), task.absrel),
+    "delta1": (Metric("δ < 1.25", "in % of pixels", 100, True), task.delta1),
+}
 Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 _AVERAGED = 2000  # maps
 
@@ -29,11 +37,19 @@ def depth_task(
         align=lambda strength: controlnet_depth(strength=strength),
         adversarial=lambda prediction, batch: adversarial(prediction, sized(batch, prediction.shape[1:3])),
         loss=labelled(loss),
-        metrics={name: labelled(metric) for name, metric in task.METRICS.items()},
+        metrics={name: (shown, labelled(metric)) for name, (shown, metric) in METRICS.items()},
         check=lambda batch: task.check_labels(batch["depth"], batch["mask"]),
         constant=mean_map,
+        draw_label=lambda label: pictures.depth(label["depth"], label["mask"]),
+        draw_prediction=_draw,
         negative_prompt=negative_prompt,
     )
+
+
+def _draw(prediction: np.ndarray, label: Arrays) -> tuple[np.ndarray, np.ndarray]:
+    label = sized({name: array[None] for name, array in label.items()}, prediction.shape[:2])
+    depth, mask = label["depth"][0], label["mask"][0]
+    return pictures.depth(prediction), pictures.error(prediction, depth, mask)
 
 
 def sized(batch: Arrays, size: tuple[int, int]) -> dict[str, Any]:

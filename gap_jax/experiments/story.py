@@ -12,12 +12,11 @@ from gap_jax import prompts
 from gap_jax.diffusion.align import Sampling
 from gap_jax.diffusion.align import generate as sample
 from gap_jax.experiments.closed_loop import ARMS, Arm, Prompts, Run
-from gap_jax.experiments.world import stack
+from gap_jax.experiments.world import Task, stack
 from gap_jax.loop.optimize import load_trajectory
 from gap_jax.report import pictures
 from gap_jax.report.results import (
     MEAN_MAP,
-    METRICS,
     Column,
     Example,
     Frame,
@@ -38,6 +37,8 @@ def assemble(runs: list[Run], root: Path) -> Results:
     first = runs[0]
     settings, world = first.settings, first.world
     measured = [json.loads((run.folder / "evaluate.json").read_text()) for run in runs]
+    metrics = {name: shown for name, (shown, _) in world.task.metrics.items()}
+    metric = next(iter(metrics))
     last = settings.iterations - 1
     made = {
         name: generated([run.stage(name, "generate", last) for run in runs])
@@ -50,12 +51,13 @@ def assemble(runs: list[Run], root: Path) -> Results:
         summary=world.summary,
         config=settings.plain(),
         seeds=settings.seeds,
-        columns=tuple(columns(measured, settings.arms)),
+        metrics=metrics,
+        columns=tuple(columns(measured, settings.arms, tuple(metrics))),
         generated=made,
-        critic_real=tuple(seed["critic"]["original"]["l1"] for seed in measured),
-        critic_mean_map=tuple(seed[MEAN_MAP]["original"]["l1"] for seed in measured),
+        critic_real=tuple(seed["critic"]["original"][metric] for seed in measured),
+        critic_mean_map=tuple(seed[MEAN_MAP]["original"][metric] for seed in measured),
         efficiency={
-            target: efficiency(measured, settings.arms, target, full)
+            target: efficiency(measured, settings.arms, target, full, metric)
             for target in world.targets
             if target in world.domains
         },
@@ -63,14 +65,14 @@ def assemble(runs: list[Run], root: Path) -> Results:
     )
 
 
-def columns(measured: Measured, arms: tuple[str, ...]) -> Iterator[Column]:
+def columns(measured: Measured, arms: tuple[str, ...], metrics: tuple[str, ...]) -> Iterator[Column]:
     """A column for each test set."""
     for name in measured[0][arms[0]]:
         kind, *rest = name.split("/")
         corruption = kind in CORRUPTED
         plain = "clean" if corruption else name  # what looks at no image cannot tell a corrupted one
         scores = {
-            arm: {metric: tuple(seed[arm][place][metric] for seed in measured) for metric in METRICS}
+            arm: {metric: tuple(seed[arm][place][metric] for seed in measured) for metric in metrics}
             for arm, place in [*((arm, name) for arm in arms), (MEAN_MAP, plain)]
         }
         if corruption:
@@ -80,15 +82,15 @@ def columns(measured: Measured, arms: tuple[str, ...]) -> Iterator[Column]:
 
 
 def efficiency(
-    measured: Measured, arms: tuple[str, ...], target: str, full: Mapping[str, int]
+    measured: Measured, arms: tuple[str, ...], target: str, full: Mapping[str, int], metric: str
 ) -> dict[str, tuple[Point, ...]]:
-    """Error on a target against the number of generated images, of each arm; 0 is the control's."""
+    """The metric on a target against the number of generated images, of each arm; 0 is the control's."""
     found = {}
     for arm in filter(full.__contains__, arms):
         counts = {full[arm]: arm} | ({0: "control"} if "control" in arms else {})
         counts |= {int(name.split("@")[1]): name for name in measured[0] if name.startswith(f"{arm}@")}
         found[arm] = tuple(
-            Point(count, tuple(seed[counts[count]][target]["l1"] for seed in measured))
+            Point(count, tuple(seed[counts[count]][target][metric] for seed in measured))
             for count in sorted(counts)
         )
     return found
@@ -126,6 +128,7 @@ def drawn(run: Run, root: Path) -> Iterator[Prompt]:
                         root,
                         {field: array[j] for field, array in labels.items()},
                         {step: (images[j], guesses[j]) for step, (images, guesses) in by_step.items()},
+                        run.world.task,
                     )
                     for j in range(len(labels["image"]))
                 )
@@ -170,8 +173,7 @@ def drawing(run: Run, labels: Mapping[str, np.ndarray]) -> Draw:
     def render(params, model, context, uncond, labels):
         align = world.task.align(1.0)
         images = sample(world.pipe, params, context, uncond, labels, keys, align, sampling)
-        prediction = world.model.predict(model, images)
-        return images, jax.image.resize(prediction, labels["depth"].shape, "bilinear")
+        return images, world.model.predict(model, images)
 
     return lambda context: jax.device_get(
         render(world.params, world.model.params, context[None], run.uncond, dict(labels))
@@ -183,28 +185,21 @@ def example(
     root: Path,
     label: Mapping[str, np.ndarray],
     frames: Mapping[int, tuple[np.ndarray, np.ndarray]],
+    task: Task,
 ) -> Example:
-    """The pictures of one label: `image`, `depth`, `mask`, and by step a generated image and prediction."""
+    """The pictures of one label and its `image`, and by step of a generated image and a prediction."""
 
     def keep(name: str, picture: np.ndarray) -> str:
         path = folder / f"{name}.png"
         pictures.save(path, picture)
         return str(path.relative_to(root))
 
-    depth, mask = label["depth"], label["mask"]
-    return Example(
-        keep("depth", pictures.depth(depth, mask)),
-        keep("original", label["image"]),
-        tuple(
-            Frame(
-                step,
-                keep(f"generated-{step:05d}", image),
-                keep(f"prediction-{step:05d}", pictures.depth(prediction)),
-                keep(f"error-{step:05d}", pictures.error(prediction, depth, mask)),
-            )
-            for step, (image, prediction) in sorted(frames.items())
-        ),
-    )
+    shown = []
+    for step, (image, prediction) in sorted(frames.items()):
+        drawn = image, *task.draw_prediction(prediction, label)
+        names = (f"{name}-{step:05d}" for name in ("generated", "prediction", "error"))
+        shown.append(Frame(step, *map(keep, names, drawn)))
+    return Example(keep("label", task.draw_label(label)), keep("original", label["image"]), tuple(shown))
 
 
 def target_pictures(run: Run, target: str, root: Path) -> Iterator[str]:

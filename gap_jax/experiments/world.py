@@ -10,6 +10,7 @@ from gap_jax.data.loader import Source
 from gap_jax.diffusion.align import Alignment
 from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.models.clip import Clip
+from gap_jax.report.results import Metric
 
 Arrays = Mapping[str, np.ndarray]
 Losses = Callable[[Any, Arrays], jax.Array]
@@ -27,17 +28,22 @@ class Task(NamedTuple):
 
     - `align(strength)`: what keeps generated images faithful to their labels, by SDEdit for strength < 1.
     - `adversarial`: to be minimised by prompts; `check(batch)` raises for labels that mean nothing to it.
-    - `loss`: to be minimised in fine-tuning; `metrics`: what is measured, the main one first.
+    - `loss`: to be minimised in fine-tuning; `metrics`: what is measured, the main one first, and how each is
+      shown.
     - `constant(source)`: the best prediction that looks at no image, one for all images.
+    - `draw_label(label)`, `draw_prediction(prediction, label)`: pictures, uint8 `[H,W,3]`, of one image's;
+      the second returns two, the prediction and where it is wrong.
     """
 
     align: Callable[[float], Alignment]
     adversarial: Losses
     loss: Losses
-    metrics: Mapping[str, Losses]
+    metrics: Mapping[str, tuple[Metric, Losses]]
     check: Callable[[Arrays], None]
     constant: Callable[[Source], np.ndarray]
-    negative_prompt: str
+    draw_label: Callable[[Arrays], np.ndarray]
+    draw_prediction: Callable[[Any, Arrays], tuple[np.ndarray, np.ndarray]]
+    negative_prompt: str = ""
 
 
 class World(NamedTuple):

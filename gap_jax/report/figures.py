@@ -15,8 +15,8 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from gap_jax.report.arms import INK, Arm, arms
-from gap_jax.report.results import MEAN_MAP, Prompt, Results, Values
-from gap_jax.report.tables import L1, average, estimate, plain_name
+from gap_jax.report.results import MEAN_MAP, Metric, Prompt, Results, Values
+from gap_jax.report.tables import average, estimate, plain_name
 
 WIDTH = 4.4  # inches, of all but the filmstrip: a column of print, and a phone's screen
 FAINT = "#8a8a93"
@@ -83,30 +83,33 @@ def step_width(figure: Figure) -> float:
 
 @_styled
 def corruptions(results: Results, kind: str) -> Figure:
-    """L1 under each corruption of `kind` (`cc` or `3dcc`), averaged over severities: a mark for each arm."""
+    """The main metric under each corruption of `kind` (`cc` or `3dcc`), averaged over severities, by arm."""
     columns = [column for column in results.columns if column.kind == kind]
     names = list(dict.fromkeys(column.name for column in columns))
     rows = {name: [column for column in columns if column.name == name] for name in names}
+    metric = next(iter(results.metrics))
     values = {
-        arm: [average(row, arm) for row in [*rows.values(), columns]] for arm in _measured(results, columns)
+        arm: [average(row, arm, metric) for row in [*rows.values(), columns]]
+        for arm in arms(results)
+        if any(average([column], arm, metric) for column in columns)
     }
-    return _dots(values, [*map(plain_name, names), "Mean"], arms(results))
+    return _dots(values, [*map(plain_name, names), "Mean"], arms(results), results.main)
 
 
 @_styled
 def fidelity(results: Results) -> Figure:
-    """The critic's L1 on each arm's images; lines mark real images and the mean map."""
-    shown = arms(results)
+    """The critic's main metric on each arm's images; lines mark real images and the mean map."""
+    shown, metric = arms(results), results.main
     names = [name for name in shown if name in results.generated]
     figure, (axis,) = _figure(0.25 * len(names) + 0.95, left=1.45, bottom=0.78, top=0.08)
     for row, name in enumerate(names):
-        _marks(axis, [results.generated[name].critic_l1], [row], shown[name])
+        _marks(axis, [results.generated[name].critic], [row], shown[name], metric)
     lines = (("real images", results.critic_real, "-"), ("mean map", results.critic_mean_map, "--"))
     for label, values, dashes in lines:
         if values:
-            axis.axvline(L1.scale * estimate(values).mean, color=INK, lw=1, ls=dashes, label=label)
+            axis.axvline(metric.scale * estimate(values).mean, color=INK, lw=1, ls=dashes, label=label)
     _rows(axis, [shown[name].label for name in names])
-    axis.set_xlabel(f"critic's {L1.name} {L1.unit} on generated images")
+    axis.set_xlabel(f"critic's {metric.name} {metric.unit} on generated images")
     axis.margins(x=0.08)
     if axis.get_legend_handles_labels()[0]:
         figure.legend(loc="lower center", ncols=2)
@@ -115,17 +118,18 @@ def fidelity(results: Results) -> Figure:
 
 @_styled
 def efficiency(results: Results, target: str) -> Figure:
-    """L1 on a target shift by the number of generated images, logarithmic but for 0; standard errors."""
+    """The main metric on a target shift by the number of generated images, logarithmic but for 0, by arm."""
+    metric = results.main
     curves = {name: arm for name, arm in arms(results).items() if name in results.efficiency[target]}
     legend = [Line2D([], [], label=arm.label, **_look(name, arm)) for name, arm in curves.items()]
     figure, (axis,) = _figure(2.9, left=0.5, bottom=0.45, top=0.12, legend=legend)
     for name, arm in curves.items():
         points = results.efficiency[target][name]
-        found = [estimate(point.l1) for point in points]
+        found = [estimate(point.score) for point in points]
         axis.errorbar(
             [point.images for point in points],
-            [L1.scale * entry.mean for entry in found],
-            [L1.scale * (entry.error or 0) for entry in found],
+            [metric.scale * entry.mean for entry in found],
+            [metric.scale * (entry.error or 0) for entry in found],
             elinewidth=0.9,
             **_look(name, arm),
         )
@@ -137,7 +141,7 @@ def efficiency(results: Results, target: str) -> Figure:
     axis.margins(x=0.04)
     axis.grid(axis="y")
     axis.set_xlabel("generated images")
-    axis.set_ylabel(f"{L1.name} {L1.unit}")
+    axis.set_ylabel(f"{metric.name} {metric.unit}")
     return figure
 
 
@@ -149,7 +153,7 @@ def filmstrip(prompt: Prompt, folder: str | Path, example: int = 0, most: int = 
     """
     shown = prompt.examples[example]
     frames = _spread(shown.frames, most)
-    columns = [(shown.original, shown.depth, None), *((f.generated, f.prediction, f.error) for f in frames)]
+    columns = [(shown.original, shown.label, None), *((f.generated, f.prediction, f.error) for f in frames)]
     mosaic, side = _mosaic(Path(folder), columns)
     cell, left, top = 0.8, 0.75, 0.25  # inches
     figure = Figure((left + cell * len(columns), top + 3 * cell))
@@ -165,7 +169,7 @@ def filmstrip(prompt: Prompt, folder: str | Path, example: int = 0, most: int = 
     for i, (title, frame) in enumerate(zip(titles, [None, *frames], strict=True)):
         stop = ", stop" if frame is not None and frame.step == prompt.stopped else ""
         axis.text((i + 0.48) * side, -0.05 * side, title + stop, ha="center", va="bottom", size=8)
-    for i, name in enumerate(("image", "depth", "error")):
+    for i, name in enumerate(("image", "label", "error")):
         axis.text(-0.08 * side, (i + 0.48) * side, name, ha="right", va="center", size=8)
     return figure
 
@@ -253,28 +257,26 @@ def _point(arm: Arm) -> dict[str, object]:
 _SIZES = {"*": 6.5, "D": 3.8, "s": 4, "|": 7}
 
 
-def _measured(results: Results, columns) -> list[str]:
-    return [arm for arm in arms(results) if any(average([column], arm) for column in columns)]
-
-
-def _dots(values: Mapping[str, Sequence[Values]], names: Sequence[str], shown: Mapping[str, Arm]) -> Figure:
+def _dots(
+    values: Mapping[str, Sequence[Values]], names: Sequence[str], shown: Mapping[str, Arm], metric: Metric
+) -> Figure:
     """A row for each name, in it a lane for each arm; the last row, an average, is set apart."""
     legend = [Line2D([], [], label=shown[arm].label, **_point(shown[arm])) for arm in values]
     figure, (axis,) = _figure(0.31 * len(names) + 0.55, left=1.25, bottom=0.45, top=0.08, legend=legend)
     lanes = np.linspace(-0.33, 0.33, len(values)) if len(values) > 1 else [0.0]
     for lane, (arm, entries) in zip(lanes, values.items(), strict=True):
-        _marks(axis, entries, np.arange(len(entries)) + lane, shown[arm])
+        _marks(axis, entries, np.arange(len(entries)) + lane, shown[arm], metric)
     _rows(axis, names)
     axis.axhline(len(names) - 1.5, color=FAINT, lw=0.8)
-    axis.set_xlabel(f"{L1.name} {L1.unit}")
+    axis.set_xlabel(f"{metric.name} {metric.unit}")
     return figure
 
 
-def _marks(axis: Axes, values: Sequence[Values], heights: Sequence[float], arm: Arm) -> None:
+def _marks(axis: Axes, values: Sequence[Values], heights: Sequence[float], arm: Arm, metric: Metric) -> None:
     """Means over seeds with their standard errors."""
     found = [estimate(entry) for entry in values]
     means, errors = (
-        [L1.scale * x for x in column]
+        [metric.scale * x for x in column]
         for column in zip(*((e.mean, e.error or 0) for e in found), strict=True)
     )
     axis.errorbar(means, heights, xerr=errors, elinewidth=0.9, **_point(arm))

@@ -66,7 +66,7 @@ def _paths(results: Results) -> Iterator[str]:
     for prompt in results.prompts:
         yield from prompt.targets
         for example in prompt.examples:
-            yield from (example.depth, example.original)
+            yield from (example.label, example.original)
             for frame in example.frames:
                 yield from (frame.generated, frame.prediction, frame.error)
 
@@ -139,7 +139,7 @@ def _page(results: Results, picture: _Pictures, drawn: Mapping[str, Figure]) -> 
         examples=max((len(prompt["examples"]) for prompt in prompts), default=0),
         guided=_guided(groups),
         main=main,
-        lead=_lead(main),
+        lead=_lead(main, results),
         shifts=_shifts(results, drawn),
         fidelity=_fidelity(results, drawn),
         efficiency=_efficiency(results, drawn),
@@ -190,7 +190,7 @@ def _example(prompt: Prompt, example: Example, picture: _Pictures) -> dict[str, 
     steps = [frame.step for frame in example.frames]
     end = prompt.steps if prompt.stopped is None else prompt.stopped
     return {
-        "depth": picture(example.depth),
+        "label": picture(example.label),
         "original": picture(example.original),
         "frames": [_frame(frame, picture) for frame in example.frames],
         "chosen": min(range(len(steps)), key=lambda i: abs(steps[i] - end)),
@@ -240,7 +240,7 @@ def _guided(groups) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _lead(main: list[tables.Table]) -> str:
+def _lead(main: list[tables.Table], results: Results) -> str:
     """The main finding in a sentence: who is best under Common Corruptions, beside control and mean map."""
     if not main or tables.SHIFTS["cc"] not in main[0].columns:
         return ""
@@ -250,7 +250,10 @@ def _lead(main: list[tables.Table]) -> str:
         return ""
     others = [row for row in main[0].rows if row.key in ("control", MEAN_MAP) and row is not best]
     beside = ", ".join(f"{row.label.lower()} {_number(row.cells[column])}" for row in others)
-    text = f"Lowest mean L1 ×100 over Common Corruptions: {best.label}, {_number(best.cells[column])}"
+    metric = results.main
+    end = "Highest" if metric.higher_is_better else "Lowest"
+    shown = f"{end} mean {metric.name} {metric.unit} over Common Corruptions"
+    text = f"{shown}: {best.label}, {_number(best.cells[column])}"
     return f"{text}; {beside}." if beside else f"{text}."
 
 
@@ -261,7 +264,8 @@ def _number(cell: tables.Cell) -> str:
 def _shifts(results: Results, drawn: Mapping[str, Figure]) -> list[dict[str, Any]]:
     found = []
     for kind in filter(drawn.__contains__, ("cc", "3dcc")):
-        title = f"L1 under {tables.SHIFTS[kind]} by corruption and arm; the table below has the numbers"
+        shift = f"{results.main.name} under {tables.SHIFTS[kind]}"
+        title = f"{shift} by corruption and arm; the table below has the numbers"
         svg = figures.to_html(drawn[kind], f"shift-{kind}", title)
         found.append({"svg": svg, "table": tables.corruptions(results, kind)})
     return found
@@ -270,7 +274,8 @@ def _shifts(results: Results, drawn: Mapping[str, Figure]) -> list[dict[str, Any
 def _fidelity(results: Results, drawn: Mapping[str, Figure]) -> dict[str, Any] | None:
     if not results.generated:
         return None
-    title = "The critic's L1 on generated images by arm; the table beside it has the numbers"
+    shown = f"The critic's {results.main.name} on generated images by arm"
+    title = f"{shown}; the table beside it has the numbers"
     svg = figures.to_html(drawn["fidelity"], "fidelity", title)
     return {"svg": svg, "table": tables.fidelity(results)}
 
@@ -278,7 +283,8 @@ def _fidelity(results: Results, drawn: Mapping[str, Figure]) -> dict[str, Any] |
 def _efficiency(results: Results, drawn: Mapping[str, Figure]) -> list[dict[str, Any]]:
     found = []
     for i, target in enumerate(results.efficiency):
-        title = f"L1 on {target} by the number of generated images; the table below has the numbers"
+        shown = f"{results.main.name} on {target} by the number of generated images"
+        title = f"{shown}; the table below has the numbers"
         svg = figures.to_html(drawn[_slug("efficiency", i, target)], f"efficiency-{i}", title)
         found.append({"svg": svg, "table": tables.efficiency(results, target)})
     return found

@@ -18,11 +18,25 @@ from typing import Any
 import numpy as np
 
 KINDS = ("clean", "cc", "3dcc", "domain")
-METRICS = ("l1", "ssi_mae", "absrel", "delta1")
 MEAN_MAP = "mean map"
 SEVERITIES = range(1, 6)
 
 Values = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is shown: by its name, multiplied by `scale`, as `unit` says."""
+
+    name: str
+    unit: str
+    scale: float
+    higher_is_better: bool = False
+
+    @property
+    def caption(self) -> str:
+        """Its name and unit, and which way is better."""
+        return f"{self.name} {self.unit}, {'higher' if self.higher_is_better else 'lower'} is better"
 
 
 @dataclass(frozen=True)
@@ -31,8 +45,7 @@ class Column:
 
     - `kind`: `clean`; `cc`, Common Corruptions; `3dcc`; `domain`, another data set or a target shift.
     - `severity`: 1 to 5 of `cc` and `3dcc`, else None.
-    - `scores`: arm -> metric (of `METRICS`, as fractions of 1) -> a value for each seed. The arm `mean map`
-      predicts the training set's mean depth map, whatever the image.
+    - `scores`: arm -> metric -> a value for each seed. The arm `mean map` predicts the same for any image.
     """
 
     kind: str
@@ -47,9 +60,6 @@ class Column:
             raise ValueError(f"severity of a corruption must be 1 to 5, found {self.severity}")
         if self.kind in ("clean", "domain") and self.severity is not None:
             raise ValueError(f"severity of {self.name!r}, no corruption, must be null, found {self.severity}")
-        unknown = {metric for scores in self.scores.values() for metric in scores} - set(METRICS)
-        if unknown:
-            raise ValueError(f"scores: {sorted(unknown)} are not among the metrics {', '.join(METRICS)}")
 
 
 @dataclass(frozen=True)
@@ -57,21 +67,21 @@ class Generated:
     """What one arm generated, over all seeds.
 
     - `kept`: images trained on; `removed`: reason (`degenerate`, a filter's name) -> images left out.
-    - `critic_l1`: L1 of the critic, a model that was trained on every style, on the kept images, for each
-      seed: label fidelity, low where images show what their labels say.
+    - `critic`: the loss of the critic, a stronger model, on the kept images, for each seed: label fidelity,
+      low where images show what their labels say.
     """
 
     kept: int
     removed: Mapping[str, int]
-    critic_l1: Values
+    critic: Values
 
 
 @dataclass(frozen=True)
 class Point:
-    """L1 on a target shift after fine-tuning with so many generated images, for each seed."""
+    """The main metric on a target shift after fine-tuning with so many generated images, for each seed."""
 
     images: int
-    l1: Values
+    score: Values
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,7 @@ class Frame:
 class Example:
     """A label, the image it belongs to, and what the prompt made of it, by step."""
 
-    depth: str
+    label: str
     original: str
     frames: tuple[Frame, ...]
 
@@ -145,9 +155,10 @@ class Results:
 
     - `title`, `summary`: the report's heading, and a sentence or two on model, generator and data.
     - `config`: the resolved configuration; JSON values, nested.
+    - `metrics`: what is measured, by the name it has in `columns`; the main one first.
     - `columns`: the test sets, in the order they are shown in.
-    - `generated`: by arm, those that generate; `critic_real`, `critic_mean_map`: the critic's L1 on real
-      images, and the mean depth map's on the same, for each seed (empty: not measured).
+    - `generated`: by arm, those that generate; `critic_real`, `critic_mean_map`: the main metric of the
+      critic on real images, and the mean map's on the same, for each seed (empty: not measured).
     - `efficiency`: target shift -> arm -> points of rising number of images.
     """
 
@@ -155,6 +166,7 @@ class Results:
     summary: str
     config: Mapping[str, Any]
     seeds: tuple[int, ...]
+    metrics: Mapping[str, Metric]
     columns: tuple[Column, ...]
     generated: Mapping[str, Generated]
     critic_real: Values
@@ -162,9 +174,21 @@ class Results:
     efficiency: Mapping[str, Mapping[str, tuple[Point, ...]]]
     prompts: tuple[Prompt, ...]
 
+    @property
+    def main(self) -> Metric:
+        """The metric that all is compared by."""
+        return next(iter(self.metrics.values()))
+
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be one or more, all different, found {list(self.seeds)}")
+        if not self.metrics:
+            raise ValueError("metrics must be one or more, found none")
+        for i, column in enumerate(self.columns):
+            unknown = {metric for scores in column.scores.values() for metric in scores} - set(self.metrics)
+            if unknown:
+                known = ", ".join(self.metrics)
+                raise ValueError(f"columns[{i}].scores: {sorted(unknown)} are not among the metrics {known}")
         keys = Counter((column.kind, column.name, column.severity) for column in self.columns)
         twice = [key for key, count in keys.items() if count > 1]
         if twice:
@@ -220,11 +244,11 @@ def _values_by_seed(results: Results) -> typing.Iterator[tuple[str, Values]]:
             for metric, values in scores.items():
                 yield f"columns[{i}].scores.{arm}.{metric}", values
     for arm, generated in results.generated.items():
-        yield f"generated.{arm}.critic_l1", generated.critic_l1
+        yield f"generated.{arm}.critic", generated.critic
     for target, curves in results.efficiency.items():
         for arm, points in curves.items():
             for i, point in enumerate(points):
-                yield f"efficiency.{target}.{arm}[{i}].l1", point.l1
+                yield f"efficiency.{target}.{arm}[{i}].score", point.score
     for name in ("critic_real", "critic_mean_map"):
         if getattr(results, name):
             yield name, getattr(results, name)
@@ -270,7 +294,7 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
         return {name: _typed(arguments[1], entry, _at(where, name)) for name, entry in entries.items()}
     if kind is float:
         return math.nan if value is None else float(_expect(value, int | float, "a number or null", where))
-    return _expect(value, kind, {int: "an integer", str: "a string"}[kind], where)
+    return _expect(value, kind, {int: "an integer", str: "a string", bool: "true or false"}[kind], where)
 
 
 def _dataclass(kind: type, value: Mapping[str, Any], where: str) -> Any:
@@ -291,7 +315,7 @@ def _dataclass(kind: type, value: Mapping[str, Any], where: str) -> Any:
 
 
 def _expect(value: Any, kind: Any, description: str, where: str) -> Any:
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"{where or 'the file'} must be {description}, found {json.dumps(value)[:60]}")
     return value
 

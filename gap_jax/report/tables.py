@@ -10,32 +10,11 @@ from statistics import fmean, stdev
 from typing import NamedTuple
 
 from gap_jax.report.arms import Arm, arms
-from gap_jax.report.results import KINDS, MEAN_MAP, Column, Results, Values
+from gap_jax.report.results import KINDS, MEAN_MAP, Column, Metric, Results, Values
 
 DIGITS = 2
 
 
-class Metric(NamedTuple):
-    """How a metric is shown: multiplied by `scale`, as `unit` says."""
-
-    name: str
-    unit: str
-    scale: float
-    higher_is_better: bool = False
-
-    @property
-    def caption(self) -> str:
-        """Its name and unit, and which way is better."""
-        return f"{self.name} {self.unit}, {'higher' if self.higher_is_better else 'lower'} is better"
-
-
-METRICS = {
-    "l1": Metric("L1", "×100", 100),
-    "ssi_mae": Metric("SSI-MAE", "×10", 10),
-    "absrel": Metric("AbsRel", "×100", 100),
-    "delta1": Metric("δ < 1.25", "in % of pixels", 100, True),
-}
-L1 = METRICS["l1"]
 SHIFTS = {"clean": "Clean", "cc": "Common Corruptions", "3dcc": "3D Common Corruptions"}
 
 
@@ -80,79 +59,91 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, stdev(values) / math.sqrt(len(values)))
 
 
-def average(columns: Iterable[Column], arm: str, metric: str = "l1") -> Values:
+def average(columns: Iterable[Column], arm: str, metric: str) -> Values:
     """An arm's metric for each seed, averaged over test sets; empty unless it is measured on all of them."""
     found = [column.scores.get(arm, {}).get(metric, ()) for column in columns]
     return tuple(fmean(values) for values in zip(*found, strict=True)) if all(found) else ()
 
 
-def main(results: Results, metric: str = "l1") -> Table:
-    """The paper's table: clean, the mean over each kind of corruption, domains; for L1, label fidelity."""
+def main(results: Results, metric: str | None = None) -> Table:
+    """The paper's table: clean, the mean over each kind of corruption, domains.
+
+    Of the main metric, which None is, also label fidelity.
+    """
+    first = next(iter(results.metrics))
+    metric = metric or first
+    shown = results.metrics[metric]
     groups = _groups(results.columns)
     values = {
         label: {arm: average(columns, arm, metric) for arm in arms(results)}
         for label, columns in groups.items()
     }
-    caption = METRICS[metric].caption
-    if metric == "l1" and results.generated:
+    caption = shown.caption
+    if metric == first and results.generated:
         values["Label fidelity"] = _fidelity(results)
-        caption += "; label fidelity is the critic's L1 on the generated images"
-        real = _cell(results.critic_real, L1)
+        caption += f"; label fidelity is the critic's {shown.name} on the generated images"
+        real = _cell(results.critic_real, shown)
         caption += f" (on real ones {real.mean} ± {real.error})" if real.error else ""
-    by_column = [_cells(column, METRICS[metric]) for column in values.values()]
+    by_column = [_cells(column, shown) for column in values.values()]
     rows = [
         Row(name, arm.label, tuple(cells[name] for cells in by_column)) for name, arm in arms(results).items()
     ]
-    title = "Results" if metric == "l1" else f"Results in {METRICS[metric].name}"
+    title = "Results" if metric == first else f"Results in {shown.name}"
     return Table(title, caption, "Arm", tuple(values), tuple(rows))
 
 
-def corruptions(results: Results, kind: str, metric: str = "l1") -> Table:
-    """A row for each corruption of `kind` (`cc`, `3dcc`), averaged over severities; a column for each arm."""
-    shown = arms(results)
+def corruptions(results: Results, kind: str) -> Table:
+    """The main metric by corruption of `kind` (`cc`, `3dcc`), averaged over severities, and arm."""
+    shown, metric = arms(results), next(iter(results.metrics))
     names = dict.fromkeys(column.name for column in results.columns if column.kind == kind)
     rows = []
     for name in names:
         columns = [column for column in results.columns if (column.kind, column.name) == (kind, name)]
-        cells = _cells({arm: average(columns, arm, metric) for arm in shown}, METRICS[metric])
+        cells = _cells({arm: average(columns, arm, metric) for arm in shown}, results.main)
         rows.append(Row(name, plain_name(name), tuple(cells[arm] for arm in shown)))
-    caption = f"{METRICS[metric].caption}; each averaged over severities"
+    caption = f"{results.main.caption}; each averaged over severities"
     return Table(SHIFTS[kind], caption, "Corruption", _labels(shown), tuple(rows))
 
 
 def fidelity(results: Results) -> Table:
-    """The critic's L1 on each arm's images and real ones, and the mean map's; how many images there are."""
-    shown = arms(results)
+    """The critic's main metric on each arm's images and real ones, and the mean map's; how many images."""
+    shown, metric = arms(results), results.main
     rows = []
     for name in shown:
         if name not in results.generated:
             continue
         generated = results.generated[name]
         removed = ", ".join(f"{count} {reason}" for reason, count in generated.removed.items() if count)
-        cells = (_cell(generated.critic_l1, L1), Cell(str(generated.kept), ""), Cell(removed or "0", ""))
+        cells = (_cell(generated.critic, metric), Cell(str(generated.kept), ""), Cell(removed or "0", ""))
         rows.append(Row(name, shown[name].label, cells))
     for name, values in (("real images", results.critic_real), (MEAN_MAP, results.critic_mean_map)):
         if values:
-            rows.append(Row(name, name.capitalize(), (_cell(values, L1), Cell(_NONE, ""), Cell(_NONE, ""))))
-    caption = f"{L1.caption}, of the critic on generated images; images over all seeds"
-    return Table("Label fidelity", caption, "Images of", ("Critic's L1", "Kept", "Removed"), tuple(rows))
+            rows.append(
+                Row(name, name.capitalize(), (_cell(values, metric), Cell(_NONE, ""), Cell(_NONE, "")))
+            )
+    caption = f"{metric.caption}, of the critic on generated images; images over all seeds"
+    return Table(
+        "Label fidelity", caption, "Images of", (f"Critic's {metric.name}", "Kept", "Removed"), tuple(rows)
+    )
 
 
 def efficiency(results: Results, target: str) -> Table:
-    """L1 on a target shift, a row for each arm, a column for each number of generated images."""
+    """The main metric on a target shift, a row for each arm, a column for each number of generated images."""
     curves = {
-        arm: {point.images: point.l1 for point in points}
+        arm: {point.images: point.score for point in points}
         for arm, points in results.efficiency[target].items()
     }
     counts = sorted({images for curve in curves.values() for images in curve})
-    by_count = [_cells({arm: curve.get(count, ()) for arm, curve in curves.items()}, L1) for count in counts]
+    by_count = [
+        _cells({arm: curve.get(count, ()) for arm, curve in curves.items()}, results.main) for count in counts
+    ]
     rows = [
         Row(name, arm.label, tuple(cells[name] for cells in by_count))
         for name, arm in arms(results).items()
         if name in curves
     ]
     title = f"Data efficiency: {plain_name(target)}"
-    caption = f"{L1.caption}, by the number of generated images"
+    caption = f"{results.main.caption}, by the number of generated images"
     return Table(title, caption, "Arm", tuple(map(str, counts)), tuple(rows))
 
 
@@ -165,7 +156,7 @@ def tables(results: Results) -> list[Table]:
         for metric in scores
     }  # fmt: skip
     kinds = {column.kind for column in results.columns}
-    found = [main(results, metric) for metric in METRICS if metric in measured]
+    found = [main(results, metric) for metric in results.metrics if metric in measured]
     found += [corruptions(results, kind) for kind in ("cc", "3dcc") if kind in kinds]
     found += [fidelity(results)] if results.generated else []
     return found + [efficiency(results, target) for target in results.efficiency]
@@ -249,9 +240,7 @@ def _groups(columns: Sequence[Column]) -> dict[str, list[Column]]:
 
 
 def _fidelity(results: Results) -> dict[str, Values]:
-    found = {
-        arm: results.generated[arm].critic_l1 if arm in results.generated else () for arm in arms(results)
-    }
+    found = {arm: results.generated[arm].critic if arm in results.generated else () for arm in arms(results)}
     return found | ({MEAN_MAP: results.critic_mean_map} if MEAN_MAP in found else {})
 
 

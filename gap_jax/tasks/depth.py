@@ -82,9 +82,6 @@ def midas(
     return total
 
 
-METRICS = {"l1": l1, "ssi_mae": ssi_mae, "absrel": absrel, "delta1": delta1}
-
-
 def negative_l1(prediction: jax.Array, label: Mapping[str, jax.Array]) -> jax.Array:
     """Adversarial, to be minimised: `-mean(|prediction - depth|·mask)`, float32 `[B]`.
 

@@ -11,6 +11,7 @@ import numpy as np
 from gap_jax.data import rooms
 from gap_jax.data.corruptions import CORRUPTIONS
 from gap_jax.data.corruptions_3d import CORRUPTIONS_3D
+from gap_jax.experiments.depth_task import METRICS
 from gap_jax.report import pictures
 from gap_jax.report.results import (
     MEAN_MAP,
@@ -115,6 +116,7 @@ def results(folder: Path, size: int, examples: int, prompts: int, seeds: tuple[i
             "finetune": {"lr": 3e-5, "mixture": 0.5},
         },
         seeds=seeds,
+        metrics={name: shown for name, (shown, _) in METRICS.items()},
         columns=tuple(columns),
         generated=generated,
         critic_real=values(0.021),

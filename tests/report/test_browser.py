@@ -93,10 +93,10 @@ def test_arms_prompts_and_images_are_chosen_by_keys_alone(opened):
     focus(opened, "#prompt")
     opened.press("ArrowRight")
     assert text(opened, "output[for=prompt]") == "2 of 4, seed 1, foggy" and text(opened, ".words") != words
-    depth = picture(opened, "depth")
+    depth = picture(opened, "label")
     focus(opened, "#explorer input[name=image]")
     opened.press("ArrowRight")
-    assert picture(opened, "depth") != depth
+    assert picture(opened, "label") != depth
 
 
 def test_the_gallerys_slider_changes_every_arms_prompt(opened):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gap_jax.report import results
-from gap_jax.report.results import Column, Example, Frame, Generated, Point, Prompt, Results
+from gap_jax.report.results import Column, Example, Frame, Generated, Metric, Point, Prompt, Results
 
 FRAME = Frame(0, "generated.png", "prediction.png", "error.png")
 
@@ -19,6 +19,7 @@ def small(**changes):
         "summary": "",
         "config": {"optimize": {"lr": 0.01, "words": ["a", None]}},
         "seeds": (0, 7),
+        "metrics": {"l1": Metric("L1", "×100", 100), "delta1": Metric("δ < 1.25", "in %", 100, True)},
         "columns": (
             Column("clean", "rooms", None, {"control": {"l1": (0.1, 0.2)}, "mean map": {"l1": (0.3, 0.3)}}),
             Column("cc", "fog", 3, {"control": {"l1": (0.4, math.nan)}}),

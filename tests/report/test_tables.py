@@ -2,13 +2,15 @@ import math
 
 import pytest
 
+from gap_jax.experiments.depth_task import METRICS
 from gap_jax.report import tables
 from gap_jax.report.results import MEAN_MAP, Column, Generated, Point, Results
 from gap_jax.report.tables import Cell, Estimate, Row, Table
 
 
 def results(columns=(), seeds=(0, 1), generated=None, efficiency=None, critic=((0.02, 0.02), (0.1, 0.1))):
-    return Results("", "", {}, seeds, tuple(columns), generated or {}, *critic, efficiency or {}, ())
+    metrics = {name: metric for name, (metric, _) in METRICS.items()}
+    return Results("", "", {}, seeds, metrics, tuple(columns), generated or {}, *critic, efficiency or {}, ())
 
 
 def column(kind, name, severity=None, metric="l1", **scores):

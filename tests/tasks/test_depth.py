@@ -190,5 +190,28 @@ def test_absrel_and_delta1_by_hand():
 def test_ratios_stay_finite_where_depth_is_zero_or_not_valid(name):
     truth = np.array([[0.0, np.nan]], np.float32).reshape(1, 1, 2, 1)
     mask = np.array([[True, False]]).reshape(1, 1, 2, 1)
-    value = depth.METRICS[name](np.zeros((1, 1, 2, 1), np.float32), truth, mask)
+    value = getattr(depth, name)(np.zeros((1, 1, 2, 1), np.float32), truth, mask)
     assert np.isfinite(value).all()
+
+
+def test_midas_loss_is_that_of_its_paper_summed_pixel_by_pixel():
+    random = np.random.default_rng(0)
+    prediction, truth = random.uniform(0, 1, (2, 1, 9, 11, 1)).astype(np.float32)
+    mask = random.random((1, 9, 11, 1)) < 0.8
+
+    def normalised(x):
+        values = np.sort(x[mask])
+        median = values[(len(values) - 1) // 2]
+        return (x - median)[0, ..., 0] / np.abs(values - median).mean()
+
+    error, valid = normalised(prediction) - normalised(truth), mask[0, ..., 0]
+    expected = np.abs(error[valid]).mean() / 2
+    for step in (1, 2, 4, 8):
+        part, seen = error[::step, ::step], valid[::step, ::step]
+        total = 0.0
+        for i, j in np.argwhere(seen):
+            for k, m in ((i + 1, j), (i, j + 1)):
+                if k < seen.shape[0] and m < seen.shape[1] and seen[k, m]:
+                    total += abs(part[k, m] - part[i, j])
+        expected += 0.5 * total / max(seen.sum(), 1)
+    np.testing.assert_allclose(depth.midas(prediction, truth, mask), [expected], rtol=1e-5)
