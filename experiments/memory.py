@@ -171,10 +171,10 @@ def main() -> None:
         step, arguments = getattr(networks, name)(args.prompts, args.images)
         start = time.perf_counter()
         plan = jax.jit(step).lower(*arguments).compile().memory_analysis()
+        given, temporary = plan.argument_size_in_bytes / 1e9, plan.temp_size_in_bytes / 1e9
         print(
-            f"{name}, prompts: {args.prompts}, images: {args.images}, {jax.devices()[0].device_kind}: arguments "
-            f"{plan.argument_size_in_bytes / 1e9:.2f} GB, results {plan.output_size_in_bytes / 1e9:.2f} GB, "
-            f"peak temporary {plan.temp_size_in_bytes / 1e9:.2f} GB "
+            f"{name}, prompts: {args.prompts}, images: {args.images}, {jax.devices()[0].device_kind}: "
+            f"arguments {given:.2f} GB, peak temporary {temporary:.2f} GB "
             f"(compiled in {time.perf_counter() - start:.0f} s)",
             flush=True,
         )

@@ -10,6 +10,7 @@ from typing import IO, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 from tensorboardX import SummaryWriter
 
 _FILE = "metrics.jsonl"
@@ -28,7 +29,7 @@ class MetricsWriter:
         self._lines: IO[str] | None = None
         if jax.process_index() != 0:
             return
-        folder = Path(folder)
+        self._folder = folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         start = 0 if resume_step is None else resume_step + 1
         _cut(folder / _FILE, resume_step)
@@ -56,7 +57,9 @@ class MetricsWriter:
                 self._board.add_scalar("/".join((name, *map(str, index))), value, int(step))
 
     def image(self, step: int, name: str, image: jax.Array | np.ndarray) -> None:
-        """Show an image, float `[H,W,3]` in [0,1], in TensorBoard; what is outside is clipped.
+        """Keep an image, float `[H,W,3]` in [0,1], what is outside clipped: `pictures/{name}-{step}.png`.
+
+        TensorBoard shows it too.
 
         Raises ValueError for another shape.
         """
@@ -67,6 +70,9 @@ class MetricsWriter:
             raise ValueError(f"image {name!r} must have shape [H, W, 3], found {list(image.shape)}")
         pixels = np.round(np.clip(np.nan_to_num(image), 0, 1) * 255).astype(np.uint8)
         self._board.add_image(name, pixels, int(step), dataformats="HWC")
+        path = self._folder / "pictures" / f"{name}-{int(step):06d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(path)
 
     def close(self) -> None:
         """Write out what is pending."""

@@ -5,6 +5,7 @@
 (PNG files with `metadata.jsonl`, by class if there are classes; `datasets.load_dataset("imagefolder")`).
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -125,7 +126,12 @@ def write_tfds(chunks: Path, folder: Path) -> Path:
 
     shutil.rmtree(folder, ignore_errors=True)
     builder = Generated(data_dir=folder, file_format="array_record")
-    builder.download_and_prepare()
+    tfds.display_progress_bar(False)  # its bars know no totals
+    try:
+        with contextlib.redirect_stdout(None):
+            builder.download_and_prepare()
+    finally:
+        tfds.display_progress_bar(True)
     return Path(builder.data_dir)
 
 

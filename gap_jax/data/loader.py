@@ -1,6 +1,6 @@
 """Batches for training, by Grain: shuffled, without end, and the same for any number of processes."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import grain
@@ -15,6 +15,11 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Example: ...
+
+
+def stack(examples: Sequence[Mapping[str, np.ndarray]]) -> HostBatch:
+    """Examples, one or more with arrays of the same names, as one batch."""
+    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 
 class Batches:
@@ -44,8 +49,7 @@ class Batches:
     def load(self, step: int, rows: slice) -> HostBatch:
         """These rows of the batch of a step, arrays `[rows,…]`, with each one's place in the run as `row`."""
         places = range(step * self.size + rows.start, step * self.size + rows.stop)
-        examples = [self._examples[place] for place in places]
-        stacked = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+        stacked = stack([self._examples[place] for place in places])
         return stacked | {"row": np.array([place % 2**32 for place in places], np.uint32)}
 
     def __call__(self, first: int, steps: int, rows: slice) -> Iterator[HostBatch]:

@@ -2,7 +2,7 @@
 
 The animal (kind, size, place, pose, tone) comes from (seed, index) and its word alone, so that one animal can
 stand on any background; the background from two words, and in details from (seed, index), or from the number
-of a camera that always sees the same scene. Waterbirds and iWildCam are two choices of words and cameras.
+of a camera that always sees the same scene. `WATERBIRDS` and `IWILDCAM` are two choices of words and cameras.
 """
 
 from collections.abc import Mapping, Sequence
@@ -66,6 +66,33 @@ CAMERAS = {
 }
 
 
+class Kind(NamedTuple):
+    """One kind of pictures: the words allowed on each axis, and the camera that takes them, if one does."""
+
+    allowed: Mapping[str, Sequence[str]]
+    camera: int | None = None
+
+
+def _birds(group: int) -> Kind:
+    place, label = divmod(group, 2)
+    return Kind({"animal": (BIRDS[label],), "place": (LAND, WATER)[place], "light": ("day",)})
+
+
+WATERBIRDS = {  # of each split, the kinds, all as often: the groups of WILDS, biased ones alone to train on
+    "train": tuple(map(_birds, (0, 3))),
+    "validation": tuple(map(_birds, range(4))),
+    "test": tuple(map(_birds, range(4))),
+}
+IWILDCAM = {  # likewise, the cameras
+    split: tuple(
+        Kind({"animal": MAMMALS, "place": (camera.place,), "light": camera.lights}, number)
+        for number, camera in CAMERAS.items()
+        if camera.split == split
+    )
+    for split in SPLITS
+}
+
+
 class Wildlife(NamedTuple):
     """Rendered pictures.
 
@@ -107,6 +134,13 @@ def draw_words(seed: int, index: int, allowed: Mapping[str, Sequence[str]] = EVE
             raise ValueError(f"{axis}: {tuple(words)} are not words of the wildlife's axes {AXES}")
     random = _random(seed, index, 1)
     return Words(*(str(random.choice(allowed.get(axis, words))) for axis, words in AXES.items()))
+
+
+def group(words: Words, camera: int | None = None) -> int:
+    """Of a camera's picture its number, of another of a bird 2 · on water + label as in WILDS, else -1."""
+    if camera is not None:
+        return camera
+    return 2 * (words.place in WATER) + LABELS[words.animal] if words.animal in BIRDS else -1
 
 
 def hour(seed: int, index: int, light: str) -> int:
@@ -295,7 +329,7 @@ def _lit(image: np.ndarray, light: str, random: np.random.Generator) -> np.ndarr
     v, u = np.meshgrid(*((np.arange(len(image), dtype=np.float32) + 0.5) / len(image),) * 2, indexing="ij")
     if light == "dusk":
         return image * _SUNSET + (1 - v[..., None]) * _AFTERGLOW
-    lamp = np.clip(0.72 * (1 - np.square((v - 0.55) / 0.72) - np.square((u - 0.5) / 0.72)), 0.07, None)
+    lamp = np.clip(0.66 * (1 - np.square((v - 0.55) / 0.72) - np.square((u - 0.5) / 0.72)), 0.07, None)
     return ((image @ _LUMA) * lamp + random.normal(0, 0.012, lamp.shape))[..., None] * _INFRARED
 
 

@@ -17,7 +17,7 @@ import tyro
 from gap_jax import losses, parallel
 from gap_jax.data.generated import as_arrays
 from gap_jax.data.image_folder import ImageFolder
-from gap_jax.data.loader import Batches
+from gap_jax.data.loader import Batches, stack
 from gap_jax.diffusion.align import Sampling, depth_condition
 from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.loop.train import train
@@ -106,7 +106,7 @@ def settings(config: Adapt) -> dict:
 def samples(pipe: Pipeline, params: dict, source: ImageFolder, count: int = 4):
     """A probe that draws the first images, and below each a generated one of its caption (and depth)."""
     examples = [source[i] for i in range(min(count, len(source)))]
-    batch = {name: np.stack([as_arrays(e)[name] for e in examples]) for name in as_arrays(examples[0])}
+    batch = stack([as_arrays(example) for example in examples])
     sampling = Sampling(num_steps=15)
     context = pipe.encode_text(params, pipe.tokenize([example["text"] for example in examples]))
     uncond = pipe.encode_text(params, pipe.tokenize([""]))

@@ -23,7 +23,7 @@ from gap_jax.data.loader import Source
 from gap_jax.data.prepared import Prepared
 from gap_jax.diffusion.align import Sampling
 from gap_jax.diffusion.align import generate as sample
-from gap_jax.experiments.world import Arrays, Network, World, stack
+from gap_jax.experiments.world import Arrays, Network, World, take
 from gap_jax.guidance import Target, cosine, image_guidance
 from gap_jax.loop.evaluate import Shift, evaluate, shifts
 from gap_jax.loop.finetune import Mixture, finetune
@@ -261,9 +261,7 @@ class Run:
 
         def load(step: int, rows: slice) -> Arrays:
             random = np.random.default_rng([self.seed, 2, step])
-            return stack(
-                self.world.original, random.integers(0, len(self.world.original), config.batch)[rows]
-            )
+            return take(self.world.original, random.integers(0, len(self.world.original), config.batch)[rows])
 
         return optimize(
             self.world.pipe,
@@ -301,7 +299,7 @@ class Run:
         generate(
             self.make(ARMS[name].strength),
             weights,
-            lambda sources: stack(world.original, sources),
+            lambda sources: take(world.original, sources),
             plan(config.images, len(world.original), len(contexts), config.batch, self.seed),
             images_per_step=config.batch,
             seed=self.seed,
@@ -420,7 +418,7 @@ class Run:
             targets = [shift for shift in plain if shift.name in world.targets]
             found |= evaluate(predict, few, targets, metrics)
         count = min(config.images, len(world.original))
-        real = Shift("original", stack(world.original, np.arange(count)))
+        real = Shift("original", take(world.original, np.arange(count)))
         constant = Network(_always, world.task.constant(world.original))
         found |= evaluate(constant.predict, {MEAN_MAP: constant.params}, [*plain, real], metrics)
         found |= evaluate(world.critic.predict, {"critic": world.critic.params}, [real], metrics)

@@ -14,7 +14,7 @@ from gap_jax.data.inventory import check_share, listed
 from gap_jax.data.prepared import Prepared, splits
 from gap_jax.data.rgbd import Fault, open_image, square_image
 from gap_jax.experiments.depth_task import depth_task
-from gap_jax.experiments.world import Arrays, Network, Task, World, stack
+from gap_jax.experiments.world import Arrays, Network, Task, World, take
 from gap_jax.tasks import depth as task
 from gap_jax.weights.depth import load_depth
 from gap_jax.weights.pipeline import load_clip, load_pipeline
@@ -43,8 +43,8 @@ class Files:
     data: Path = Path("data/taskonomy")  # `train`: fine-tuned on, and images of its labels generated
     held_out: Path | None = None  # has `validation` and `test`, best of the model's own size; None: `data`
     domains: dict[str, Path] = dataclasses.field(default_factory=dict)  # further test sets by name
-    # Of target domains: folders of images, or a domain's data set again, 8 images of which are then not tested.
-    # None: validation images in fog and blur.
+    # Of target domains: folders of images, or a domain's data set again, 8 of its images then left out of the
+    # test. None: validation images in fog and blur.
     targets: dict[str, Path] = dataclasses.field(default_factory=dict)
     corrupted: Path | None = None  # precomputed 3D Common Corruptions of the test images
     pipeline: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -116,7 +116,7 @@ def some(source: Prepared, count: int) -> Prepared:
 
 def whole(source: Prepared) -> Arrays:
     """All examples as one batch."""
-    return stack(source, np.arange(len(source)))
+    return take(source, np.arange(len(source)))
 
 
 def domain(folder: Path, count: int) -> tuple[Arrays, np.ndarray]:
@@ -127,7 +127,7 @@ def domain(folder: Path, count: int) -> tuple[Arrays, np.ndarray]:
     if len(order) <= TARGET_IMAGES:
         raise ValueError(f"{source.folder} has {len(order)} examples, more than {TARGET_IMAGES} are needed")
     targets, tested = order[:TARGET_IMAGES], order[TARGET_IMAGES:][:count]
-    return stack(source, tested), stack(source, targets)["image"]
+    return take(source, tested), take(source, targets)["image"]
 
 
 def images(folder: Path, size: int) -> np.ndarray:

@@ -21,7 +21,8 @@ from scipy.ndimage import zoom
 
 from gap_jax import losses, parallel
 from gap_jax.data import rooms
-from gap_jax.data.loader import Batches
+from gap_jax.data.generated import as_arrays
+from gap_jax.data.loader import Batches, stack
 from gap_jax.diffusion.align import Sampling
 from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.diffusion.schedule import Schedule
@@ -197,11 +198,6 @@ def _image(example: Mapping[str, Any]) -> np.ndarray:
     return example["image"].astype(np.float32) / 255
 
 
-def _label(example: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    depth = example["depth"].astype(np.float32) / 65535
-    return {"depth": depth, "mask": example["mask"] > 0}
-
-
 def _style(example: Mapping[str, Any]) -> rooms.Style:
     return rooms.Style(*(words[example[axis]] for axis, words in rooms.AXES.items()))
 
@@ -319,15 +315,11 @@ def train_depth(
         image += zoom(coarse, (image.shape[0] / 16, image.shape[1] / 16, 1), order=1)
         image = (image - 0.5) * random.uniform(0.9, 1.1) + 0.5 + random.uniform(-0.05, 0.05)
         image += random.normal(0, random.uniform(0, 0.02), image.shape).astype(np.float32)
-        return {"image": np.clip(image, 0, 1).astype(np.float32), **_label(example)}
+        return as_arrays(example) | {"image": np.clip(image, 0, 1).astype(np.float32)}
 
     batches = Batches(world.rooms(styles, "train"), transform, size=part.batch, seed=world.recipe.seed)
     held_out = {kind: _first(world.rooms(kind, "validation"), 128) for kind in ("narrow", "every")}
-    arrays = {
-        kind: {"image": np.stack([_image(e) for e in examples])}
-        | {field: np.stack([_label(e)[field] for e in examples]) for field in ("depth", "mask")}
-        for kind, examples in held_out.items()
-    }
+    arrays = {kind: stack([as_arrays(e) for e in examples]) for kind, examples in held_out.items()}
 
     def loss(params, frozen, batch, keys):
         prediction = model.apply({"params": params}, batch["image"])
@@ -405,7 +397,8 @@ def train_diffusion(world: World, vae: AutoencoderKL, vae_params: Any, clip: Cli
 
     def transform(example, random):
         tokens = world.tokens(_caption(example, random, silent=0.1))
-        return {"latents": example["latents"].astype(np.float32), "tokens": tokens, **_label(example)}
+        latents = example["latents"].astype(np.float32)
+        return as_arrays(example) | {"latents": latents, "tokens": tokens}
 
     batches = Batches(source, transform, size=part.batch, seed=world.recipe.seed)
     measure = _generation_probe(pipe, frozen)

@@ -21,10 +21,11 @@ from tqdm import tqdm
 from gap_jax.data import rooms
 from gap_jax.diffusion.align import Sampling, controlnet_depth, generate
 from gap_jax.diffusion.pipeline import Pipeline
+from gap_jax.experiments import depth_task
 from gap_jax.models.clip import Clip
 from gap_jax.models.depth_unet import DepthUNet
 from gap_jax.report import pictures
-from gap_jax.tasks import depth as depth_task
+from gap_jax.tasks.depth import l1 as depth_l1
 from gap_jax.weights.depth import load_depth
 from gap_jax.weights.pipeline import load_clip, load_pipeline
 
@@ -114,7 +115,7 @@ def psnr(images: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def l1(prediction: np.ndarray, truth: rooms.Rooms) -> np.ndarray:
-    return np.asarray(depth_task.l1(jnp.asarray(prediction), truth.depth, truth.mask))
+    return np.asarray(depth_l1(jnp.asarray(prediction), truth.depth, truth.mask))
 
 
 def depth_model(model: str, part: str) -> Callable[[np.ndarray, rooms.Rooms], np.ndarray]:
@@ -183,7 +184,8 @@ def generated(
 def mean_map(count: int = 512) -> np.ndarray:
     """The mean depth map of training rooms, `[S,S,1]`: what predicts best without looking at the image."""
     truth = rooms.render(rooms.SPLITS["train"], range(count), [rooms.Style()] * count)
-    return (truth.depth * truth.mask).sum(0) / truth.mask.sum(0)
+    labels = zip(truth.depth, truth.mask, strict=True)
+    return depth_task.mean_map([{"depth": depth, "mask": mask} for depth, mask in labels])
 
 
 def fidelity(errors: dict[str, np.ndarray], styles: Sequence[rooms.Style]) -> dict[str, dict[str, float]]:

@@ -12,7 +12,7 @@ from gap_jax import prompts
 from gap_jax.diffusion.align import Sampling
 from gap_jax.diffusion.align import generate as sample
 from gap_jax.experiments.closed_loop import ARMS, Arm, Prompts, Run
-from gap_jax.experiments.world import Task, stack
+from gap_jax.experiments.world import Task, take
 from gap_jax.loop.optimize import load_trajectory
 from gap_jax.report import pictures
 from gap_jax.report.results import (
@@ -112,7 +112,7 @@ def generated(folders: list[Path]) -> Generated:
 
 def drawn(run: Run, root: Path) -> Iterator[Prompt]:
     """Every prompt of this seed with pictures of the first original images, at some of its steps."""
-    labels = stack(run.world.original, np.arange(EXAMPLES))
+    labels = take(run.world.original, np.arange(EXAMPLES))
     draw = drawing(run, labels)
     for name in run.settings.arms:
         for some in run.prompts(name, run.world.model.params, 0):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from gap_jax.data.loader import Source
+from gap_jax.data.loader import Source, stack
 from gap_jax.diffusion.align import Alignment
 from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.models.clip import Clip
@@ -67,7 +67,6 @@ class World(NamedTuple):
     corrupted: Callable[[], Iterable[tuple[str, np.ndarray]]] = tuple  # more images of the test set, by set
 
 
-def stack(source: Source, numbers: np.ndarray) -> dict[str, np.ndarray]:
+def take(source: Source, numbers: np.ndarray) -> dict[str, np.ndarray]:
     """These examples as one batch."""
-    examples = [source[int(number)] for number in numbers]
-    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+    return stack([source[int(number)] for number in numbers])

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from PIL import Image
 from tqdm import tqdm
 
 from gap_jax import parallel, prompts
@@ -100,9 +99,7 @@ def optimize(
                 bar.set_postfix({name: f"{np.mean(value):.4g}" for name, value in values.items()})
                 if draw is not None and done % picture_every == 0:
                     grid = draw(weights, state.embeddings)
-                    if main:
-                        _save_png(folder / "pictures" / f"{done:06d}.png", grid)
-                        writer.image(done, "examples", grid)
+                    writer.image(done, "examples", grid)
                 lost = np.flatnonzero(values["skipped"] >= max_skipped).tolist()
                 if lost:
                     save(done)
@@ -182,11 +179,6 @@ def _painter(optimizer, mesh, examples, population):
         return images.transpose(0, 2, 1, 3, 4).reshape(population * height, count * width, 3)
 
     return draw
-
-
-def _save_png(path: Path, image: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.round(image * 255).astype(np.uint8)).save(path)
 
 
 def _check_sign(early_stop: EarlyStop | None, values: Mapping[str, np.ndarray]) -> None:

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from PIL import Image
 from tqdm import tqdm
 
 from gap_jax import parallel
@@ -158,8 +157,4 @@ def _report(
     bar.write(f"{folder.name} {done}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
     for name, picture in pictures.items():
         writer.image(done, name, picture)
-        if jax.process_index() == 0:
-            path = folder / "pictures" / f"{name}-{done:06d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)).save(path)
     return values

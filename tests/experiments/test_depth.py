@@ -15,9 +15,12 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from gap_jax.experiments import depth, worlds
+from gap_jax.experiments import depth
 from gap_jax.experiments.closed_loop import Evaluating, Finetuning, Generating, Optimizing, Settings
-from gap_jax.experiments.depth import Depth
+from gap_jax.experiments.depth import Depth, parse
+from gap_jax.experiments.depth_files import Files
+from gap_jax.experiments.depth_rooms import SHIFTS, TARGETS
+from gap_jax.experiments.depth_task import mean_map
 from gap_jax.report.results import MEAN_MAP, load
 
 ARMS = ("control", "adversarial-sdedit", "guided-adversarial")
@@ -64,14 +67,14 @@ def test_it_ends_with_a_report_of_all_that_was_measured(finished):
     results = load(work / "results.json")
     names = {(column.kind, column.name) for column in results.columns}
     assert len([name for kind, name in names if kind == "cc"]) == 15
-    assert {name for kind, name in names if kind == "domain"} == set(worlds.SHIFTS)
+    assert {name for kind, name in names if kind == "domain"} == set(SHIFTS)
     for column in results.columns:
         assert set(column.scores) == {*ARMS, MEAN_MAP}
         assert all(math.isfinite(v) for s in column.scores.values() for vs in s.values() for v in vs)
     assert results.generated["guided-adversarial"].kept == 4
     assert [point.images for point in results.efficiency["foggy"]["guided-adversarial"]] == [0, 2, 4]
     guided = [prompt for prompt in results.prompts if prompt.arm == "guided-adversarial"]
-    assert {prompt.target for prompt in guided} == set(worlds.TARGETS)
+    assert {prompt.target for prompt in guided} == set(TARGETS)
     assert set(guided[0].losses) == {"adversarial", "guidance"} and guided[0].steps == 3
     assert len(guided[0].examples[0].frames) == 3
     for picture in guided[0].targets:
@@ -92,13 +95,14 @@ def test_what_was_generated_is_read_by_tfds_and_datasets(finished):
     assert len(source) == 4
     split = datasets.load_dataset("imagefolder", data_dir=str(folder / "images"), split="train")
     assert len(split) == 4 and split[0]["image"].size == (64, 64)
-    assert {row["text"].split(":")[0] for row in split} <= set(worlds.TARGETS)
+    assert {row["text"].split(":")[0] for row in split} <= set(TARGETS)
 
 
 @pytest.fixture
 def one_process(monkeypatch):
     """JAX is in use already, and a cluster can only be joined before."""
     monkeypatch.setattr("gap_jax.parallel.initialize", lambda: None)
+    monkeypatch.setattr("gap_jax.parallel.use_all_cores", lambda: None)
 
 
 def test_run_again_it_does_nothing_and_says_so(finished, capsys, one_process):
@@ -122,6 +126,20 @@ def test_settings_that_mean_nothing_are_refused():
         Settings(iterations=0)
 
 
+def test_a_preset_sets_defaults_and_arguments_change_them():
+    config = parse(
+        ["generate", "--preset", "taskonomy-dpt", "--finetuning.steps", "7", "--world.targets", "fog", "a"]
+    )
+    assert config.stage == "generate" and isinstance(config.world, Files)
+    assert (config.world.loss, config.world.size, set(config.world.targets)) == ("midas", 384, {"fog"})
+    assert (config.settings.finetuning.steps, config.settings.finetuning.learning_rate) == (7, 1e-5)
+    short = parse(["--preset", "taskonomy-dpt", "--quick"])
+    assert short.settings.finetuning.learning_rate == 1e-5 and short.settings.optimizing.steps == 4
+    assert short.plain()["world"]["data"] == "data/taskonomy"
+    with pytest.raises(SystemExit):
+        parse(["--preset", "taskonomy-vit"])
+
+
 def test_a_file_of_prompts_without_any_is_refused(tmp_path):
     (tmp_path / "prompts.txt").write_text("\n\n")
     with pytest.raises(ValueError, match=r"prompts\.txt"):
@@ -131,7 +149,7 @@ def test_a_file_of_prompts_without_any_is_refused(tmp_path):
 def test_the_mean_map_is_the_mean_of_valid_pixels():
     first = {"depth": np.full((2, 2, 1), 0.2), "mask": np.ones((2, 2, 1), bool)}
     second = {"depth": np.full((2, 2, 1), 0.6), "mask": np.array([[[True], [True]], [[False], [False]]])}
-    np.testing.assert_allclose(worlds.mean_map([first, second])[..., 0], [[0.4, 0.4], [0.2, 0.2]])
+    np.testing.assert_allclose(mean_map([first, second])[..., 0], [[0.4, 0.4], [0.2, 0.2]])
 
 
 @pytest.mark.slow

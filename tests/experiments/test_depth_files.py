@@ -2,6 +2,7 @@
 
 import csv
 import math
+import shlex
 
 import numpy as np
 import pytest
@@ -19,11 +20,11 @@ from tests.torch_depth import transformers_dpt
 
 SIDE = 64
 BUILDINGS = {"oak": "train", "elm": "val", "ash": "test"}
-SHORT = (
+SHORT = shlex.split(
     "--optimizing.steps 2 --optimizing.batch 2 --optimizing.accumulation 1 --optimizing.denoising-steps 2 "
     "--generating.images 4 --generating.batch 2 --generating.denoising-steps 2 --finetuning.steps 2 "
     "--finetuning.batch 2 --evaluating.images 4 --evaluating.severities 1"
-).split(" ")
+)
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,7 @@ def test_what_a_run_leaves(sd15, tmp_path, capsys):
         header = prompts.load_metadata(path)
         assert header["steps"] == STEPS and len(header["nearest_words"]) == N
     pictures = sorted((tmp_path / "pictures").iterdir())
-    assert [picture.name for picture in pictures] == ["000003.png", "000006.png"]
+    assert [picture.name for picture in pictures] == ["examples-000003.png", "examples-000006.png"]
     assert Image.open(pictures[0]).size == (2 * 8, 3 * 8)
     assert list(tmp_path.glob("events.out.tfevents.*"))
     progress = capsys.readouterr().err
