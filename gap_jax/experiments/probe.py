@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,8 @@ def in_chunks(function: Callable[..., jax.Array], *arrays: np.ndarray, desc: str
 
 def reconstructed(pipe: Pipeline, params: Any, images: np.ndarray) -> np.ndarray:
     """Images through the autoencoder and back."""
-    return in_chunks(lambda chunk: pipe.decode(params, pipe.encode_image(params, chunk)), images)
+    code = jax.jit(lambda params, chunk: pipe.decode(params, pipe.encode_image(params, chunk)))
+    return in_chunks(partial(code, params), images)
 
 
 def zero_shot(clip: Clip, params: Any, images: np.ndarray, styles: Sequence[rooms.Style]) -> dict[str, float]:
@@ -150,7 +152,8 @@ def zero_shot(clip: Clip, params: Any, images: np.ndarray, styles: Sequence[room
     def unit(x):
         return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
-    features = unit(in_chunks(lambda chunk: clip.image_features(params, chunk, projected=True), images))
+    encode = jax.jit(lambda params, chunk: clip.image_features(params, chunk, projected=True))
+    features = unit(in_chunks(partial(encode, params), images))
     found = {}
     for i, (axis, words) in enumerate(rooms.AXES.items()):
         texts = [
@@ -171,14 +174,21 @@ def generated(
     ids = pipe.tokenize([rooms.caption(style) for style in truth.styles])
     uncond = pipe.encode_text(params, pipe.tokenize([""]))
     keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(0), len(ids))))
-
-    def make(depth, mask, ids, keys):
-        context = pipe.encode_text(params, ids)
-        batch = {"depth": jnp.asarray(depth), "mask": jnp.asarray(mask)}
-        keys = jax.random.wrap_key_data(keys)
-        return generate(pipe, params, context, uncond, batch, keys, controlnet_depth(), sampling)
-
+    make = partial(_generator(pipe, sampling), params, uncond)
     return in_chunks(make, truth.depth, truth.mask, ids, keys, desc=desc)
+
+
+@lru_cache
+def _generator(pipe: Pipeline, sampling: Sampling) -> Callable[..., jax.Array]:
+    """`make(params, uncond, depth, mask, ids, keys)`, compiled once for all parameters."""
+    align = controlnet_depth()
+
+    def make(params, uncond, depth, mask, ids, keys):
+        context = pipe.encode_text(params, ids)
+        batch, keys = {"depth": depth, "mask": mask}, jax.random.wrap_key_data(keys)
+        return generate(pipe, params, context, uncond, batch, keys, align, sampling)
+
+    return jax.jit(make)
 
 
 def mean_map(count: int = 512) -> np.ndarray:
