@@ -56,7 +56,7 @@ class Camera(NamedTuple):
     lights: tuple[str, ...]
 
 
-_SUNNY = ("day", "day", "day", "dusk")
+_SUNNY = ("day", "day", "day", "dusk", "night")
 _GLOOMY = ("day", "dusk", "night", "night")
 CAMERAS = {
     **{11 + i: Camera("train", place, _SUNNY) for i, place in enumerate(("savanna", "dirt", "grass") * 3)},

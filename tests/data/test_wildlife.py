@@ -133,13 +133,13 @@ def test_cameras_see_different_scenes():
     assert len(set(scenes)) == len(wildlife.CAMERAS)
 
 
-def test_cameras_for_testing_are_elsewhere_and_see_the_night():
+def test_cameras_for_testing_are_elsewhere_and_see_more_of_the_night():
     assert tuple(kind.camera for kind in wildlife.IWILDCAM["test"]) == iwildcam.TEST_LOCATIONS
     seen = {split: [kind.allowed for kind in kinds] for split, kinds in wildlife.IWILDCAM.items()}
     places = {split: {kind["place"][0] for kind in kinds} for split, kinds in seen.items()}
     assert places["train"] == places["validation"] and not places["train"] & places["test"]
-    assert all("night" not in kind["light"] for kind in seen["train"])
-    assert all("night" in kind["light"] for kind in seen["test"])
+    nights = {split: [np.mean(np.array(kind["light"]) == "night") for kind in seen[split]] for split in seen}
+    assert 0 < max(nights["train"]) <= 0.2 and min(nights["test"]) >= 0.5
 
 
 def test_classes_and_groups_are_those_of_the_real_data_sets():
