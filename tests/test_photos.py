@@ -13,7 +13,7 @@ from gap_jax.data.prepared import Prepared
 from gap_jax.data.rgbd import square_image
 from gap_jax.experiments.depth_files import network
 from gap_jax.experiments.depth_task import depth_task
-from gap_jax.experiments.world import stack
+from gap_jax.closed_loop.world import take
 from gap_jax.loop.evaluate import evaluate, shifts
 from gap_jax.report import pictures
 from gap_jax.weights.depth import load_depth

@@ -17,8 +17,9 @@ import tyro
 
 from gap_jax import parallel
 from gap_jax.checkpoint import check_config
-from gap_jax.experiments import story
-from gap_jax.experiments.closed_loop import STAGES, Run, Settings
+from gap_jax.closed_loop import story
+from gap_jax.closed_loop.run import Run
+from gap_jax.closed_loop.settings import STAGES, Settings
 from gap_jax.experiments.depth_files import Files
 from gap_jax.experiments.depth_presets import PRESETS, quick
 from gap_jax.experiments.depth_rooms import Rooms

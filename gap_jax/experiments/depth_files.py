@@ -8,13 +8,13 @@ from typing import Literal
 import jax
 import numpy as np
 
+from gap_jax.closed_loop.world import Arrays, Network, Task, World, take
 from gap_jax.data.corrupted_files import corrupted_sets
 from gap_jax.data.corruptions import corrupt
 from gap_jax.data.inventory import check_share, listed
 from gap_jax.data.prepared import Prepared, splits
 from gap_jax.data.rgbd import Fault, open_image, square_image
 from gap_jax.experiments.depth_task import depth_task
-from gap_jax.experiments.world import Arrays, Network, Task, World, take
 from gap_jax.tasks import depth as task
 from gap_jax.weights.depth import load_depth
 from gap_jax.weights.pipeline import load_clip, load_pipeline

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from gap_jax.experiments.closed_loop import Evaluating, Finetuning, Generating, Optimizing, Settings
+from gap_jax.closed_loop.settings import Evaluating, Finetuning, Generating, Optimizing, Settings
 from gap_jax.experiments.depth_files import Files
 from gap_jax.experiments.depth_rooms import Rooms
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
+from gap_jax.closed_loop.world import Arrays, Network, World
 from gap_jax.data import rooms
 from gap_jax.experiments.depth_task import depth_task
-from gap_jax.experiments.world import Arrays, Network, World
 from gap_jax.weights.depth import load_depth
 from gap_jax.weights.pipeline import load_clip, load_pipeline
 

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from gap_jax.closed_loop.world import Arrays, Task
 from gap_jax.data.loader import Source
 from gap_jax.diffusion.align import controlnet_depth
-from gap_jax.experiments.world import Arrays, Task
 from gap_jax.report import pictures
 from gap_jax.report.results import Metric
 from gap_jax.tasks import depth as task

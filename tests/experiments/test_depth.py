@@ -15,8 +15,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from gap_jax.closed_loop.settings import Evaluating, Finetuning, Generating, Optimizing, Settings
 from gap_jax.experiments import depth
-from gap_jax.experiments.closed_loop import Evaluating, Finetuning, Generating, Optimizing, Settings
 from gap_jax.experiments.depth import Depth, parse
 from gap_jax.experiments.depth_files import Files
 from gap_jax.experiments.depth_rooms import SHIFTS, TARGETS

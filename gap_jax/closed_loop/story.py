@@ -9,10 +9,11 @@ import jax
 import numpy as np
 
 from gap_jax import prompts
+from gap_jax.closed_loop.run import Prompts, Run
+from gap_jax.closed_loop.settings import ARMS, Arm
+from gap_jax.closed_loop.world import Task, take
 from gap_jax.diffusion.align import Sampling
 from gap_jax.diffusion.align import generate as sample
-from gap_jax.experiments.closed_loop import ARMS, Arm, Prompts, Run
-from gap_jax.experiments.world import Task, take
 from gap_jax.loop.optimize import load_trajectory
 from gap_jax.report import pictures
 from gap_jax.report.results import (
