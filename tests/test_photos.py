@@ -110,7 +110,7 @@ def test_a_stereo_pairs_depth_lies_on_its_photograph(pair):
 
 
 def test_a_stereo_pair_goes_through_evaluation_and_pictures(pair, tmp_path):
-    batch = stack(pair[0], np.arange(1))
+    batch = take(pair[0], np.arange(1))
     model, task = network("small", 64), depth_task()
     sets = list(shifts(batch, {}, (3,)))
     assert len(sets) == 1 + len(CORRUPTIONS) + len(CORRUPTIONS_3D)

@@ -5,50 +5,37 @@ where it was stopped.
 """
 
 import json
-from functools import cached_property, lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from gap_jax import prompts
-from gap_jax.closed_loop.settings import ARMS, STAGES, Arm, Settings
-from gap_jax.closed_loop.world import Arrays, Network, World, take
+from gap_jax.closed_loop.programs import Programs, Prompts
+from gap_jax.closed_loop.settings import ARMS, STAGES, Arm
+from gap_jax.closed_loop.world import Arrays, Network, take
 from gap_jax.data.corruptions import CORRUPTIONS
 from gap_jax.data.corruptions_3d import CORRUPTIONS_3D
 from gap_jax.data.loader import Source
 from gap_jax.data.prepared import Prepared
-from gap_jax.diffusion.align import Sampling
-from gap_jax.diffusion.align import generate as sample
-from gap_jax.guidance import Target, cosine, image_guidance
 from gap_jax.loop.evaluate import Shift, evaluate, shifts
 from gap_jax.loop.finetune import Mixture, finetune
-from gap_jax.loop.generate import Filter, generate, plan
-from gap_jax.loop.objective import Term, adversarial, objective
+from gap_jax.loop.generate import generate, plan
 from gap_jax.loop.optimize import optimize
-from gap_jax.loop.prompt_optimizer import EarlyStop, Model, PromptOptimizer, adamw, prompt_optimizer
 from gap_jax.report.results import MEAN_MAP, write_whole
-
-
-class Prompts(NamedTuple):
-    """Some prompts of an arm: texts, or embeddings `[prompts,n,D]` with names; the target they went to."""
-
-    texts: tuple[str, ...]
-    embeddings: np.ndarray | None = None
-    target: str | None = None
 
 
 class Run:
     """All arms of one seed."""
 
-    def __init__(self, settings: Settings, world: World, work: Path, seed: int):
-        self.settings, self.world, self.seed = settings, world, seed
+    def __init__(self, programs: Programs, work: Path, seed: int):
+        self.programs, self.seed = programs, seed
+        self.settings, self.world = programs.settings, programs.world
         self.folder = work / f"seed-{seed}"
-        self.config = settings.plain() | {"seed": seed}
+        self.config = self.settings.plain() | {"seed": seed}
 
     def upto(self, stage: str) -> None:
         """Every stage until this one."""
@@ -101,41 +88,6 @@ class Run:
             return prompts.from_vocabulary(world.params, config.placeholders, key)
         return prompts.from_word(world.pipe, world.params, config.start, config.placeholders)
 
-    def optimizer(self, arm: Arm, params: Any, target: str | None) -> PromptOptimizer:
-        """An arm's: a program of all, with its weights; a part that it does not have weighs 0."""
-        program = self.program(bool(arm.adversarial))
-        terms = objective(self.terms(arm, target or next(iter(self.world.targets))))[1]
-        return program._replace(weights=program.weights._replace(model=params, terms=terms))
-
-    def terms(self, arm: Arm, target: str) -> list[Term]:
-        world = self.world
-        guide = image_guidance(world.clip, world.clip_params, world.targets[target])
-        return [
-            adversarial(world.task.adversarial, weight=arm.adversarial),
-            Term("guidance", *guide, weight=arm.guidance * self.settings.optimizing.guidance_weight),
-        ]
-
-    @lru_cache  # noqa: B019 (as of `make`)
-    def program(self, stops: bool) -> PromptOptimizer:
-        """The optimisation of prompts, with or without early stopping."""
-        config, world = self.settings.optimizing, self.world
-        return prompt_optimizer(
-            world.pipe,
-            world.params,
-            Model(world.model.predict, world.model.params),
-            self.terms(Arm(), next(iter(world.targets))),
-            world.task.align(1.0),
-            adamw(config.learning_rate, images_per_step=config.batch, weight_decay=config.weight_decay),
-            placeholders=config.placeholders,
-            negative_prompt=world.task.negative_prompt,
-            sampling=Sampling(
-                config.denoising_steps, config.guidance_scale, backprop_steps=config.backprop_steps
-            ),
-            accumulation=config.accumulation,
-            early_stop=EarlyStop(config.window, config.threshold) if stops else None,
-            axis_name="data",
-        )
-
     def optimize(
         self, arm: Arm, params: Any, target: str | None, starts: np.ndarray, folder: Path
     ) -> np.ndarray:
@@ -147,7 +99,7 @@ class Run:
 
         return optimize(
             self.world.pipe,
-            self.optimizer(arm, params, target),
+            self.programs.optimizer(arm, params, target),
             starts,
             load,
             images_per_step=config.batch,
@@ -164,80 +116,26 @@ class Run:
         if not made:
             return None
         config, world = self.settings.generating, self.world
-        contexts = np.concatenate([self.contexts(some) for some in made])
+        contexts = np.concatenate([self.programs.contexts(some) for some in made])
         padded = np.resize(contexts, (max(8, len(contexts)), *contexts.shape[1:]))  # one program for all arms
-        weights = {"pipeline": world.params, "model": params, "critic": world.critic.params}
-        weights |= {"contexts": padded, "uncond": self.uncond}
-        filters = []
-        if config.max_critic_loss is not None:
-            filters.append(Filter("critic_loss", high=config.max_critic_loss))
-        if config.min_clip_similarity is not None:
-            filters.append(Filter("clip_similarity", low=config.min_clip_similarity))
-            weights |= {"clip": world.clip_params, "subject": self.subject}
+        weights = self.programs.weights | {"contexts": padded, "model": params}
         names = tuple(
             text if some.target is None else f"{some.target}: {text}" for some in made for text in some.texts
         )
         folder = self.stage(name, "generate", iteration)
         generate(
-            self.make(ARMS[name].strength),
+            self.programs.make(ARMS[name].strength),
             weights,
             lambda sources: take(world.original, sources),
-            plan(config.images, len(world.original), len(contexts), config.batch, self.seed),
+            plan(config.images, len(world.original), len(contexts), self.seed),
             images_per_step=config.batch,
             seed=self.seed,
             folder=folder,
             config=self.config,
             prompt_names=names,
-            filters=tuple(filters),
+            filters=self.programs.filters,
         )
         return Prepared(folder / "tfds", "train")
-
-    @lru_cache  # noqa: B019 (the same function is compiled only once; runs live as long as the program)
-    def make(self, strength: float):
-        """`make` of `loop.generate`: images, with the losses that the model and the critic have on them."""
-        config, world = self.settings, self.world
-        sampling = Sampling(config.generating.denoising_steps, config.optimizing.guidance_scale)
-        align = world.task.align(strength)
-
-        def make(weights, batch, keys):
-            context = weights["contexts"][batch["prompt"]]
-            images = sample(
-                world.pipe, weights["pipeline"], context, weights["uncond"], batch, keys, align, sampling
-            )
-            judges = {"model": world.model.predict, "critic": world.critic.predict}
-            losses = {
-                f"{name}_loss": world.task.loss(predict(weights[name], images), batch)
-                for name, predict in judges.items()
-            }
-            if "subject" in weights:
-                features = world.clip.image_features(weights["clip"], images, projected=True)
-                losses["clip_similarity"] = 1 - cosine(features, Target(weights["subject"], None))
-            return images, losses
-
-        return make
-
-    @cached_property
-    def subject(self) -> jax.Array:
-        """CLIP's projected features `[D]` of what images are to show."""
-        world, text = self.world, self.settings.generating.subject
-        return world.clip.text_features(world.clip_params, world.clip.tokenize([text]), projected=True)[0]
-
-    @cached_property
-    def uncond(self) -> jax.Array:
-        """Text states of the negative prompt."""
-        return self.world.pipe.encode_text(
-            self.world.params, self.world.pipe.tokenize([self.world.task.negative_prompt])
-        )
-
-    def contexts(self, some: Prompts) -> np.ndarray:
-        """Text states of prompts, `[prompts,L,D]`."""
-        pipe, params = self.world.pipe, self.world.params
-        if some.embeddings is None:
-            return np.asarray(pipe.encode_text(params, pipe.tokenize(list(some.texts))))
-        count = some.embeddings.shape[1]
-        text = ",".join(f"<{i}>" for i in range(count)) + self.settings.generating.suffix
-        ids = pipe.tokenize([text], count)
-        return np.concatenate([pipe.encode_text(params, ids, embeddings) for embeddings in some.embeddings])
 
     def few(self, name: str, images: Prepared) -> dict[str, Any]:
         """The model fine-tuned with fewer of the images, by `{arm}@{how many}`."""
@@ -257,7 +155,7 @@ class Run:
             world.task.loss,
             Mixture(world.original, images, config.share),
             lambda example, random: example,
-            self.adam,
+            self.programs.adam,
             world.validation,
             steps=config.steps,
             images_per_step=config.batch,
@@ -266,13 +164,6 @@ class Run:
             config=self.config,
             select="mean",
             probe_every=max(config.steps // 4, 1),
-        )
-
-    @cached_property
-    def adam(self) -> optax.GradientTransformation:
-        config = self.settings.finetuning
-        return optax.chain(
-            optax.add_decayed_weights(config.weight_decay), optax.amsgrad(config.learning_rate)
         )
 
     def evaluate(self, models: dict[str, Any]) -> None:

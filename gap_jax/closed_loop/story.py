@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from gap_jax import prompts
-from gap_jax.closed_loop.run import Prompts, Run
+from gap_jax.closed_loop.programs import Prompts
+from gap_jax.closed_loop.run import Run
 from gap_jax.closed_loop.settings import ARMS, Arm
 from gap_jax.closed_loop.world import Task, take
 from gap_jax.diffusion.align import Sampling
@@ -142,11 +143,11 @@ def told(run: Run, name: str, some: Prompts, i: int) -> tuple[dict[str, Any], di
     """What the report says of prompt `i`, and its text states by step."""
     arm = ARMS[name]
     if some.embeddings is None:
-        return {"losses": {}}, {0: run.contexts(some)[i]}
+        return {"losses": {}}, {0: run.programs.contexts(some)[i]}
     words = prompts.nearest_words(run.world.pipe, run.world.params, some.embeddings[i])
     fields: dict[str, Any] = {"losses": {}, "words": tuple(map(tuple, words))}
     if not arm.optimized:
-        return fields, {0: run.contexts(some)[i]}
+        return fields, {0: run.programs.contexts(some)[i]}
     trajectory = load_trajectory(run.stage(arm.prompts_of or name, "optimize") / (some.target or "all"))
     stopped = np.flatnonzero(trajectory["stopped"][:, i])
     end = stopped[0] + 1 if len(stopped) else len(trajectory["stopped"])
@@ -155,7 +156,7 @@ def told(run: Run, name: str, some: Prompts, i: int) -> tuple[dict[str, Any], di
         fields["stopped"] = int(stopped[0]) - run.settings.optimizing.window + 1
     steps = sorted({round(step) for step in np.linspace(0, end - 1, min(FRAMES, end))})
     path = Prompts(("",) * len(steps), trajectory["embeddings"][steps, i])
-    return fields, dict(zip(steps, run.contexts(path), strict=True))
+    return fields, dict(zip(steps, run.programs.contexts(path), strict=True))
 
 
 def terms(arm: Arm) -> tuple[str, ...]:
@@ -177,7 +178,7 @@ def drawing(run: Run, labels: Mapping[str, np.ndarray]) -> Draw:
         return images, world.model.predict(model, images)
 
     return lambda context: jax.device_get(
-        render(world.params, world.model.params, context[None], run.uncond, dict(labels))
+        render(world.params, world.model.params, context[None], run.programs.uncond, dict(labels))
     )
 
 

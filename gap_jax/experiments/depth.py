@@ -18,6 +18,7 @@ import tyro
 from gap_jax import parallel
 from gap_jax.checkpoint import check_config
 from gap_jax.closed_loop import story
+from gap_jax.closed_loop.programs import Programs
 from gap_jax.closed_loop.run import Run
 from gap_jax.closed_loop.settings import STAGES, Settings
 from gap_jax.experiments.depth_files import Files
@@ -68,7 +69,8 @@ def main(config: Depth) -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(work.absolute() / "compiled"))
     world = config.world.build(settings.evaluating.images)
-    runs = [Run(settings, world, work, seed) for seed in settings.seeds]
+    programs = Programs(settings, world)
+    runs = [Run(programs, work, seed) for seed in settings.seeds]
     try:
         for run in runs:
             run.upto(config.stage)

@@ -40,15 +40,16 @@ class Plan(NamedTuple):
     prompt: np.ndarray
 
 
-def plan(count: int, sources: int, prompts: int, images_per_step: int, seed: int) -> Plan:
-    """Sources without repetition as long as there are some left; one prompt for each step, in even shares."""
+def plan(count: int, sources: int, prompts: int, seed: int) -> Plan:
+    """Sources without repetition as long as there are some left; prompts in turn, so that a few have all."""
     if count < 1 or sources < 1 or prompts < 1:
         raise ValueError(f"nothing to generate: {count} images of {sources} sources with {prompts} prompts")
     random = np.random.default_rng([seed, 1])
-    rounds = [random.permutation(sources) for _ in range(-(-count // sources))]
-    steps = -(-count // images_per_step)
-    order = np.concatenate([random.permutation(prompts) for _ in range(-(-steps // prompts))])[:steps]
-    return Plan(np.concatenate(rounds)[:count], np.repeat(order, images_per_step)[:count])
+
+    def rounds(length: int) -> np.ndarray:
+        return np.concatenate([random.permutation(length) for _ in range(-(-count // length))])[:count]
+
+    return Plan(rounds(sources), rounds(prompts))
 
 
 def generate(

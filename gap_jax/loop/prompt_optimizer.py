@@ -56,6 +56,7 @@ class Weights(NamedTuple):
     model: Any
     terms: tuple[Any, ...]
     uncond: jax.Array | None
+    threshold: float = -jnp.inf  # early stopping's
 
 
 class PromptOptimizer(NamedTuple):
@@ -148,10 +149,14 @@ def prompt_optimizer(
         finite = jnp.isfinite(total) & jnp.isfinite(gradient).all()
         metrics = {"loss": total, **values, "gradient_norm": jnp.linalg.norm(gradient)}
         adversarial = values.get("adversarial", total)
-        state = advance(state, gradient, finite, adversarial, optimizer=optimizer, early_stop=early_stop)
+        stop = None if early_stop is None else early_stop._replace(threshold=weights.threshold)
+        state = advance(state, gradient, finite, adversarial, optimizer=optimizer, early_stop=stop)
         return state, metrics | {"skipped": state.skipped.astype(jnp.float32), "stopped": state.stopped * 1.0}
 
-    return PromptOptimizer(init, step, render, Weights(params, model.params, term_params, uncond), early_stop)
+    weights = Weights(params, model.params, term_params, uncond)
+    if early_stop is not None:
+        weights = weights._replace(threshold=jnp.float32(early_stop.threshold))
+    return PromptOptimizer(init, step, render, weights, early_stop)
 
 
 def begin(
