@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gap_jax.closed_loop.world import take
 from gap_jax.data.corruptions import CORRUPTIONS, corrupt
 from gap_jax.data.corruptions_3d import CORRUPTIONS_3D
 from gap_jax.data.depth_folder import DepthFiles, DepthFolder
@@ -13,7 +14,6 @@ from gap_jax.data.prepared import Prepared
 from gap_jax.data.rgbd import square_image
 from gap_jax.experiments.depth_files import network
 from gap_jax.experiments.depth_task import depth_task
-from gap_jax.closed_loop.world import take
 from gap_jax.loop.evaluate import evaluate, shifts
 from gap_jax.report import pictures
 from gap_jax.weights.depth import load_depth

@@ -63,7 +63,7 @@ class Programs:
             sampling=Sampling(
                 config.denoising_steps, config.guidance_scale, backprop_steps=config.backprop_steps
             ),
-            accumulation=config.accumulation,
+            accumulation=max(config.batch // jax.device_count() // config.at_once, 1),
             early_stop=EarlyStop(config.window, config.threshold),
             axis_name="data",
         )

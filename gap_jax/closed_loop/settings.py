@@ -49,7 +49,7 @@ class Optimizing:
     start: str | None = None  # the word they begin as; none: drawn from the vocabulary's distribution
     steps: int = 15  # updates
     batch: int = 8  # images an update
-    accumulation: int = 1  # parts of the batch that are computed one after another
+    at_once: int = 8  # images of each prompt that a device computes at once; more are accumulated
     learning_rate: float = 2e-3  # times the batch
     weight_decay: float = 1e-2
     denoising_steps: int = 5

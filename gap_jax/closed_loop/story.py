@@ -35,7 +35,7 @@ Measured = list[dict[str, Any]]  # `evaluate.json` of each seed
 
 
 def assemble(runs: list[Run], root: Path) -> Results:
-    """Everything measured, and pictures of the first seed's prompts, under `root`."""
+    """Everything measured, and pictures of the first seed's prompts, under `root`; by all processes."""
     first = runs[0]
     settings, world = first.settings, first.world
     measured = [json.loads((run.folder / "evaluate.json").read_text()) for run in runs]
@@ -51,6 +51,9 @@ def assemble(runs: list[Run], root: Path) -> Results:
     return Results(
         title=world.title,
         summary=world.summary,
+        label=world.task.pictures.name,
+        legends=world.task.pictures.legends,
+        note=world.task.pictures.note,
         config=settings.plain(),
         seeds=settings.seeds,
         metrics=metrics,
@@ -193,20 +196,25 @@ def example(
 
     def keep(name: str, picture: np.ndarray) -> str:
         path = folder / f"{name}.png"
-        pictures.save(path, picture)
+        _save(path, picture)
         return str(path.relative_to(root))
 
     shown = []
     for step, (image, prediction) in sorted(frames.items()):
-        drawn = image, *task.draw_prediction(prediction, label)
+        drawn = image, *task.pictures.prediction(prediction, label)
         names = (f"{name}-{step:05d}" for name in ("generated", "prediction", "error"))
         shown.append(Frame(step, *map(keep, names, drawn)))
-    return Example(keep("label", task.draw_label(label)), keep("original", label["image"]), tuple(shown))
+    return Example(keep("label", task.pictures.label(label)), keep("original", label["image"]), tuple(shown))
 
 
 def target_pictures(run: Run, target: str, root: Path) -> Iterator[str]:
     """The target's images, as paths from `root`."""
     for i, image in enumerate(run.world.targets[target]):
         path = root / "pictures" / "targets" / f"{target}-{i}.png"
-        pictures.save(path, image)
+        _save(path, image)
         yield str(path.relative_to(root))
+
+
+def _save(path: Path, picture: np.ndarray) -> None:
+    if jax.process_index() == 0:
+        pictures.save(path, picture)

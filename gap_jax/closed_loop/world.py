@@ -1,6 +1,7 @@
 """What an experiment is about, as a value: a generator, the model to improve, a critic, a task, data."""
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from gap_jax.data.loader import Source, stack
 from gap_jax.diffusion.align import Alignment
 from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.models.clip import Clip
-from gap_jax.report.results import Metric
+from gap_jax.report.results import Legend, Metric
 
 Arrays = Mapping[str, np.ndarray]
 Losses = Callable[[Any, Arrays], jax.Array]
@@ -23,6 +24,21 @@ class Network(NamedTuple):
     params: Any
 
 
+class Pictures(NamedTuple):
+    """How a task's labels and predictions are drawn, as uint8 `[H,W,3]`, one image's at a time.
+
+    - `name`: what a label is, such as `depth map`.
+    - `label(label)`, `prediction(prediction, label)`: two of the latter, it and where it is wrong.
+    - `legends`, of `label` and `error`, and a `note`: what the report says of their colours.
+    """
+
+    name: str
+    label: Callable[[Arrays], np.ndarray]
+    prediction: Callable[[Any, Arrays], tuple[np.ndarray, np.ndarray]]
+    legends: Mapping[str, Legend] = MappingProxyType({})
+    note: str = ""
+
+
 class Task(NamedTuple):
     """What the model is for. Losses and metrics are `(prediction, batch) -> [B]`.
 
@@ -31,8 +47,6 @@ class Task(NamedTuple):
     - `loss`: to be minimised in fine-tuning; `metrics`: what is measured, the main one first, and how each is
       shown.
     - `constant(source)`: the best prediction that looks at no image, one for all images.
-    - `draw_label(label)`, `draw_prediction(prediction, label)`: pictures, uint8 `[H,W,3]`, of one image's;
-      the second returns two, the prediction and where it is wrong.
     """
 
     align: Callable[[float], Alignment]
@@ -41,8 +55,7 @@ class Task(NamedTuple):
     metrics: Mapping[str, tuple[Metric, Losses]]
     check: Callable[[Arrays], None]
     constant: Callable[[Source], np.ndarray]
-    draw_label: Callable[[Arrays], np.ndarray]
-    draw_prediction: Callable[[Any, Arrays], tuple[np.ndarray, np.ndarray]]
+    pictures: Pictures
     negative_prompt: str = ""
 
 

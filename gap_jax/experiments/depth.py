@@ -74,9 +74,12 @@ def main(config: Depth) -> None:
     try:
         for run in runs:
             run.upto(config.stage)
-        if config.stage == "report" and jax.process_index() == 0:
-            save(work / "results.json", story.assemble(runs, work))
-            print(f"the report: {page.write(work / 'results.json', report.parent)}")
+        if config.stage == "report":
+            results = story.assemble(runs, work)
+            if jax.process_index() == 0:
+                save(work / "results.json", results)
+                print(f"the report: {page.write(work / 'results.json', report.parent)}")
+            parallel.barrier("reported")
     except KeyboardInterrupt:
         print("stopped; what is done is kept: the same command goes on", file=sys.stderr)
         raise SystemExit(130) from None

@@ -15,7 +15,7 @@ from gap_jax.data.inventory import check_share, listed
 from gap_jax.data.prepared import Prepared, splits
 from gap_jax.data.rgbd import Fault, open_image, square_image
 from gap_jax.experiments.depth_task import depth_task
-from gap_jax.tasks import depth as task
+from gap_jax.tasks.depth import NEGATIVE_PROMPT
 from gap_jax.weights.depth import load_depth
 from gap_jax.weights.pipeline import load_clip, load_pipeline
 
@@ -30,10 +30,6 @@ WRITTEN = (
     "an old room with patterned wallpaper",
 )
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-LOSSES = {
-    "l1": (task.l1, task.negative_l1),
-    "midas": (task.midas, task.negative_ssi_mae),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +91,7 @@ class Files:
 
     def task(self) -> Task:
         """Depth with the chosen loss."""
-        return depth_task(*LOSSES[self.loss], negative_prompt=task.NEGATIVE_PROMPT)
+        return depth_task(self.loss, NEGATIVE_PROMPT)
 
 
 def network(model: str, size: int) -> Network:

@@ -1,16 +1,16 @@
 """What the closed loop is told of depth: losses, metrics, the alignment, what predicts without a look."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from gap_jax.closed_loop.world import Arrays, Task
+from gap_jax.closed_loop.world import Arrays, Pictures, Task
 from gap_jax.data.loader import Source
 from gap_jax.diffusion.align import controlnet_depth
 from gap_jax.report import pictures
-from gap_jax.report.results import Metric
+from gap_jax.report.results import Legend, Metric
 from gap_jax.tasks import depth as task
 
 METRICS = {
@@ -18,17 +18,37 @@ METRICS = {
     "ssi_mae": (Metric("SSI-MAE", "×10", 10), task.ssi_mae),
     "absrel": (Metric("AbsRel", "×100", 100), task.absrel),
     "delta1": (Metric("δ < 1.25", "in % of pixels", 100, True), task.delta1),
+    "midas": (Metric("MiDaS loss", "×10", 10), task.midas),
 }
+ADVERSARIAL = {"l1": task.negative_l1, "midas": task.negative_ssi_mae}  # by the loss in fine-tuning
+
+
+def _draw(prediction: np.ndarray, label: Arrays) -> tuple[np.ndarray, np.ndarray]:
+    label = sized({name: array[None] for name, array in label.items()}, prediction.shape[:2])
+    depth, mask = label["depth"][0], label["mask"][0]
+    return pictures.depth(prediction), pictures.error(prediction, depth, mask)
+
+
+PICTURES = Pictures(
+    "depth map",
+    lambda label: pictures.depth(label["depth"], label["mask"]),
+    _draw,
+    {
+        "label": Legend("near", "far", tuple(pictures.gradient("depth"))),
+        "error": Legend("0", str(pictures.LARGEST_ERROR), tuple(pictures.gradient("error"))),
+    },
+    "Grey pixels of depth maps have no label; errors are shares of depth’s range.",
+)
 Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 _AVERAGED = 2000  # maps
 
 
-def depth_task(
-    loss: Loss = task.l1,
-    adversarial: Callable[[jax.Array, Mapping[str, jax.Array]], jax.Array] = task.negative_l1,
-    negative_prompt: str = "",
-) -> Task:
-    """Depth, by default with the paper's losses for the U-Net. Labels are brought to predictions' size."""
+def depth_task(loss: str = "l1", negative_prompt: str = "") -> Task:
+    """Depth with one of the paper's losses, `l1` for the U-Net, `midas` for DPT, as the main metric.
+
+    Labels are brought to predictions' size.
+    """
+    adversarial, names = ADVERSARIAL[loss], sorted(METRICS, key=lambda name: name != loss)
 
     def labelled(measure: Loss) -> Callable[[jax.Array, Arrays], jax.Array]:
         return lambda prediction, batch: measure(prediction, **sized(batch, prediction.shape[1:3]))
@@ -36,20 +56,13 @@ def depth_task(
     return Task(
         align=lambda strength: controlnet_depth(strength=strength),
         adversarial=lambda prediction, batch: adversarial(prediction, sized(batch, prediction.shape[1:3])),
-        loss=labelled(loss),
-        metrics={name: (shown, labelled(metric)) for name, (shown, metric) in METRICS.items()},
+        loss=labelled(METRICS[loss][1]),
+        metrics={name: (METRICS[name][0], labelled(METRICS[name][1])) for name in names},
         check=lambda batch: task.check_labels(batch["depth"], batch["mask"]),
         constant=mean_map,
-        draw_label=lambda label: pictures.depth(label["depth"], label["mask"]),
-        draw_prediction=_draw,
+        pictures=PICTURES,
         negative_prompt=negative_prompt,
     )
-
-
-def _draw(prediction: np.ndarray, label: Arrays) -> tuple[np.ndarray, np.ndarray]:
-    label = sized({name: array[None] for name, array in label.items()}, prediction.shape[:2])
-    depth, mask = label["depth"][0], label["mask"][0]
-    return pictures.depth(prediction), pictures.error(prediction, depth, mask)
 
 
 def sized(batch: Arrays, size: tuple[int, int]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ _KNOWN = {
     "guided-adversarial": Arm(
         "Guided adversarial", "prompts optimised for both, the model's loss and the target", "#5b4cd6", "*"
     ),
-    MEAN_MAP: Arm("Mean map", "no model: predicts the training set's mean depth map, always", INK, "None"),
+    MEAN_MAP: Arm("Mean map", "no model: always the same prediction, the training set's best", INK, "None"),
 }
 _OTHERS = (("#a0522d", "<"), ("#2a9db0", ">"), ("#9aa02c", "p"), ("#c76a8f", "h"))  # in turn
 

@@ -149,7 +149,7 @@
       const number = `image ${chosen.view + 1}`;
       const first = data.prompts[data.groups[0][0]];
       const shown = first.examples[clamp(chosen.view, first.examples.length)];
-      show(root.querySelector('[data-part="label"]'), shown.label, `Depth map of ${number}`);
+      show(root.querySelector('[data-part="label"]'), shown.label, `${data.label} of ${number}`);
       show(root.querySelector('[data-part="original"]'), shown.original, `Original of ${number}`);
       for (const card of root.querySelectorAll("[data-group]")) {
         const group = data.groups[card.dataset.group];

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
 
-from gap_jax.report import figures, pictures, tables
+from gap_jax.report import figures, tables
 from gap_jax.report.arms import INK, Arm, arms
 from gap_jax.report.results import MEAN_MAP, Example, Frame, Prompt, Results, load, write_whole
 
@@ -144,11 +144,11 @@ def _page(results: Results, picture: _Pictures, drawn: Mapping[str, Figure]) -> 
         fidelity=_fidelity(results, drawn),
         efficiency=_efficiency(results, drawn),
         config=list(_flat(results.config)),
-        gradients={kind: ", ".join(pictures.gradient(kind)) for kind in ("depth", "error")},
-        largest_error=pictures.LARGEST_ERROR,
+        mean_map=MEAN_MAP,
         uris=picture.uris,
         small=picture.small,
         data={
+            "label": results.label.capitalize(),
             "pictures": picture.uris,
             "small": [int(small) for small in picture.small],
             "prompts": prompts,

@@ -85,6 +85,15 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Legend:
+    """What a picture's colours mean: `colours`, `#rrggbb`, lead from `low` to `high`."""
+
+    low: str
+    high: str
+    colours: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Frame:
     """Pictures of one example after `step` updates of the prompt; see `report.pictures`."""
 
@@ -154,6 +163,8 @@ class Results:
     """An experiment's results.
 
     - `title`, `summary`: the report's heading, and a sentence or two on model, generator and data.
+    - `label`: what images are generated from, such as `depth map`; `legends`: of pictures of it, `label`, and
+      of errors, `error`; `note`: a sentence on these pictures.
     - `config`: the resolved configuration; JSON values, nested.
     - `metrics`: what is measured, by the name it has in `columns`; the main one first.
     - `columns`: the test sets, in the order they are shown in.
@@ -164,6 +175,9 @@ class Results:
 
     title: str
     summary: str
+    label: str
+    legends: Mapping[str, Legend]
+    note: str
     config: Mapping[str, Any]
     seeds: tuple[int, ...]
     metrics: Mapping[str, Metric]

@@ -21,7 +21,7 @@ from tests.torch_depth import transformers_dpt
 SIDE = 64
 BUILDINGS = {"oak": "train", "elm": "val", "ash": "test"}
 SHORT = shlex.split(
-    "--optimizing.steps 2 --optimizing.batch 2 --optimizing.accumulation 1 --optimizing.denoising-steps 2 "
+    "--optimizing.steps 2 --optimizing.batch 2 --optimizing.at-once 2 --optimizing.denoising-steps 2 "
     "--generating.images 4 --generating.batch 2 --generating.denoising-steps 2 --finetuning.steps 2 "
     "--finetuning.batch 2 --evaluating.images 4 --evaluating.severities 1"
 )
@@ -110,11 +110,9 @@ def test_replica_is_target_and_test_with_dpt(data, run, tmp_path):
     transformers_dpt("hybrid").save_pretrained(tmp_path / "dpt")
     replica = str(data / "prepared" / "omnidata")
     more = [
-        "--world.domains",
-        "replica",
+        "--world.domains.replica",
         replica,
-        "--world.targets",
-        "replica",
+        "--world.targets.replica",
         replica,
         "--world.loss",
         "midas",

@@ -11,7 +11,7 @@ import numpy as np
 from gap_jax.data import rooms
 from gap_jax.data.corruptions import CORRUPTIONS
 from gap_jax.data.corruptions_3d import CORRUPTIONS_3D
-from gap_jax.experiments.depth_task import METRICS
+from gap_jax.experiments.depth_task import METRICS, PICTURES
 from gap_jax.report import pictures
 from gap_jax.report.results import (
     MEAN_MAP,
@@ -109,6 +109,9 @@ def results(folder: Path, size: int, examples: int, prompts: int, seeds: tuple[i
     return Results(
         title="Depth in the small world",
         summary="A sample made for tests: the pictures are rendered rooms, and every number is invented.",
+        label=PICTURES.name,
+        legends=PICTURES.legends,
+        note=PICTURES.note,
         config={
             "preset": "small",
             "optimize": {"steps": STEPS, "lr": 0.01, "early_stop": {"window": 5, "threshold": -0.2}},

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gap_jax.report import results
-from gap_jax.report.results import Column, Example, Frame, Generated, Metric, Point, Prompt, Results
+from gap_jax.report.results import Column, Example, Frame, Generated, Legend, Metric, Point, Prompt, Results
 
 FRAME = Frame(0, "generated.png", "prediction.png", "error.png")
 
@@ -17,6 +17,9 @@ def small(**changes):
     fields = {
         "title": "A title",
         "summary": "",
+        "label": "depth map",
+        "legends": {"label": Legend("near", "far", ("#000000", "#ffffff"))},
+        "note": "",
         "config": {"optimize": {"lr": 0.01, "words": ["a", None]}},
         "seeds": (0, 7),
         "metrics": {"l1": Metric("L1", "×100", 100), "delta1": Metric("δ < 1.25", "in %", 100, True)},

@@ -10,7 +10,21 @@ from gap_jax.report.tables import Cell, Estimate, Row, Table
 
 def results(columns=(), seeds=(0, 1), generated=None, efficiency=None, critic=((0.02, 0.02), (0.1, 0.1))):
     metrics = {name: metric for name, (metric, _) in METRICS.items()}
-    return Results("", "", {}, seeds, metrics, tuple(columns), generated or {}, *critic, efficiency or {}, ())
+    return Results(
+        "",
+        "",
+        "depth map",
+        {},
+        "",
+        {},
+        seeds,
+        metrics,
+        tuple(columns),
+        generated or {},
+        *critic,
+        efficiency or {},
+        (),
+    )
 
 
 def column(kind, name, severity=None, metric="l1", **scores):

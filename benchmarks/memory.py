@@ -1,11 +1,11 @@
 """What the presets need of a device's memory at full size: weights, and steps as XLA plans them; none is run.
 
-    python -m experiments.memory                                        # weights, from the networks' shapes
-    python -m experiments.memory --plan finetune                        # what a step takes besides
-    python -m experiments.memory --plan optimize --prompts 1 --images 4
+    python -m benchmarks.memory                                        # weights, from the networks' shapes
+    python -m benchmarks.memory --plan finetune                        # what a step takes besides
+    python -m benchmarks.memory --plan optimize --prompts 1 --images 4
 
-`--images`: those that a device has at a time, batch / accumulation / devices. A plan is that of the backend
-that it is compiled for, this machine's; to compile `optimize` takes minutes.
+`--images`: those that a device has at a time. A plan is that of the backend that it is compiled for, this
+machine's; to compile `optimize` takes minutes.
 """
 
 import argparse
@@ -91,7 +91,7 @@ class Networks:
                 placeholders=config.placeholders,
                 negative_prompt=self.task.negative_prompt,
                 sampling=Sampling(config.denoising_steps, config.guidance_scale),
-                accumulation=config.accumulation,
+                accumulation=config.batch // config.at_once,
                 early_stop=EarlyStop(config.window, config.threshold),
             )
 
@@ -103,7 +103,7 @@ class Networks:
         starts = jax.ShapeDtypeStruct((prompts, config.placeholders, 768), jnp.float32)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), prompts))
         states = jax.eval_shape(lambda w, k, s: jax.vmap(optimizer(*w).init)(k, s), weights, keys, starts)
-        return step, (weights, states, batch(images * config.accumulation))
+        return step, (weights, states, batch(images * config.batch // config.at_once))
 
     def generate(self, prompts: int, images: int) -> tuple[Callable, tuple]:
         """Generating images of a prompt, measured by the model."""
