@@ -5,8 +5,10 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import datasets
@@ -153,22 +155,28 @@ def test_the_mean_map_is_the_mean_of_valid_pixels():
 
 
 @pytest.mark.slow
-def test_killed_in_every_stage_it_ends_with_the_same_table(finished, tmp_path):
-    work = tmp_path / "killed"
+def test_stopped_in_every_stage_it_ends_with_the_same_table(finished, tmp_path):
+    work, printed = tmp_path / "killed", []
     seed = work / "seed-0"
     for sign in (
+        seed / "adversarial" / "optimize" / "all" / "metrics.jsonl",  # by Ctrl-C, the others by SIGKILL
         seed / "adversarial" / "optimize" / "all" / "checkpoints" / "1",
         seed / "adversarial-sdedit" / "generate" / "chunks",
         seed / "adversarial-sdedit" / "finetune" / "checkpoints" / "2",
         seed / "guided-adversarial" / "optimize" / "foggy" / "checkpoints" / "2",
         seed / "guided-adversarial" / "finetune-2",
     ):
-        process = subprocess.Popen(command(work), env=environment(), stderr=subprocess.DEVNULL)
+        polite = sign.name == "metrics.jsonl"
+        process = subprocess.Popen(command(work), env=environment(), stderr=subprocess.PIPE, text=True)
+        reader = threading.Thread(target=lambda said=process.stderr: printed.append(said.read()))
+        reader.start()
         while not sign.exists():
             assert process.poll() is None, sign
             time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.send_signal(signal.SIGINT if polite else signal.SIGKILL)
+        process.wait(), reader.join()
+        if polite:
+            assert process.returncode == 130 and "the same command goes on" in printed[-1]
     subprocess.run(command(work), env=environment(), check=True)
     assert (work / "report" / "table.md").read_bytes() == (finished[0] / "report" / "table.md").read_bytes()
     ours, theirs = (load(folder / "results.json") for folder in (work, finished[0]))
@@ -186,3 +194,26 @@ def test_more_devices_generate_the_same_images(finished, tmp_path):
         for ours, theirs in zip(*paths, strict=True):
             difference = np.asarray(Image.open(ours), int) - np.asarray(Image.open(theirs), int)
             assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_the_table_of_one(finished, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    work = tmp_path / "processes"
+    program = (
+        "import sys\nfrom gap_jax import parallel\n"
+        f"parallel.initialize('localhost:{port}', 2, int(sys.argv.pop(1)))\n"
+        "parallel.initialize = lambda: None\n"
+        "from gap_jax.experiments import depth\ndepth.main(depth.parse(sys.argv[1:]))"
+    )
+    given = command(work)[3:]
+    runs = [
+        subprocess.Popen([sys.executable, "-c", program, str(i), *given], env=environment()) for i in range(2)
+    ]
+    assert [run.wait(timeout=1500) for run in runs] == [0, 0]
+    ours, theirs = (load(folder / "results.json") for folder in (work, finished[0]))
+    for mine, yours in zip(ours.columns, theirs.columns, strict=True):
+        for arm in ARMS:
+            np.testing.assert_allclose(mine.scores[arm]["l1"], yours.scores[arm]["l1"], rtol=0.02)
