@@ -170,6 +170,11 @@ def local_values(tree: Any) -> Any:
     return jax.tree.map(rows, tree)
 
 
+def all_agree(holds: bool) -> bool:
+    """Whether it holds on all processes, each of which calls this."""
+    return bool(multihost_utils.process_allgather(np.array(holds)).all())
+
+
 def barrier(name: str) -> None:
     """Wait until all processes have come here."""
     if jax.process_count() > 1:

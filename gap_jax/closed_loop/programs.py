@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 
-from gap_jax.closed_loop.settings import Arm, Settings
+from gap_jax.closed_loop.settings import ARMS, Arm, Settings
 from gap_jax.closed_loop.world import World
 from gap_jax.diffusion.align import Sampling
 from gap_jax.diffusion.align import generate as sample
@@ -30,22 +30,39 @@ class Programs:
 
     def __init__(self, settings: Settings, world: World):
         self.settings, self.world = settings, world
+        guided = [name for name in settings.arms if ARMS[name].guidance]
+        if guided and not world.targets:
+            raise ValueError(f"the arms {', '.join(guided)} need images of a target domain: there are none")
+        devices = jax.device_count()
+        for stage in ("optimizing", "generating", "finetuning"):
+            batch = getattr(settings, stage).batch
+            if batch % devices:
+                raise ValueError(f"{stage}.batch must be a multiple of the {devices} devices, found {batch}")
+
+    @property
+    def most_prompts(self) -> int:
+        """Of any arm."""
+        count = self.settings.optimizing.prompts * max(len(self.world.targets), 1)
+        return max(count, len(self.settings.plain()["written"] or self.world.written))
 
     def optimizer(self, arm: Arm, params: Any, target: str | None) -> PromptOptimizer:
         """An arm's: a program of all, with its weights; a part that it does not have weighs 0."""
-        terms = objective(self.terms(arm, target or next(iter(self.world.targets))))[1]
+        terms = objective(self.terms(arm, target))[1]
         weights = self.program.weights._replace(model=params, terms=terms)
         if not arm.adversarial:
             weights = weights._replace(threshold=np.float32(-np.inf))
         return self.program._replace(weights=weights)
 
-    def terms(self, arm: Arm, target: str) -> list[Term]:
+    def terms(self, arm: Arm, target: str | None) -> list[Term]:
+        """The model's loss and, where there are targets, CLIP's."""
         world = self.world
-        guide = image_guidance(world.clip, world.clip_params, world.targets[target])
-        return [
-            adversarial(world.task.adversarial, weight=arm.adversarial),
-            Term("guidance", *guide, weight=arm.guidance * self.settings.optimizing.guidance_weight),
-        ]
+        found = [adversarial(world.task.adversarial, weight=arm.adversarial)]
+        if world.targets:
+            images = world.targets[target or next(iter(world.targets))]
+            guide = image_guidance(world.clip, world.clip_params, images)
+            weight = arm.guidance * self.settings.optimizing.guidance_weight
+            found.append(Term("guidance", *guide, weight=weight))
+        return found
 
     @cached_property
     def program(self) -> PromptOptimizer:
@@ -55,7 +72,7 @@ class Programs:
             world.pipe,
             world.params,
             Model(world.model.predict, world.model.params),
-            self.terms(Arm(), next(iter(world.targets))),
+            self.terms(Arm(), None),
             world.task.align(1.0),
             adamw(config.learning_rate, images_per_step=config.batch, weight_decay=config.weight_decay),
             placeholders=config.placeholders,
@@ -63,7 +80,7 @@ class Programs:
             sampling=Sampling(
                 config.denoising_steps, config.guidance_scale, backprop_steps=config.backprop_steps
             ),
-            accumulation=max(config.batch // jax.device_count() // config.at_once, 1),
+            accumulation=parts(config.batch // jax.device_count(), config.at_once),
             early_stop=EarlyStop(config.window, config.threshold),
             axis_name="data",
         )
@@ -74,6 +91,7 @@ class Programs:
         config, world = self.settings, self.world
         sampling = Sampling(config.generating.denoising_steps, config.optimizing.guidance_scale)
         align = world.task.align(strength)
+        _, metric = next(iter(world.task.metrics.values()))
 
         def make(weights, batch, keys):
             context = weights["contexts"][batch["prompt"]]
@@ -81,10 +99,9 @@ class Programs:
                 world.pipe, weights["pipeline"], context, weights["uncond"], batch, keys, align, sampling
             )
             judges = {"model": world.model.predict, "critic": world.critic.predict}
-            losses = {
-                f"{name}_loss": world.task.loss(predict(weights[name], images), batch)
-                for name, predict in judges.items()
-            }
+            guesses = {name: predict(weights[name], images) for name, predict in judges.items()}
+            losses = {f"{name}_loss": world.task.loss(guess, batch) for name, guess in guesses.items()}
+            losses["critic_score"] = metric(guesses["critic"], batch)
             if "subject" in weights:
                 features = world.clip.image_features(weights["clip"], images, projected=True)
                 losses["clip_similarity"] = 1 - cosine(features, Target(weights["subject"], None))
@@ -140,3 +157,8 @@ class Programs:
         return optax.chain(
             optax.add_decayed_weights(config.weight_decay), optax.amsgrad(config.learning_rate)
         )
+
+
+def parts(count: int, at_once: int) -> int:
+    """Into how many equal parts of at most `at_once` a batch of `count` images is split."""
+    return next(n for n in range(1, count + 1) if count % n == 0 and count // n <= at_once)

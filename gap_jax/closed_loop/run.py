@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gap_jax import prompts
+from gap_jax import parallel, prompts
 from gap_jax.closed_loop.programs import Programs, Prompts
 from gap_jax.closed_loop.settings import ARMS, STAGES, Arm
 from gap_jax.closed_loop.world import Arrays, Network, take
@@ -51,7 +51,7 @@ class Run:
                 if last < STAGES.index("finetune"):
                     break
                 params = self.finetune(images, params, self.stage(name, "finetune", iteration))
-                models[name] = params
+                models[name] = jax.device_get(params)
                 if images is not None and self.settings.iterations == 1:
                     models |= self.few(name, images)
         if last >= STAGES.index("evaluate"):
@@ -117,7 +117,8 @@ class Run:
             return None
         config, world = self.settings.generating, self.world
         contexts = np.concatenate([self.programs.contexts(some) for some in made])
-        padded = np.resize(contexts, (max(8, len(contexts)), *contexts.shape[1:]))  # one program for all arms
+        most = self.programs.most_prompts  # one shape, one program for all arms
+        padded = np.resize(contexts, (most, *contexts.shape[1:]))
         weights = self.programs.weights | {"contexts": padded, "model": params}
         names = tuple(
             text if some.target is None else f"{some.target}: {text}" for some in made for text in some.texts
@@ -135,14 +136,18 @@ class Run:
             prompt_names=names,
             filters=self.programs.filters,
         )
-        return Prepared(folder / "tfds", "train")
+        return Prepared(folder / "tfds", "train", fields=tuple(world.original[0]))
 
     def few(self, name: str, images: Prepared) -> dict[str, Any]:
         """The model fine-tuned with fewer of the images, by `{arm}@{how many}`."""
         counts = [count for count in self.settings.evaluating.efficiency if count < len(images)]
         return {
-            f"{name}@{count}": self.finetune(
-                images.only(np.arange(count)), self.world.model.params, self.stage(name, f"finetune-{count}")
+            f"{name}@{count}": jax.device_get(
+                self.finetune(
+                    images.only(np.arange(count)),
+                    self.world.model.params,
+                    self.stage(name, f"finetune-{count}"),
+                )
             )
             for count in counts
         }
@@ -168,9 +173,16 @@ class Run:
 
     def evaluate(self, models: dict[str, Any]) -> None:
         """Measure every model, the constant prediction and the critic; kept in `evaluate.json`."""
-        path, world, config = self.folder / "evaluate.json", self.world, self.settings.evaluating
-        if path.exists():
-            return
+        path = self.folder / "evaluate.json"
+        if not path.exists():
+            found = self.measure(models)
+            if jax.process_index() == 0:
+                write_whole(path, json.dumps(found, indent=1).encode())
+        parallel.barrier(f"evaluated {self.seed}")
+
+    def measure(self, models: dict[str, Any]) -> dict[str, Any]:
+        """What `evaluate` keeps."""
+        world, config = self.world, self.settings.evaluating
         predict = world.model.predict
         metrics = {name: metric for name, (_, metric) in world.task.metrics.items()}
         whole = {name: params for name, params in models.items() if "@" not in name}
@@ -194,9 +206,7 @@ class Run:
         real = Shift("original", take(world.original, np.arange(count)))
         constant = Network(_always, world.task.constant(world.original))
         found |= evaluate(constant.predict, {MEAN_MAP: constant.params}, [*plain, real], metrics)
-        found |= evaluate(world.critic.predict, {"critic": world.critic.params}, [real], metrics)
-        if jax.process_index() == 0:
-            write_whole(path, json.dumps(found, indent=1).encode())
+        return found | evaluate(world.critic.predict, {"critic": world.critic.params}, [real], metrics)
 
 
 def _always(value: jax.Array, images: jax.Array) -> jax.Array:

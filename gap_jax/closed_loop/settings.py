@@ -76,7 +76,7 @@ class Generating:
 
 @dataclasses.dataclass(frozen=True)
 class Finetuning:
-    """Fine-tuning the model: Adam (amsgrad); of four checkpoints, the one with the least validation loss."""
+    """Fine-tuning the model: Adam (amsgrad); of four times, the parameters with the least validation loss."""
 
     steps: int = 40
     batch: int = 16  # images an update
@@ -111,8 +111,12 @@ class Settings:
         unknown = set(self.arms) - set(ARMS)
         if unknown or not self.arms:
             raise ValueError(f"arms must be among {', '.join(ARMS)}, found {', '.join(unknown) or 'none'}")
-        if self.iterations < 1 or not self.seeds:
-            raise ValueError("iterations and seeds must be one or more")
+        if self.iterations < 1 or not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("iterations and seeds must be one or more, seeds all different")
+        if set(self.evaluating.severities) - {1, 2, 3, 4, 5}:
+            raise ValueError(f"severities must be among 1 to 5, found {self.evaluating.severities}")
+        if self.optimizing.at_once < 1:
+            raise ValueError(f"at_once must be one image or more, found {self.optimizing.at_once}")
 
     def plain(self) -> dict[str, Any]:
         """As JSON, to be kept and compared, with a file of prompts as its lines; ValueError for none."""

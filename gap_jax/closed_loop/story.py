@@ -93,7 +93,9 @@ def efficiency(
     found = {}
     for arm in filter(full.__contains__, arms):
         counts = {full[arm]: arm} | ({0: "control"} if "control" in arms else {})
-        counts |= {int(name.split("@")[1]): name for name in measured[0] if name.startswith(f"{arm}@")}
+        fewer = {name for seed in measured for name in seed if name.startswith(f"{arm}@")}
+        for name in fewer.intersection(*measured):  # what is there for every seed
+            counts.setdefault(int(name.split("@")[1]), name)
         found[arm] = tuple(
             Point(count, tuple(seed[counts[count]][target][metric] for seed in measured))
             for count in sorted(counts)
@@ -111,7 +113,7 @@ def generated(folders: list[Path]) -> Generated:
     critic = []
     for folder in folders:
         lines = (folder / "images" / "train" / "metadata.jsonl").read_text().splitlines()
-        critic.append(float(np.mean([json.loads(line)["critic_loss"] for line in lines])))
+        critic.append(float(np.mean([json.loads(line)["critic_score"] for line in lines])))
     return Generated(sum(summary["images"] for summary in summaries), removed, tuple(critic))
 
 
@@ -155,10 +157,16 @@ def told(run: Run, name: str, some: Prompts, i: int) -> tuple[dict[str, Any], di
     stopped = np.flatnonzero(trajectory["stopped"][:, i])
     end = stopped[0] + 1 if len(stopped) else len(trajectory["stopped"])
     fields["losses"] = {term: tuple(map(float, trajectory[term][:end, i])) for term in terms(arm)}
+    path = trajectory["embeddings"][:end, i]  # what each update began with
+    steps = {round(step) for step in np.linspace(0, end - 1, min(FRAMES, end))}
     if len(stopped):
         fields["stopped"] = int(stopped[0]) - run.settings.optimizing.window + 1
-    steps = sorted({round(step) for step in np.linspace(0, end - 1, min(FRAMES, end))})
-    path = Prompts(("",) * len(steps), trajectory["embeddings"][steps, i])
+        steps.add(fields["stopped"])
+    else:
+        path = np.concatenate([path, some.embeddings[None, i]])
+        steps.add(end)
+    steps = sorted(steps)
+    path = Prompts(("",) * len(steps), path[steps])
     return fields, dict(zip(steps, run.programs.contexts(path), strict=True))
 
 

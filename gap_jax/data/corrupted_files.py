@@ -33,11 +33,16 @@ def read_corrupted(root: Path, corruption: str, severity: int, files: Sequence[s
     Raises FileNotFoundError that says how many are missing, ValueError for one that cannot be read.
     """
     folder = root / corruption / str(severity)
+    check_complete(folder, files)
+    images = [square_image(open_image(folder / file).convert("RGB"), size) for file in files]
+    return np.stack(images).astype(np.float32) / 255
+
+
+def check_complete(folder: Path, files: Sequence[str]) -> None:
+    """Raise FileNotFoundError if some of `files` are not in a corruption's folder."""
     missing = [file for file in files if not (folder / file).is_file()]
     if missing:
         raise FileNotFoundError(f"{folder} lacks {len(missing)} of {len(files)} images: {some(missing)}")
-    images = [square_image(open_image(folder / file).convert("RGB"), size) for file in files]
-    return np.stack(images).astype(np.float32) / 255
 
 
 def corrupted_sets(root: Path, files: Sequence[str], size: int) -> Iterator[tuple[str, np.ndarray]]:

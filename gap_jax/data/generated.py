@@ -54,6 +54,14 @@ def read_chunks(folder: Path) -> Iterator[Record]:
             yield {name: array[i] for name, array in arrays.items()}
 
 
+def drop_chunks_of_other_lengths(folder: Path, length: int) -> None:
+    """Remove what another number of processes made: names end in the first row and the one after the last."""
+    for path in folder.glob("*.npz"):
+        start, stop = map(int, path.stem.split("-")[-2:])
+        if stop - start != length:
+            path.unlink()
+
+
 def used(chunks: Path) -> Iterator[Record]:
     """The records that were not dropped."""
     for record in read_chunks(chunks):
@@ -115,7 +123,7 @@ def write_tfds(chunks: Path, folder: Path) -> Path:
         pkg_dir_path = Path(__file__).parent
 
         def _info(self):
-            return tfds.core.DatasetInfo(builder=self, features=features)
+            return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
 
         def _split_generators(self, dl_manager):
             return {"train": self._generate_examples()}
@@ -136,14 +144,19 @@ def write_tfds(chunks: Path, folder: Path) -> Path:
 
 
 def as_arrays(example: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """An example of 8-bit image, 16-bit depth and mask as losses take it.
+    """An example as losses and alignments take it.
 
-    `image` float32 in [0,1] and, if it has depth, `depth` float32 in [0,1] and `mask` bool, True = valid.
+    `image`, of 8 bits, and `depth`, of 16, become float32 in [0,1], other images masks, bool, and integers
+    int32; the rest is left out.
     """
-    found = {"image": example["image"].astype(np.float32) / 255}
-    if "depth" in example:
-        depth = example["depth"].astype(np.float32) / DEPTH_SCALE
-        found |= {"depth": depth, "mask": example["mask"] > 0}
+    scales, found = {"image": 255, "depth": DEPTH_SCALE}, {}
+    for name, value in example.items():
+        if name in scales:
+            found[name] = value.astype(np.float32) / scales[name]
+        elif np.ndim(value) == 3:
+            found[name] = value > 0
+        elif np.ndim(value) == 0 and isinstance(value, int | np.integer):
+            found[name] = np.int32(value)
     return found
 
 

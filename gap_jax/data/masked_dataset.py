@@ -1,6 +1,5 @@
 """Images with a class and a mask as a TFDS data set: checked, resized, written once, then read by Grain."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -48,16 +47,3 @@ class MaskedDataset(FolderDataset, skip_registration=True):
                 continue  # counted when it is its turn
         if shares:
             check_kept(float(np.median(shares)), config.layout.most_kept)
-
-
-def as_arrays(example: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """An example as losses and alignments take it.
-
-    `image` float32 `[S,S,3]` in [0,1]; `keep` bool `[S,S,1]`, True = keep; `label` and `group` int32.
-    """
-    return {
-        "image": example["image"].astype(np.float32) / 255,
-        "keep": example["keep"] > 0,
-        "label": np.int32(example["label"]),
-        "group": np.int32(example["group"]),
-    }

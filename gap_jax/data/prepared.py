@@ -1,4 +1,4 @@
-"""Prepared data sets of images with depth: TFDS folders, as `python -m gap_jax.data prepare` writes them."""
+"""Prepared data sets: TFDS folders, as `python -m gap_jax.data prepare` and generation write them."""
 
 from pathlib import Path
 
@@ -8,27 +8,31 @@ import tensorflow_datasets as tfds
 from gap_jax.data.generated import as_arrays
 
 _INFO = "dataset_info.json"
-_NEEDED = {"image", "depth", "mask"}
 
 
 class Prepared:
-    """Examples of one split, as `generated.as_arrays` returns them; a `loader.Source`.
+    """Examples of one split, the `fields` that `generated.as_arrays` makes of each; a `loader.Source`.
 
     `folder` has the data set or, below it, a single one. `numbers`: which of its examples, all by default.
-    `file` of an example is its image's path in the folder it came from. Raises FileNotFoundError for a folder
-    without a data set, ValueError for more than one, a split that is not there or empty, and examples
-    without image, depth or mask.
+    Raises FileNotFoundError for a folder without a data set, ValueError for more than one, a split without
+    examples, and examples without a field.
     """
 
-    def __init__(self, folder: str | Path, split: str, numbers: np.ndarray | None = None):
-        self.folder, self.split = find(Path(folder)), split
+    def __init__(
+        self,
+        folder: str | Path,
+        split: str,
+        numbers: np.ndarray | None = None,
+        fields: tuple[str, ...] = ("image", "depth", "mask"),
+    ):
+        self.folder, self.split, self.fields = find(Path(folder)), split, fields
         builder = tfds.builder_from_directory(self.folder)
         sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
         if not sizes.get(split):
             raise ValueError(f"{self.folder} has no examples in the split {split!r}, found {sizes}")
-        found = set(builder.info.features)
-        if missing := _NEEDED - found:
-            missing, found = (", ".join(sorted(names)) for names in (missing, found))
+        known = set(builder.info.features)
+        if missing := set(fields) - known:
+            missing, found = (", ".join(sorted(names)) for names in (missing, known))
             raise ValueError(f"examples of {self.folder} lack {missing}, found {found}")
         self._source = builder.as_data_source(split)
         self._numbers = np.arange(len(self._source)) if numbers is None else numbers
@@ -37,14 +41,15 @@ class Prepared:
         return len(self._numbers)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return as_arrays(self._source[int(self._numbers[index])])
+        example = self._source[int(self._numbers[index])]
+        return as_arrays({name: example[name] for name in self.fields})
 
     def only(self, numbers: np.ndarray) -> "Prepared":
         """These of its examples."""
-        return Prepared(self.folder, self.split, self._numbers[numbers])
+        return Prepared(self.folder, self.split, self._numbers[numbers], self.fields)
 
     def files(self) -> list[str]:
-        """Each example's `file`."""
+        """Each example's `file`, its image's path in the folder that it came from."""
         return [self._source[int(number)]["file"].decode() for number in self._numbers]
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from gap_jax.closed_loop.world import Arrays, Network, Task, World, take
-from gap_jax.data.corrupted_files import corrupted_sets
+from gap_jax.data.corrupted_files import available, check_complete, corrupted_sets
 from gap_jax.data.corruptions import corrupt
 from gap_jax.data.inventory import check_share, listed
 from gap_jax.data.prepared import Prepared, splits
@@ -58,8 +58,14 @@ class Files:
         validation, test = (
             some(Prepared(self.held_out or self.data, split), held_out) for split in ("validation", "test")
         )
+        if self.corrupted:
+            for corruption, severity in available(self.corrupted):
+                check_complete(self.corrupted / corruption / str(severity), test.files())
         clean, tested = whole(validation), whole(test)
         domains, targets = {}, {}
+        taken = {"clean", *({} if self.targets else CORRUPTED)} & set(self.domains)
+        if taken:
+            raise ValueError(f"domains cannot be named {', '.join(taken)}: that is another test set's name")
         for name, folder in self.domains.items():
             domains[name], targets[folder] = domain(folder, held_out)
         targets = {

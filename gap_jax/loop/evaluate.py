@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
 from gap_jax.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
@@ -69,18 +71,25 @@ def evaluate(
     results: dict[str, dict[str, dict[str, float]]] = {name: {} for name in models}
     for shift in tqdm(sets, total=total, desc="evaluate", unit="set"):
         for name, params in models.items():
-            values = _in_steps(
-                lambda rows, params=params: measure(params, rows), shift.batch, images_per_step
-            )
+            values = in_steps(measure, params, shift.batch, images_per_step)
             results[name][shift.name] = {metric: float(value.mean()) for metric, value in values.items()}
     return results
 
 
-def _in_steps(measure: Callable[[Arrays], Any], batch: Arrays, size: int) -> dict[str, np.ndarray]:
-    """What is measured of each image; every step has as many, the last filled with repetitions."""
-    count = len(batch["image"])
+def in_steps(
+    measure: Callable[[Any, Arrays], Any], params: Any, batch: Arrays, images_per_step: int = 32
+) -> Any:
+    """What the jitted `measure(params, rows)` finds of each image, a tree of `[B]`, on the host.
+
+    Rows are spread over this process's devices; every step has as many, the last filled with repetitions.
+    """
+    mesh = Mesh(np.array(jax.local_devices()), ("data",))
+    whole, split = (NamedSharding(mesh, spec) for spec in (P(), P("data")))
+    size = -(-images_per_step // mesh.size) * mesh.size
+    params, count = jax.device_put(params, whole), len(batch["image"])
     parts = []
     for start in range(0, count, size):
         rows = np.resize(np.arange(start, min(start + size, count)), size)
-        parts.append(jax.device_get(measure({name: array[rows] for name, array in batch.items()})))
-    return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+        chunk = jax.device_put({name: np.asarray(array)[rows] for name, array in batch.items()}, split)
+        parts.append(jax.device_get(measure(params, chunk)))
+    return jax.tree.map(lambda *found: np.concatenate(found)[:count], *parts)

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from gap_jax.data.loader import Batches, Example, Source
+from gap_jax.loop.evaluate import in_steps
 from gap_jax.loop.train import train
 
 Arrays = Mapping[str, np.ndarray]
@@ -17,7 +18,7 @@ Predict = Callable[[Any, jax.Array], Any]
 
 
 class Mixture:
-    """Original examples, and generated ones as often as makes them `share` of all; a `Source`.
+    """Original and generated examples, of each all, and as often as makes the latter `share`; a `Source`.
 
     Without generated ones it is the original. Raises ValueError for a share outside [0, 1).
     """
@@ -26,16 +27,19 @@ class Mixture:
         if not 0 <= share < 1:
             raise ValueError(f"share must be in [0, 1), found {share}")
         self.original, self.generated = original, generated
-        added = share / (1 - share) * len(original) if generated is not None else 0
-        self._length = len(original) + (max(round(added), len(generated)) if added else 0)
+        self._originals, self._length = len(original), len(original)
+        if generated is not None and share:
+            added = max(round(share / (1 - share) * len(original)), len(generated))
+            self._originals = max(round((1 - share) / share * added), len(original))
+            self._length = self._originals + added
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> Example:
-        if index < len(self.original):
-            return self.original[index]
-        return self.generated[(index - len(self.original)) % len(self.generated)]
+        if index < self._originals:
+            return self.original[index % len(self.original)]
+        return self.generated[(index - self._originals) % len(self.generated)]
 
 
 def finetune(
@@ -69,7 +73,7 @@ def finetune(
 
     def probe(params):
         params = jax.device_get(params)
-        losses = {name: float(np.mean(measure(params, batch))) for name, batch in validation.items()}
+        losses = {name: float(in_steps(measure, params, batch).mean()) for name, batch in validation.items()}
         return losses | {"mean": float(np.mean(list(losses.values())))}, {}
 
     return train(

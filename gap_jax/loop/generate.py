@@ -90,12 +90,15 @@ def generate(
     count, process = len(planned.source), jax.process_index()
     repeats = _repeats(planned)
     chunks = folder / "chunks"
+    if process == 0:
+        generated.drop_chunks_of_other_lengths(chunks, rows.stop - rows.start)
+    parallel.barrier("chunks")
     bar = tqdm(total=count, desc="generate", unit="image", disable=process != 0)
     with bar:
         for first in range(0, count, images_per_step):
-            name = f"{first:08d}-{process:04d}"
+            name = f"{first:08d}-{rows.start:04d}-{rows.stop:04d}"
             real = min(images_per_step, count - first)
-            if not (chunks / f"{name}.npz").exists():
+            if not parallel.all_agree((chunks / f"{name}.npz").exists()):
                 numbers = (
                     first + np.arange(images_per_step) % real
                 )  # the last step is filled with repetitions

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gap_jax.diffusion.align import Alignment, Batch, Sampling, fold_keys, generate
@@ -56,7 +57,7 @@ class Weights(NamedTuple):
     model: Any
     terms: tuple[Any, ...]
     uncond: jax.Array | None
-    threshold: float = -jnp.inf  # early stopping's
+    threshold: jax.Array | np.float32 = np.float32(-np.inf)  # early stopping's
 
 
 class PromptOptimizer(NamedTuple):
@@ -155,7 +156,7 @@ def prompt_optimizer(
 
     weights = Weights(params, model.params, term_params, uncond)
     if early_stop is not None:
-        weights = weights._replace(threshold=jnp.float32(early_stop.threshold))
+        weights = weights._replace(threshold=np.float32(early_stop.threshold))
     return PromptOptimizer(init, step, render, weights, early_stop)
 
 

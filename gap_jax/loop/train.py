@@ -107,7 +107,10 @@ def train(
                 if done % checkpoint_every == 0 or done == steps:
                     checkpoints.save(done, state)
         except (KeyboardInterrupt, FloatingPointError) as stop:
-            checkpoints.save(done, state)
+            if state.step.is_deleted():  # it came while a step had the state: the last checkpoint has to do
+                bar.write(f"stopped after step {done} of {folder}: run the same command to go on")
+                raise
+            checkpoints.save(done := int(state.step), state)
             if isinstance(stop, KeyboardInterrupt):
                 bar.write(f"stopped at step {done}, saved in {folder}: run the same command to go on")
             raise

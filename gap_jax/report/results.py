@@ -66,9 +66,9 @@ class Column:
 class Generated:
     """What one arm generated, over all seeds.
 
-    - `kept`: images trained on; `removed`: reason (`degenerate`, a filter's name) -> images left out.
-    - `critic`: the loss of the critic, a stronger model, on the kept images, for each seed: label fidelity,
-      low where images show what their labels say.
+    - `kept`: images trained on; `removed`: reason (`one colour`, `not finite`, a filter's) -> images dropped.
+    - `critic`: the main metric of the critic, a stronger model, on the kept images, for each seed: label
+      fidelity, good where images show what their labels say.
     """
 
     kept: int

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from gap_jax.data.masked_dataset import as_arrays
+from gap_jax.data.generated import as_arrays
 from gap_jax.data.masked_folder import MaskedFiles, MaskedFolder
 from tests.data.masked_files import draw
 from tests.data.rgbd_files import save

@@ -6,9 +6,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from gap_jax.data.__main__ import main
+from gap_jax.data.generated import as_arrays
 from gap_jax.data.loader import Batches
 from gap_jax.data.masked import Files
-from gap_jax.data.masked_dataset import as_arrays
 from gap_jax.data.waterbirds import Waterbirds, WaterbirdsFiles, biased
 from tests.data.masked_files import Bird, draw, squeezed, waterbirds, write_waterbirds
 from tests.data.rgbd_files import save, truncate

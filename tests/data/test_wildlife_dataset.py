@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gap_jax.data import wildlife
-from gap_jax.data.masked_dataset import as_arrays
+from gap_jax.data.generated import as_arrays
 from gap_jax.data.wildlife_dataset import Wildlife
 
 

@@ -17,11 +17,12 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from gap_jax.closed_loop.programs import Programs, parts
 from gap_jax.closed_loop.settings import Evaluating, Finetuning, Generating, Optimizing, Settings
 from gap_jax.experiments import depth
 from gap_jax.experiments.depth import Depth, parse
 from gap_jax.experiments.depth_files import Files
-from gap_jax.experiments.depth_rooms import SHIFTS, TARGETS
+from gap_jax.experiments.depth_rooms import SHIFTS, TARGETS, Rooms
 from gap_jax.experiments.depth_task import mean_map
 from gap_jax.report.results import MEAN_MAP, load
 
@@ -78,7 +79,7 @@ def test_it_ends_with_a_report_of_all_that_was_measured(finished):
     guided = [prompt for prompt in results.prompts if prompt.arm == "guided-adversarial"]
     assert {prompt.target for prompt in guided} == set(TARGETS)
     assert set(guided[0].losses) == {"adversarial", "guidance"} and guided[0].steps == 3
-    assert len(guided[0].examples[0].frames) == 3
+    assert [frame.step for frame in guided[0].examples[0].frames] == [0, 1, 2, 3]
     for picture in guided[0].targets:
         assert Image.open(work / picture).size == (64, 64)
 
@@ -126,6 +127,10 @@ def test_settings_that_mean_nothing_are_refused():
         Settings(arms=("adverserial",))
     with pytest.raises(ValueError, match="iterations and seeds"):
         Settings(iterations=0)
+    with pytest.raises(ValueError, match="seeds all different"):
+        Settings(seeds=(0, 0))
+    with pytest.raises(ValueError, match="severities must be among 1 to 5"):
+        Settings(evaluating=Evaluating(severities=(0,)))
 
 
 def test_a_preset_sets_defaults_and_arguments_change_them():
@@ -140,6 +145,49 @@ def test_a_preset_sets_defaults_and_arguments_change_them():
     assert short.plain()["world"]["data"] == "data/taskonomy"
     with pytest.raises(SystemExit):
         parse(["--preset", "taskonomy-vit"])
+
+
+def test_guided_arms_without_targets_are_refused():
+    world = Rooms(original=2).build(held_out=1)._replace(targets={})
+    with pytest.raises(ValueError, match="guided-adversarial need images of a target domain"):
+        Programs(TINY, world)
+    Programs(dataclasses.replace(TINY, arms=("control", "adversarial")), world)
+
+
+def test_a_batch_that_does_not_divide_is_refused_before_anything_runs(monkeypatch):
+    monkeypatch.setattr("jax.device_count", lambda: 3)
+    with pytest.raises(ValueError, match=r"optimizing.batch must be a multiple of the 3 devices, found 2"):
+        Programs(TINY, Rooms(original=2).build(held_out=1))
+
+
+@pytest.mark.parametrize(("count", "at_once", "expected"), [(8, 8, 1), (8, 3, 4), (12, 8, 2), (5, 2, 5)])
+def test_a_batch_is_split_into_the_fewest_equal_parts_that_fit(count, at_once, expected):
+    assert parts(count, at_once) == expected
+
+
+@pytest.mark.slow
+def test_iterations_seeds_filters_and_written_prompts_go_together(tmp_path, one_process):
+    (tmp_path / "prompts.txt").write_text("a red room\n\na foggy room\n")
+    settings = dataclasses.replace(
+        TINY,
+        arms=("control", "agnostic", "agnostic-random", "written", "adversarial"),
+        seeds=(0, 1),
+        iterations=2,
+        written=tmp_path / "prompts.txt",
+        generating=dataclasses.replace(TINY.generating, max_critic_loss=9.0, min_clip_similarity=-1.0),
+    )
+    work = tmp_path / "work"
+    depth.main(Depth(work=work, settings=settings))
+    results = load(work / "results.json")
+    assert results.seeds == (0, 1) and not results.efficiency["foggy"]["written"][1:-1]
+    assert {prompt.name for prompt in results.prompts if prompt.arm == "written"} == {
+        "a red room",
+        "a foggy room",
+    }
+    again = work / "seed-1" / "adversarial" / "iteration-1"
+    assert {path.name for path in again.iterdir()} == {"optimize", "generate", "finetune"}
+    line = (again / "generate" / "images" / "train" / "metadata.jsonl").read_text().splitlines()[0]
+    assert -1 <= json.loads(line)["clip_similarity"] <= 1
 
 
 def test_a_file_of_prompts_without_any_is_refused(tmp_path):

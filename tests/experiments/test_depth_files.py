@@ -12,7 +12,7 @@ from PIL import Image
 from gap_jax.data.__main__ import main as prepare
 from gap_jax.data.prepared import Prepared
 from gap_jax.experiments import depth
-from gap_jax.experiments.depth_files import images
+from gap_jax.experiments.depth_files import Files, images
 from gap_jax.report.results import load
 from tests.data import rgbd_files
 from tests.test_depth_unet import TorchUNet
@@ -130,6 +130,14 @@ def test_data_that_is_not_prepared_says_how_to(tmp_path, data):
         Prepared(data / "prepared", "train")
     with pytest.raises(ValueError, match="no examples in the split 'test'"):
         Prepared(data / "prepared" / "omnidata", "test")
+    with pytest.raises(ValueError, match="lack keep, found depth, file, id, image, mask"):
+        Prepared(data / "prepared" / "omnidata", "train", fields=("image", "keep"))
+    with pytest.raises(FileNotFoundError, match=r"occlusion/2 lacks|has no folders"):
+        Files(data=data / "prepared" / "taskonomy", corrupted=data / "taskonomy").build(2)
+    with pytest.raises(ValueError, match="domains cannot be named fog"):
+        Files(data=data / "prepared" / "taskonomy", domains={"fog": data}).build(2)
+    few = Prepared(data / "prepared" / "omnidata", "train")
+    assert few.only(np.array([3, 1])).files() == [few.files()[3], few.files()[1]]
 
 
 def test_a_target_image_that_cannot_be_read_is_named_and_left_out(tmp_path, capsys):

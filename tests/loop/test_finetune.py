@@ -11,12 +11,11 @@ GENERATED = [{"x": 100.0 + i, "from": "generated"} for i in range(3)]
 
 
 def test_a_mixture_has_the_share_asked_for():
-    for share, count in ((0.5, 8), (0.2, 2), (0.75, 24)):
+    for share, originals, generated in ((0.5, 8, 8), (0.2, 12, 3), (0.75, 8, 24)):
         mixture = Mixture(ORIGINAL, GENERATED, share)
         kinds = [mixture[i]["from"] for i in range(len(mixture))]
-        assert kinds.count("original") == 8
-        assert kinds.count("generated") == max(count, len(GENERATED))
-        assert {mixture[i]["x"] for i in range(8, len(mixture))} == {100.0, 101.0, 102.0}
+        assert (kinds.count("original"), kinds.count("generated")) == (originals, generated)
+        assert {mixture[i]["x"] for i in range(len(mixture))} == {*map(float, range(8)), 100.0, 101.0, 102.0}
 
 
 def test_without_generated_data_it_is_the_original():
