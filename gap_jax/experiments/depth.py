@@ -49,10 +49,10 @@ class Depth:
 def parse(args: Sequence[str]) -> Depth:
     """The experiment of a command line: first its preset, then what it changes."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default="small")
+    first.add_argument("--preset", choices=PRESETS, default="small")
     first.add_argument("--quick", action="store_true")
     chosen, _ = first.parse_known_args(args)
-    settings, world = PRESETS.get(chosen.preset, PRESETS["small"])  # tyro says which presets there are
+    settings, world = PRESETS[chosen.preset]
     default = Depth(preset=chosen.preset, settings=quick(settings) if chosen.quick else settings, world=world)
     return tyro.cli(Depth, default=default, description=__doc__, args=args)
 

@@ -75,7 +75,7 @@ def test_every_word_changes_the_picture_and_nothing_else():
 
 def test_fog_is_the_law_of_beer_and_lambert():
     clear, foggy = (rooms.render(0, [0], [rooms.Style(air=air)]) for air in ("clear", "foggy"))
-    share = np.exp(-0.45 * clear.depth[0] * rooms.RANGE)
+    share = np.exp(-0.35 * clear.depth[0] * rooms.RANGE)
     expected = share * clear.image[0] + (1 - share) * 255 * np.array((0.86, 0.88, 0.90))
     error = np.abs(expected - foggy.image[0])
     assert np.median(error) < 1
