@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gap_jax.data.words import one_of_each, words_in
+
 FOCAL = 0.9  # half the image's width is 1
 RANGE = 8.0  # metres at depth 1
 NEAREST, FARTHEST = 0.4, 7.6  # metres
@@ -74,24 +76,12 @@ def caption(style: Style, known: Sequence[bool] = (True,) * 4) -> str:
 
 def parse(text: str) -> dict[str, str]:
     """The words of a text such as `red foggy` by their axes; raises ValueError for one that is no style's."""
-    found = {}
-    for word in text.replace(",", " ").split():
-        axis = next((axis for axis, words in AXES.items() if word in words), None)
-        if axis is not None:
-            found[axis] = word
-        elif word not in ("a", "room"):
-            known = "; ".join(f"{axis}: {', '.join(words)}" for axis, words in AXES.items())
-            raise ValueError(f"{word!r} in {text!r} is no style word of the rooms. {known}")
-    return found
+    return words_in(text, AXES, ("a", "room"), "rooms")
 
 
 def draw_style(seed: int, index: int, allowed: Mapping[str, Sequence[str]] = EVERY) -> Style:
     """The style of a room, each word drawn from those `allowed` on its axis (all, for an axis not given)."""
-    for axis, words in allowed.items():
-        if axis not in AXES or not words or set(words) - set(AXES[axis]):
-            raise ValueError(f"{axis}: {tuple(words)} are not words of the rooms' axes {AXES}")
-    random = _random(seed, index, 1)
-    return Style(*(str(random.choice(allowed.get(axis, words))) for axis, words in AXES.items()))
+    return Style(*one_of_each(_random(seed, index, 1), AXES, allowed, "rooms"))
 
 
 def render(seed: int, indices: Sequence[int], styles: Sequence[Style], size: int = 64) -> Rooms:

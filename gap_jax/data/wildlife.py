@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from gap_jax.data.animals import ANIMALS, Colour, draw
+from gap_jax.data.words import one_of_each, words_in
 
 SPLITS = {"train": 0, "validation": 1, "test": 2}
 BIRDS = ("landbird", "waterbird")  # the classes of Waterbirds, by label
@@ -116,24 +117,12 @@ def caption(words: Words, known: Sequence[bool] = (True,) * 3) -> str:
 
 def parse(text: str) -> dict[str, str]:
     """The words of a text such as `zebra night` by their axes; raises ValueError for one that is on none."""
-    found = {}
-    for word in text.replace(",", " ").split():
-        axis = next((axis for axis, words in AXES.items() if word in words), None)
-        if axis is not None:
-            found[axis] = word
-        elif word not in _MUTE:
-            known = "; ".join(f"{axis}: {', '.join(words)}" for axis, words in AXES.items())
-            raise ValueError(f"{word!r} in {text!r} is no word of the wildlife. {known}")
-    return found
+    return words_in(text, AXES, _MUTE, "wildlife")
 
 
 def draw_words(seed: int, index: int, allowed: Mapping[str, Sequence[str]] = EVERY) -> Words:
     """The words of a picture, each drawn from those `allowed` on its axis (all, for an axis not given)."""
-    for axis, words in allowed.items():
-        if axis not in AXES or not words or set(words) - set(AXES[axis]):
-            raise ValueError(f"{axis}: {tuple(words)} are not words of the wildlife's axes {AXES}")
-    random = _random(seed, index, 1)
-    return Words(*(str(random.choice(allowed.get(axis, words))) for axis, words in AXES.items()))
+    return Words(*one_of_each(_random(seed, index, 1), AXES, allowed, "wildlife"))
 
 
 def group(words: Words, camera: int | None = None) -> int:
