@@ -48,9 +48,9 @@ class Optimizing:
     placeholders: int = 3  # tokens of a prompt
     start: str | None = None  # the word they begin as; none: drawn from the vocabulary's distribution
     steps: int = 15  # updates
-    batch: int = 8  # images an update
+    batch: int = 4  # images an update
     at_once: int = 8  # images of each prompt that a device computes at once; more are accumulated
-    learning_rate: float = 2e-3  # times the batch
+    learning_rate: float = 4e-3  # times the batch
     weight_decay: float = 1e-2
     denoising_steps: int = 5
     guidance_scale: float = 2.0  # of the prompt: classifier-free guidance

@@ -95,7 +95,9 @@ def test_styles_are_drawn_from_the_allowed_words():
 
 
 def test_unknown_words_name_the_known_ones():
-    with pytest.raises(ValueError, match=r"'pink' in 'a pink room' is no word of the rooms.*colour: grey, beige"):
+    with pytest.raises(
+        ValueError, match=r"'pink' in 'a pink room' is no word of the rooms.*colour: grey, beige"
+    ):
         rooms.parse("a pink room")
     with pytest.raises(ValueError, match="weather"):
         rooms.draw_style(0, 0, {"weather": ("fog",)})
