@@ -67,7 +67,7 @@ class Run:
         if not arm.generates:
             return []
         if arm.fixed:
-            return [Prompts((arm.fixed,))]
+            return [Prompts((world.agnostic,))]
         if arm.written:
             return [Prompts(tuple(self.config["written"] or world.written))]
         keys = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), 1), config.prompts)

@@ -15,7 +15,7 @@ class Arm(NamedTuple):
     guidance: float = 0.0  # weight of CLIP's distance to the target images
     random: bool = False  # drawn from the vocabulary's distribution
     written: bool = False  # by a person
-    fixed: str | None = None  # this one
+    fixed: bool = False  # the world's agnostic one
     prompts_of: str | None = None  # those of another arm
     strength: float = 1.0  # of SDEdit in generating; 1: from noise
 
@@ -25,12 +25,12 @@ class Arm(NamedTuple):
 
     @property
     def generates(self) -> bool:
-        return self.optimized or self.random or self.written or self.fixed is not None
+        return self.optimized or self.random or self.written or self.fixed
 
 
 ARMS = {
     "control": Arm(),
-    "agnostic": Arm(fixed="room"),
+    "agnostic": Arm(fixed=True),
     "agnostic-random": Arm(random=True),
     "written": Arm(written=True),
     "guided": Arm(guidance=1.0),

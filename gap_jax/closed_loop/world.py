@@ -77,6 +77,7 @@ class World(NamedTuple):
     domains: Mapping[str, Arrays]  # shifts to be tested
     targets: Mapping[str, np.ndarray]  # a few images of each target domain, without labels
     written: tuple[str, ...]  # prompts that a person wrote for the shifts
+    agnostic: str = "room"  # the prompt that knows nothing of model and targets
     corrupted: Callable[[], Iterable[tuple[str, np.ndarray]]] = tuple  # more images of the test set, by set
 
 

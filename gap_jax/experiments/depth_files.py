@@ -92,7 +92,7 @@ class Files:
             domains,
             targets,
             WRITTEN,
-            lambda: precomputed(self.corrupted, test) if self.corrupted else (),
+            corrupted=lambda: precomputed(self.corrupted, test) if self.corrupted else (),
         )
 
     def task(self) -> Task:

@@ -63,6 +63,7 @@ class Rooms:
             _styled(test, range(held_out), SHIFTS),
             {name: batch["image"] for name, batch in _styled(validation, numbers, TARGETS).items()},
             WRITTEN,
+            agnostic="a room",
         )
 
 
