@@ -51,7 +51,7 @@ class Run:
                 if last < STAGES.index("finetune"):
                     break
                 params = self.finetune(images, params, self.stage(name, "finetune", iteration))
-                models[name] = jax.device_get(params)
+                models[name] = params
                 if images is not None and self.settings.iterations == 1:
                     models |= self.few(name, images)
         if last >= STAGES.index("evaluate"):
@@ -142,19 +142,16 @@ class Run:
         """The model fine-tuned with fewer of the images, by `{arm}@{how many}`."""
         counts = [count for count in self.settings.evaluating.efficiency if count < len(images)]
         return {
-            f"{name}@{count}": jax.device_get(
-                self.finetune(
-                    images.only(np.arange(count)),
-                    self.world.model.params,
-                    self.stage(name, f"finetune-{count}"),
-                )
+            f"{name}@{count}": self.finetune(
+                images.only(np.arange(count)), self.world.model.params, self.stage(name, f"finetune-{count}")
             )
             for count in counts
         }
 
     def finetune(self, images: Source | None, params: Any, folder: Path) -> Any:
+        """The fine-tuned parameters, on the host: devices need not hold those of all arms."""
         config, world = self.settings.finetuning, self.world
-        return finetune(
+        params = finetune(
             world.model.predict,
             params,
             world.task.loss,
@@ -170,6 +167,7 @@ class Run:
             select="mean",
             probe_every=max(config.steps // 4, 1),
         )
+        return jax.device_get(params)
 
     def evaluate(self, models: dict[str, Any]) -> None:
         """Measure every model, the constant prediction and the critic; kept in `evaluate.json`."""

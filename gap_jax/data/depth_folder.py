@@ -9,9 +9,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from gap_jax.data import image_folder
+from gap_jax.data.folder_dataset import FolderConfig
 from gap_jax.data.inventory import Found, match
 from gap_jax.data.rgbd import decode_distance
-from gap_jax.data.rgbd_dataset import RgbdConfig, RgbdDataset
+from gap_jax.data.rgbd_dataset import RgbdDataset
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 DEPTHS = (".png", ".npy")
@@ -99,5 +100,5 @@ class DepthFolder(RgbdDataset):
     `python -m gap_jax.data check folder`.
     """
     BUILDER_CONFIGS: ClassVar = [
-        RgbdConfig(name=str(size), layout=DepthFiles(), size=size) for size in (256, 384)
+        FolderConfig(name=str(size), layout=DepthFiles(), size=size) for size in (256, 384)
     ]

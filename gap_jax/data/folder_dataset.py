@@ -10,6 +10,7 @@ import grain
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from gap_jax.data.generated import without_bars
 from gap_jax.data.inventory import Finder, Found, check_share, count, listed, summary
 from gap_jax.data.rgbd import Fault
 
@@ -35,11 +36,8 @@ class FolderDataset(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         known = hashlib.sha256(f"{layout} {root.resolve()}".encode()).hexdigest()[:8]
         config = FolderConfig(name=f"{size}_{known}", layout=layout, size=size, tolerance=tolerance)
         builder = cls(config=config, data_dir=data_dir, file_format="array_record")
-        tfds.display_progress_bar(False)  # its bars know no totals
-        try:
+        with without_bars():
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=root))
-        finally:
-            tfds.display_progress_bar(True)
         return builder
 
     def _features(self, size: int) -> dict[str, Any]:

@@ -134,13 +134,21 @@ def write_tfds(chunks: Path, folder: Path) -> Path:
 
     shutil.rmtree(folder, ignore_errors=True)
     builder = Generated(data_dir=folder, file_format="array_record")
-    tfds.display_progress_bar(False)  # its bars know no totals
+    with without_bars(), contextlib.redirect_stdout(None):
+        builder.download_and_prepare()
+    return Path(builder.data_dir)
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Without TFDS's progress bars, which know no totals."""
+    import tensorflow_datasets as tfds
+
+    tfds.display_progress_bar(False)
     try:
-        with contextlib.redirect_stdout(None):
-            builder.download_and_prepare()
+        yield
     finally:
         tfds.display_progress_bar(True)
-    return Path(builder.data_dir)
 
 
 def as_arrays(example: Mapping[str, Any]) -> dict[str, np.ndarray]:

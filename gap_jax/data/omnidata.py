@@ -8,8 +8,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from gap_jax.data.buildings import Building, Domain, decode, find_buildings, read_splits
+from gap_jax.data.folder_dataset import FolderConfig
 from gap_jax.data.inventory import Found
-from gap_jax.data.rgbd_dataset import RgbdConfig, RgbdDataset
+from gap_jax.data.rgbd_dataset import RgbdDataset
 
 Component = Literal["replica", "replica_gso", "hypersim", "blended_mvg", "taskonomy"]
 FRAMES = {"hypersim": (512, 384), "blended_mvg": (512, 384)}  # images and masks differ in size
@@ -61,7 +62,7 @@ class Omnidata(RgbdDataset):
     `python -m gap_jax.data check omnidata`.
     """
     BUILDER_CONFIGS: ClassVar = [
-        RgbdConfig(name=f"{component}_{size}", layout=OmnidataFiles(component), size=size)
+        FolderConfig(name=f"{component}_{size}", layout=OmnidataFiles(component), size=size)
         for component in get_args(Component)
         for size in (256, 384)
     ]

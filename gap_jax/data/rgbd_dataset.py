@@ -5,11 +5,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from gap_jax.data.folder_dataset import FolderConfig, FolderDataset
+from gap_jax.data.folder_dataset import FolderDataset
 from gap_jax.data.generated import png
 from gap_jax.data.rgbd import Files, read
-
-RgbdConfig = FolderConfig  # its layout is an `inventory.Layout`
 
 
 class RgbdDataset(FolderDataset, skip_registration=True):

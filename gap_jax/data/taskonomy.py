@@ -10,8 +10,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from gap_jax.data.buildings import Building, Domain, decode, find_buildings, read_splits
+from gap_jax.data.folder_dataset import FolderConfig
 from gap_jax.data.inventory import Found
-from gap_jax.data.rgbd_dataset import RgbdConfig, RgbdDataset
+from gap_jax.data.rgbd_dataset import RgbdDataset
 
 RAW_AT_1 = 8000  # of 1/512 m: depth 1 is 15.6 m
 WITHOUT_MASKS = ("darnestown", "tomkins")
@@ -80,5 +81,5 @@ class Taskonomy(RgbdDataset):
     see docs/data.md, and check them by `python -m gap_jax.data check taskonomy`.
     """
     BUILDER_CONFIGS: ClassVar = [
-        RgbdConfig(name=str(size), layout=TaskonomyFiles(), size=size) for size in (256, 384)
+        FolderConfig(name=str(size), layout=TaskonomyFiles(), size=size) for size in (256, 384)
     ]

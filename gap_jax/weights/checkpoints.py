@@ -62,7 +62,7 @@ def load_checkpoint(path: Path, **dtypes: Any) -> tuple[DepthUNet | DPT, dict]:
     Raises ImportError without torch, ValueError for a file that is not readable, holds something else, or
     lacks a tensor.
     """
-    content = _load(path)
+    content = load_pickle(path)
     if isinstance(content, dict):
         content = content.get("state_dict", content)
     if isinstance(content, dict) and XTC in content:
@@ -159,7 +159,7 @@ def _rename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def _load(path: Path) -> Any:
+def load_pickle(path: Path) -> Any:
     """What a torch pickle holds; of Lightning's callbacks and settings, no code runs (`Inert`)."""
     try:
         return load_torch(path)

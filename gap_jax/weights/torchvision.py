@@ -6,7 +6,7 @@ from typing import Any
 
 from gap_jax.models.resnet import IMAGENET_MEAN, IMAGENET_STD, ResNet
 from gap_jax.models.vit import ViT
-from gap_jax.weights.checkpoints import Sizes, _load
+from gap_jax.weights.checkpoints import Sizes, load_pickle
 from gap_jax.weights.component import read_params
 from gap_jax.weights.tensors import Tensor, from_state_dict, open_safetensors
 
@@ -74,7 +74,7 @@ def without_counts(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _content(path: Path) -> Any:
-    content = _load(path)
+    content = load_pickle(path)
     return content.get(ALIA, content) if isinstance(content, dict) else content
 
 
