@@ -53,6 +53,7 @@ waterbird animal animals cattle elephant elephants impala impalas zebra zebras g
 background standing walking flying middle
 """
 TOKENS = 32
+PARTS = ("vae", "clip", "depth", "critic", "diffusion", "refine")  # each has its own random numbers
 SCHEDULE = Schedule(
     beta_start=0.00085,
     beta_end=0.012,
@@ -86,6 +87,7 @@ class Recipe:
     depth: Part = Part(500, 32, 3e-3, "muon")
     critic: Part = Part(900, 32, 3e-3, "muon")
     diffusion: Part = Part(3600, 32, 3e-3, "muon")
+    refine: Part = Part(3600, 32, 1.5e-3, "muon")  # the diffusion model again, from where it ended
 
 
 def main(recipe: Recipe) -> None:
@@ -99,12 +101,12 @@ def main(recipe: Recipe) -> None:
     folder = recipe.work / "small"
     save_pipeline(pipe, _half(params), folder)
     save_clip(clip, _half(clip_params), folder / "clip")
-    for name, part, styles, width, blotches in (
-        ("depth", recipe.depth, "narrow", 8, 0.0),
-        ("critic", recipe.critic, "every", 16, 0.05),
+    for name, part, styles, width, change in (
+        ("depth", recipe.depth, "narrow", 8, None),
+        ("critic", recipe.critic, "every", 16, _augmented),
     ):
         model = DepthUNet(levels=3, width=width)
-        save_depth(model, _half(train_depth(world, name, part, model, styles, blotches)), folder / name)
+        save_depth(model, _half(train_depth(world, name, part, model, styles, change)), folder / name)
     print(f"{folder} is complete: python -m gap_jax.experiments.probe --model {folder} --clip {folder}/clip")
 
 
@@ -135,7 +137,7 @@ class World:
 
     def train(self, name: str, part: Part, loss, init, batches, probe, **more: Any):
         """`train` with the part's optimiser."""
-        key = jax.random.fold_in(self.key, ("vae", "clip", "depth", "critic", "diffusion").index(name))
+        key = jax.random.fold_in(self.key, PARTS.index(name))
         init_key, train_key = jax.random.split(key)
         config = {"seed": self.recipe.seed, "dtype": self.recipe.dtype, "few": self.recipe.few}
         config |= dataclasses.asdict(part)
@@ -303,19 +305,24 @@ def train_clip(world: World) -> tuple[Clip, Any]:
     return clip, world.train("clip", part, losses.contrastive(clip), _init(model), batches, measure)
 
 
+def _augmented(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Mildly: brightness, contrast, noise, and blotches as generated images have them."""
+    coarse = random.normal(0, random.uniform(0, 0.05), (16, 16, 3)).astype(np.float32)
+    image = image + zoom(coarse, (image.shape[0] / 16, image.shape[1] / 16, 1), order=1)
+    image = (image - 0.5) * random.uniform(0.9, 1.1) + 0.5 + random.uniform(-0.05, 0.05)
+    image += random.normal(0, random.uniform(0, 0.02), image.shape).astype(np.float32)
+    return np.clip(image, 0, 1).astype(np.float32)
+
+
 def train_depth(
-    world: World, name: str, part: Part, model: DepthUNet, styles: str, blotches: float = 0.0
+    world: World, name: str, part: Part, model: DepthUNet, styles: str, change: Callable | None = None
 ) -> Any:
+    """On rooms of `styles`; `change(image, random)` augments their images."""
     model = dataclasses.replace(model, **world.dtypes)
 
     def transform(example, random):
-        """Mild augmentation: brightness, contrast, noise, and `blotches` as generated images have them."""
-        image = _image(example)
-        coarse = random.normal(0, random.uniform(0, blotches), (16, 16, 3)).astype(np.float32)
-        image += zoom(coarse, (image.shape[0] / 16, image.shape[1] / 16, 1), order=1)
-        image = (image - 0.5) * random.uniform(0.9, 1.1) + 0.5 + random.uniform(-0.05, 0.05)
-        image += random.normal(0, random.uniform(0, 0.02), image.shape).astype(np.float32)
-        return as_arrays(example) | {"image": np.clip(image, 0, 1).astype(np.float32)}
+        arrays = as_arrays(example)
+        return arrays | {"image": change(arrays["image"], random)} if change else arrays
 
     batches = Batches(world.rooms(styles, "train"), transform, size=part.batch, seed=world.recipe.seed)
     held_out = {kind: _first(world.rooms(kind, "validation"), 128) for kind in ("narrow", "every")}
@@ -409,6 +416,8 @@ def train_diffusion(world: World, vae: AutoencoderKL, vae_params: Any, clip: Cli
 
     loss = losses.denoising(pipe, timestep_power=0.5)
     params = world.train("diffusion", part, loss, init, batches, measure, frozen=frozen)
+    refine = world.recipe.refine
+    params = world.train("refine", refine, loss, lambda key: params, batches, measure, frozen=frozen)
     return pipe, frozen | params
 
 

@@ -15,7 +15,7 @@ import gap_jax
 from gap_jax.data import rooms
 from gap_jax.experiments import pretrain, probe
 
-PARTS = ("vae", "clip", "diffusion", "depth", "critic")
+PARTS = ("vae", "clip", "diffusion", "refine", "depth", "critic")
 STEPS = [argument for part in PARTS for argument in (f"--{part}.steps", "4", f"--{part}.batch", "4")]
 
 
