@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from gap_jax.data import __main__ as data
-from gap_jax.experiments import depth
+from gap_jax.experiments.command import parse
+from gap_jax.experiments.depth import Depth
 from gap_jax.experiments.depth_presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
@@ -69,7 +70,7 @@ def test_arguments_arrive_as_they_were_given(script, launch):
     ended, noted = launch(script, "taskonomy-dpt", *given, **TPU)
     assert ended.returncode == 0, ended.stderr
     assert noted[2:4] == ["-m", "gap_jax.experiments.depth"]
-    config = depth.parse(noted[4:])
+    config = parse(Depth, noted[4:])
     assert config.preset == "taskonomy-dpt" and config.settings.seeds == (0, 1)
     assert config.world.data == Path("my data/it's $HOME *") and config.work == Path("shared/the run")
     assert config.world.loss == PRESETS["taskonomy-dpt"][1].loss
@@ -78,7 +79,7 @@ def test_arguments_arrive_as_they_were_given(script, launch):
 @pytest.mark.parametrize("script", ["one_gpu.sh", "gpu_host.sh", "slurm.sh"])
 def test_presets_have_a_work_folder_of_their_own(script, launch):
     _, noted = launch(script, "replica")
-    assert depth.parse(noted[4:]).work == Path("runs/replica")
+    assert parse(Depth, noted[4:]).work == Path("runs/replica")
     assert 0.75 < float(noted[0]) < 1
     assert launch(script, "replica", XLA_PYTHON_CLIENT_MEM_FRACTION="0.5")[1][0] == "0.5"
 
@@ -125,7 +126,7 @@ def test_the_readmes_commands_are_understood(launch, monkeypatch):
         for words in commands(f"experiments/{script}"):
             ended, noted = launch(script, *words[words.index(f"experiments/{script}") + 1 :], **TPU)
             assert ended.returncode == 0, ended.stderr
-            config = depth.parse(noted[4:])
+            config = parse(Depth, noted[4:])
             world = config.world
             used = {world.data, world.held_out, *world.domains.values(), *world.targets.values()} - {None}
             assert {Path(folder.name) for folder in used} <= {Path(folder.name) for folder in folders}, words

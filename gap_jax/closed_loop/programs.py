@@ -1,5 +1,6 @@
 """What all seeds of a closed loop share: compiled programs, and the arrays that they are called with."""
 
+from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
@@ -7,22 +8,33 @@ import jax
 import numpy as np
 import optax
 
-from gap_jax.closed_loop.settings import ARMS, Arm, Settings
-from gap_jax.closed_loop.world import World
+from gap_jax.closed_loop.settings import ARMS, BASELINES, Arm, Settings
+from gap_jax.closed_loop.world import Target, World
 from gap_jax.diffusion.align import Sampling
 from gap_jax.diffusion.align import generate as sample
-from gap_jax.guidance import Target, cosine, image_guidance
+from gap_jax.guidance import Target as Features
+from gap_jax.guidance import cosine, image_guidance, l2, text_guidance
 from gap_jax.loop.generate import Filter
 from gap_jax.loop.objective import Term, adversarial, objective
 from gap_jax.loop.prompt_optimizer import EarlyStop, Model, PromptOptimizer, adamw, prompt_optimizer
+from gap_jax.models.classifier import fine_tuning, freeze
 
 
 class Prompts(NamedTuple):
-    """Some prompts of an arm: texts, or embeddings `[prompts,n,D]` with names; the target they went to."""
+    """Some prompts of an arm: texts, or embeddings `[prompts,n,D]` with names.
+
+    The target they went to, and the part of the original examples that they are for.
+    """
 
     texts: tuple[str, ...]
     embeddings: np.ndarray | None = None
     target: str | None = None
+    part: str | None = None
+
+    @property
+    def aim(self) -> str:
+        """Target and part in a word or two, or nothing."""
+        return ", ".join(filter(None, (self.target, self.part)))
 
 
 class Programs:
@@ -30,9 +42,16 @@ class Programs:
 
     def __init__(self, settings: Settings, world: World):
         self.settings, self.world = settings, world
-        guided = [name for name in settings.arms if ARMS[name].guidance]
+        arms = {name: ARMS[name] for name in settings.arms}
+        guided = [name for name, arm in arms.items() if arm.guided]
         if guided and not world.targets:
             raise ValueError(f"the arms {', '.join(guided)} need images of a target domain: there are none")
+        by_text = [name for name, arm in arms.items() if arm.text_guidance]
+        if by_text and not self.has_texts:
+            raise ValueError(f"the arms {', '.join(by_text)} need texts of all target domains")
+        lacking = [name for name in arms if name in BASELINES and name not in world.baselines]
+        if lacking:
+            raise ValueError(f"this experiment has no arm {', '.join(lacking)}")
         devices = jax.device_count()
         for stage in ("optimizing", "generating", "finetuning"):
             batch = getattr(settings, stage).batch
@@ -40,10 +59,44 @@ class Programs:
                 raise ValueError(f"{stage}.batch must be a multiple of the {devices} devices, found {batch}")
 
     @property
+    def has_texts(self) -> bool:
+        """Whether targets are given in words, too."""
+        return bool(self.world.targets) and all(target.text for target in self.world.targets.values())
+
+    def written(self, lines: Sequence[str]) -> list[Prompts]:
+        """Prompts of texts, those with `{part}` for each part."""
+        whole = tuple(line for line in lines if "{part}" not in line)
+        found = [Prompts(whole)] if whole else []
+        lines = [line for line in lines if "{part}" in line]
+        if lines and not self.world.parts:
+            raise ValueError(f"the prompt {lines[0]!r} is for parts of the data, and there are none")
+        for part in self.world.parts if lines else ():
+            found.append(Prompts(tuple(line.format(part=part) for line in lines), part=part))
+        return found
+
+    def aims(self, arm: Arm) -> list[tuple[str | None, str | None]]:
+        """Target and part, or None, of each population of prompts that an arm optimises or draws."""
+        parts = tuple(self.world.parts) if self.world.apart else (None,)
+        targets = self.world.targets if arm.guided else {None: Target(np.empty(0))}
+        return [
+            (name, part)
+            for name, target in targets.items()
+            for part in ((target.part,) if target.part else parts)
+        ]
+
+    @cached_property
     def most_prompts(self) -> int:
         """Of any arm."""
-        count = self.settings.optimizing.prompts * max(len(self.world.targets), 1)
-        return max(count, len(self.settings.plain()["written"] or self.world.written))
+        texts = self.written(self.settings.plain()["written"] or self.world.written)
+        counts = [sum(len(some.texts) for some in texts), len(self.world.parts)]
+        counts += [
+            len(self.aims(ARMS[name])) * self.settings.optimizing.prompts for name in self.settings.arms
+        ]
+        return max(counts)
+
+    def pool(self, part: str | None) -> np.ndarray:
+        """Numbers of a part's original examples, or of all."""
+        return np.arange(len(self.world.original)) if part is None else self.world.parts[part]
 
     def optimizer(self, arm: Arm, params: Any, target: str | None) -> PromptOptimizer:
         """An arm's: a program of all, with its weights; a part that it does not have weighs 0."""
@@ -54,14 +107,18 @@ class Programs:
         return self.program._replace(weights=weights)
 
     def terms(self, arm: Arm, target: str | None) -> list[Term]:
-        """The model's loss and, where there are targets, CLIP's."""
-        world = self.world
-        found = [adversarial(world.task.adversarial, weight=arm.adversarial)]
+        """The model's loss and, where there are targets, the distances to them."""
+        world, config = self.world, self.settings.optimizing
+        found = [adversarial(world.task.adversarial, arm.adversarial, config.adversarial_start)]
         if world.targets:
-            images = world.targets[target or next(iter(world.targets))]
-            guide = image_guidance(world.clip, world.clip_params, images)
-            weight = arm.guidance * self.settings.optimizing.guidance_weight
-            found.append(Term("guidance", *guide, weight=weight))
+            aim = world.targets[target or next(iter(world.targets))]
+            guide = image_guidance(world.clip, world.clip_params, aim.images)
+            found.append(Term("guidance", *guide, weight=arm.guidance * config.guidance_weight))
+        if self.has_texts:
+            distance = {"l2": l2, "cosine": cosine}[config.text_distance]
+            guide = text_guidance(world.pipe, world.params, [aim.text], distance)
+            weight = arm.text_guidance * config.text_guidance_weight
+            found.append(Term("text guidance", *guide, weight=weight))
         return found
 
     @cached_property
@@ -73,25 +130,34 @@ class Programs:
             world.params,
             Model(world.model.predict, world.model.params),
             self.terms(Arm(), None),
-            world.task.align(1.0),
-            adamw(config.learning_rate, images_per_step=config.batch, weight_decay=config.weight_decay),
+            world.task.align(config.strength),
+            adamw(
+                config.learning_rate,
+                images_per_step=config.batch,
+                steps=config.steps,
+                decay=config.decay,
+                weight_decay=config.weight_decay,
+            ),
             placeholders=config.placeholders,
             negative_prompt=world.task.negative_prompt,
-            sampling=Sampling(
-                config.denoising_steps, config.guidance_scale, backprop_steps=config.backprop_steps
-            ),
+            sampling=self.sampling(config.denoising_steps, config.backprop_steps),
             accumulation=parts(config.batch // jax.device_count(), config.at_once),
-            early_stop=EarlyStop(config.window, config.threshold),
+            early_stop=None if config.threshold is None else EarlyStop(config.window, config.threshold),
             axis_name="data",
         )
+
+    def sampling(self, steps: int, backprop_steps: int | None = None) -> Sampling:
+        """How images are sampled in so many steps."""
+        config = self.settings.optimizing
+        return Sampling(steps, config.guidance_scale, config.eta, backprop_steps=backprop_steps)
 
     @lru_cache  # noqa: B019 (the same function is compiled only once; runs live as long as the program)
     def make(self, strength: float):
         """`make` of `loop.generate`: images, with the losses that the model and the critic have on them."""
         config, world = self.settings, self.world
-        sampling = Sampling(config.generating.denoising_steps, config.optimizing.guidance_scale)
-        align = world.task.align(strength)
-        _, metric = next(iter(world.task.metrics.values()))
+        sampling = self.sampling(config.generating.denoising_steps)
+        align = world.task.align(min(strength, config.optimizing.strength))
+        metric = next(iter(world.task.metrics.values())).each
 
         def make(weights, batch, keys):
             context = weights["contexts"][batch["prompt"]]
@@ -104,7 +170,7 @@ class Programs:
             losses["critic_score"] = metric(guesses["critic"], batch)
             if "subject" in weights:
                 features = world.clip.image_features(weights["clip"], images, projected=True)
-                losses["clip_similarity"] = 1 - cosine(features, Target(weights["subject"], None))
+                losses["clip_similarity"] = 1 - cosine(features, Features(weights["subject"], None))
             return images, losses
 
         return make
@@ -152,11 +218,24 @@ class Programs:
         return np.concatenate([pipe.encode_text(params, ids, embeddings) for embeddings in some.embeddings])
 
     @cached_property
-    def adam(self) -> optax.GradientTransformation:
+    def student(self) -> Callable[[Any, jax.Array], Any]:
+        """`predict` of what is fine-tuned, with gradients of the parameters alone that may change."""
+        student = self.world.student or self.world.model
+        if student.trained is None:
+            return student.predict
+        return lambda params, images: student.predict(freeze(params, student.trained), images)
+
+    @cached_property
+    def finetuner(self) -> optax.GradientTransformation:
+        """The optimiser of fine-tuning."""
         config = self.settings.finetuning
-        return optax.chain(
-            optax.add_decayed_weights(config.weight_decay), optax.amsgrad(config.learning_rate)
-        )
+        rate = config.learning_rate
+        if config.schedule == "cosine":
+            rate = optax.cosine_decay_schedule(rate, config.steps)
+        rule = optax.amsgrad(rate) if config.optimizer == "amsgrad" else optax.sgd(rate, momentum=0.9)
+        rule = optax.chain(optax.add_decayed_weights(config.weight_decay), rule)
+        trained = (self.world.student or self.world.model).trained
+        return rule if trained is None else fine_tuning(rule, trained)
 
 
 def parts(count: int, at_once: int) -> int:

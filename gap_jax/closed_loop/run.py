@@ -16,16 +16,15 @@ import numpy as np
 from gap_jax import parallel, prompts
 from gap_jax.closed_loop.programs import Programs, Prompts
 from gap_jax.closed_loop.settings import ARMS, STAGES, Arm
-from gap_jax.closed_loop.world import Arrays, Network, take
+from gap_jax.closed_loop.world import Arrays, Baseline, Network, take
 from gap_jax.data.corruptions import CORRUPTIONS
 from gap_jax.data.corruptions_3d import CORRUPTIONS_3D
-from gap_jax.data.loader import Source
 from gap_jax.data.prepared import Prepared
 from gap_jax.loop.evaluate import Shift, evaluate, shifts
 from gap_jax.loop.finetune import Mixture, finetune
 from gap_jax.loop.generate import generate, plan
 from gap_jax.loop.optimize import optimize
-from gap_jax.report.results import MEAN_MAP, write_whole
+from gap_jax.report.results import CONSTANT, WORST, write_whole
 
 
 class Run:
@@ -50,7 +49,9 @@ class Run:
                 images = self.images(name, made, params, iteration)
                 if last < STAGES.index("finetune"):
                     break
-                params = self.finetune(images, params, self.stage(name, "finetune", iteration))
+                data = self.world.baselines.get(name, Baseline(self.world.original, images))
+                before = params if self.world.student is None else self.student.params
+                params = self.finetune(data, before, self.stage(name, "finetune", iteration))
                 models[name] = params
                 if images is not None and self.settings.iterations == 1:
                     models |= self.few(name, images)
@@ -67,19 +68,17 @@ class Run:
         if not arm.generates:
             return []
         if arm.fixed:
-            return [Prompts((world.agnostic,))]
+            return self.programs.written((world.agnostic,))
         if arm.written:
-            return [Prompts(tuple(self.config["written"] or world.written))]
+            return self.programs.written(self.config["written"] or world.written)
         keys = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), 1), config.prompts)
         starts = np.stack([self.start(key, drawn=arm.random) for key in keys])
         names = tuple(f"<gap-{i}>" for i in range(config.prompts))
+        begun = [Prompts(names, starts, *aim) for aim in self.programs.aims(arm)]
         if arm.random:
-            return [Prompts(names, starts)]
+            return begun
         folder = self.stage(name if iteration else arm.prompts_of or name, "optimize", iteration)
-        return [
-            Prompts(names, self.optimize(arm, params, target, starts, folder / (target or "all")), target)
-            for target in (world.targets if arm.guidance else [None])
-        ]
+        return [some._replace(embeddings=self.optimize(arm, params, some, folder)) for some in begun]
 
     def start(self, key: jax.Array, drawn: bool) -> np.ndarray:
         """Embeddings `[n,D]` that a prompt begins as: its word's, or `drawn` from the vocabulary."""
@@ -88,24 +87,23 @@ class Run:
             return prompts.from_vocabulary(world.params, config.placeholders, key)
         return prompts.from_word(world.pipe, world.params, config.start, config.placeholders)
 
-    def optimize(
-        self, arm: Arm, params: Any, target: str | None, starts: np.ndarray, folder: Path
-    ) -> np.ndarray:
-        config = self.settings.optimizing
+    def optimize(self, arm: Arm, params: Any, some: Prompts, folder: Path) -> np.ndarray:
+        """The embeddings that an arm's prompts, begun, end with."""
+        config, pool = self.settings.optimizing, self.programs.pool(some.part)
 
         def load(step: int, rows: slice) -> Arrays:
             random = np.random.default_rng([self.seed, 2, step])
-            return take(self.world.original, random.integers(0, len(self.world.original), config.batch)[rows])
+            return take(self.world.original, random.choice(pool, config.batch)[rows])
 
         return optimize(
             self.world.pipe,
-            self.programs.optimizer(arm, params, target),
-            starts,
+            self.programs.optimizer(arm, params, some.target),
+            some.embeddings,
             load,
             images_per_step=config.batch,
             steps=config.steps,
             key=jax.random.fold_in(jax.random.key(self.seed), 3),
-            folder=folder,
+            folder=folder / (some.aim or "all"),
             config=self.config,
             check=self.world.task.check,
             checkpoint_every=config.checkpoint_every,
@@ -120,44 +118,49 @@ class Run:
         most = self.programs.most_prompts  # one shape, one program for all arms
         padded = np.resize(contexts, (most, *contexts.shape[1:]))
         weights = self.programs.weights | {"contexts": padded, "model": params}
-        names = tuple(
-            text if some.target is None else f"{some.target}: {text}" for some in made for text in some.texts
-        )
+        pools = [self.programs.pool(some.part) for some in made for _ in some.texts]
+        names = tuple(f"{some.aim}: {text}" if some.aim else text for some in made for text in some.texts)
         folder = self.stage(name, "generate", iteration)
         generate(
             self.programs.make(ARMS[name].strength),
             weights,
             lambda sources: take(world.original, sources),
-            plan(config.images, len(world.original), len(contexts), self.seed),
+            plan(config.images, pools, self.seed),
             images_per_step=config.batch,
             seed=self.seed,
             folder=folder,
             config=self.config,
             prompt_names=names,
             filters=self.programs.filters,
+            class_names=world.task.classes,
         )
         return Prepared(folder / "tfds", "train", fields=tuple(world.original[0]))
 
     def few(self, name: str, images: Prepared) -> dict[str, Any]:
         """The model fine-tuned with fewer of the images, by `{arm}@{how many}`."""
-        counts = [count for count in self.settings.evaluating.efficiency if count < len(images)]
-        return {
-            f"{name}@{count}": self.finetune(
-                images.only(np.arange(count)), self.world.model.params, self.stage(name, f"finetune-{count}")
-            )
-            for count in counts
-        }
+        found = {}
+        for count in self.settings.evaluating.efficiency:
+            if count < len(images):
+                data = Baseline(self.world.original, images.only(np.arange(count)))
+                folder = self.stage(name, f"finetune-{count}")
+                found[f"{name}@{count}"] = self.finetune(data, self.student.params, folder)
+        return found
 
-    def finetune(self, images: Source | None, params: Any, folder: Path) -> Any:
+    @property
+    def student(self) -> Network:
+        """What is fine-tuned."""
+        return self.world.student or self.world.model
+
+    def finetune(self, data: Baseline, params: Any, folder: Path) -> Any:
         """The fine-tuned parameters, on the host: devices need not hold those of all arms."""
         config, world = self.settings.finetuning, self.world
         params = finetune(
-            world.model.predict,
+            self.programs.student,
             params,
             world.task.loss,
-            Mixture(world.original, images, config.share),
-            lambda example, random: example,
-            self.programs.adam,
+            Mixture(data.original, data.added, config.share),
+            data.transform,
+            self.programs.finetuner,
             world.validation,
             steps=config.steps,
             images_per_step=config.batch,
@@ -181,8 +184,7 @@ class Run:
     def measure(self, models: dict[str, Any]) -> dict[str, Any]:
         """What `evaluate` keeps."""
         world, config = self.world, self.settings.evaluating
-        predict = world.model.predict
-        metrics = {name: metric for name, (_, metric) in world.task.metrics.items()}
+        predict, metrics = self.student.predict, world.task.metrics
         whole = {name: params for name, params in models.items() if "@" not in name}
         few = {name: params for name, params in models.items() if "@" in name}
         corruptions = len(CORRUPTIONS) + ("depth" in world.test) * len(CORRUPTIONS_3D)
@@ -198,13 +200,26 @@ class Run:
         )
         plain = [Shift("clean", world.test), *(Shift(*domain) for domain in world.domains.items())]
         if few:
-            targets = [shift for shift in plain if shift.name in world.targets]
+            shown = {*world.targets, *world.worst_of}
+            targets = [shift for shift in plain if shift.name in shown]
             found |= evaluate(predict, few, targets, metrics)
         count = min(config.images, len(world.original))
         real = Shift("original", take(world.original, np.arange(count)))
         constant = Network(_always, world.task.constant(world.original))
-        found |= evaluate(constant.predict, {MEAN_MAP: constant.params}, [*plain, real], metrics)
+        found |= evaluate(constant.predict, {CONSTANT: constant.params}, [*plain, real], metrics)
+        for sets in found.values():
+            self.add_worst(sets)
         return found | evaluate(world.critic.predict, {"critic": world.critic.params}, [real], metrics)
+
+    def add_worst(self, sets: dict[str, dict[str, float]]) -> None:
+        """A model's results on the worst of some domains, as those on one more."""
+        if self.world.worst_of and set(self.world.worst_of) <= set(sets):
+            sets[WORST] = {
+                name: (min if metric.shown.higher_is_better else max)(
+                    sets[domain][name] for domain in self.world.worst_of
+                )
+                for name, metric in self.world.task.metrics.items()
+            }
 
 
 def _always(value: jax.Array, images: jax.Array) -> jax.Array:

@@ -3,9 +3,10 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 STAGES = ("optimize", "generate", "finetune", "evaluate", "report")
+BASELINES = ("balanced", "randaugment", "augmix", "cutmix", "copy-paste")  # arms that a world may have
 
 
 class Arm(NamedTuple):
@@ -13,6 +14,7 @@ class Arm(NamedTuple):
 
     adversarial: float = 0.0  # weight of the model's loss
     guidance: float = 0.0  # weight of CLIP's distance to the target images
+    text_guidance: float = 0.0  # weight of the distance to the target's text
     random: bool = False  # drawn from the vocabulary's distribution
     written: bool = False  # by a person
     fixed: bool = False  # the world's agnostic one
@@ -20,8 +22,12 @@ class Arm(NamedTuple):
     strength: float = 1.0  # of SDEdit in generating; 1: from noise
 
     @property
+    def guided(self) -> bool:
+        return bool(self.guidance or self.text_guidance)
+
+    @property
     def optimized(self) -> bool:
-        return bool(self.adversarial or self.guidance)
+        return bool(self.adversarial or self.guided)
 
     @property
     def generates(self) -> bool:
@@ -37,6 +43,9 @@ ARMS = {
     "adversarial": Arm(adversarial=1.0),
     "adversarial-sdedit": Arm(adversarial=1.0, prompts_of="adversarial", strength=0.6),
     "guided-adversarial": Arm(adversarial=1.0, guidance=1.0),
+    "guided-text": Arm(text_guidance=1.0),
+    "guided-adversarial-text": Arm(adversarial=1.0, text_guidance=1.0),
+    **dict.fromkeys(BASELINES, Arm()),
 }
 
 
@@ -51,12 +60,18 @@ class Optimizing:
     batch: int = 4  # images an update
     at_once: int = 8  # images of each prompt that a device computes at once; more are accumulated
     learning_rate: float = 4e-3  # times the batch
+    decay: Literal["constant", "linear", "cosine"] = "constant"  # of the learning rate, to 0
     weight_decay: float = 1e-2
     denoising_steps: int = 5
-    guidance_scale: float = 2.0  # of the prompt: classifier-free guidance
+    eta: float = 0.0  # DDIM's: 0 draws no noise on the way, 1 as much as DDPM; in generating, too
+    strength: float = 1.0  # of SDEdit: 1, from noise; in generating, too
+    guidance_scale: float = 2.0  # of the prompt: classifier-free guidance; in generating, too
     guidance_weight: float = 1.0  # λ, of CLIP's distance to the target
+    text_guidance_weight: float = 1.0  # λ, of the distance to the target's text
+    text_distance: Literal["l2", "cosine"] = "cosine"
+    adversarial_start: int = 0  # the update from which on the model's loss counts
     window: int = 3  # adversarial losses that early stopping averages
-    threshold: float = -0.3  # below which their mean stops, and the window's oldest prompt is taken
+    threshold: float | None = -0.3  # below which their mean stops, and the window's oldest prompt is taken
     backprop_steps: int | None = None  # last denoising steps to differentiate; all
     checkpoint_every: int = 5  # updates
 
@@ -76,11 +91,13 @@ class Generating:
 
 @dataclasses.dataclass(frozen=True)
 class Finetuning:
-    """Fine-tuning the model: Adam (amsgrad); of four times, the parameters with the least validation loss."""
+    """Fine-tuning the model; of four times, the parameters with the least validation loss."""
 
-    steps: int = 40
-    batch: int = 16  # images an update
+    optimizer: Literal["amsgrad", "sgd"] = "amsgrad"  # Adam's variant; SGD with momentum 0.9
+    steps: int = 80
+    batch: int = 8  # images an update
     learning_rate: float = 1e-3
+    schedule: Literal["constant", "cosine"] = "cosine"  # of the learning rate, from there to 0
     weight_decay: float = 2e-6
     share: float = 0.5  # of generated images in a batch
 
@@ -99,7 +116,7 @@ class Settings:
     """Of all stages; the defaults are the small world's."""
 
     seeds: tuple[int, ...] = (0,)  # everything is repeated with each
-    arms: tuple[str, ...] = tuple(ARMS)  # what to compare
+    arms: tuple[str, ...] = tuple(ARMS)[:8]  # what to compare
     written: Path | None = None  # a file of prompts, one a line, for the arm `written`
     iterations: int = 1  # of optimise, generate, fine-tune, each on the model before
     optimizing: Optimizing = Optimizing()

@@ -12,13 +12,13 @@ from gap_jax import prompts
 from gap_jax.closed_loop.programs import Prompts
 from gap_jax.closed_loop.run import Run
 from gap_jax.closed_loop.settings import ARMS, Arm
-from gap_jax.closed_loop.world import Task, take
-from gap_jax.diffusion.align import Sampling
+from gap_jax.closed_loop.world import Arrays, Task, World, take
 from gap_jax.diffusion.align import generate as sample
 from gap_jax.loop.optimize import load_trajectory
 from gap_jax.report import pictures
 from gap_jax.report.results import (
-    MEAN_MAP,
+    CONSTANT,
+    WORST,
     Column,
     Example,
     Frame,
@@ -30,7 +30,7 @@ from gap_jax.report.results import (
 
 CORRUPTED = ("cc", "3dcc")
 EXAMPLES, FRAMES = 3, 8  # labels drawn of each prompt; steps
-Draw = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+Draw = Callable[[np.ndarray, Arrays], tuple[np.ndarray, np.ndarray]]
 Measured = list[dict[str, Any]]  # `evaluate.json` of each seed
 
 
@@ -39,7 +39,7 @@ def assemble(runs: list[Run], root: Path) -> Results:
     first = runs[0]
     settings, world = first.settings, first.world
     measured = [json.loads((run.folder / "evaluate.json").read_text()) for run in runs]
-    metrics = {name: shown for name, (shown, _) in world.task.metrics.items()}
+    metrics = {name: metric.shown for name, metric in world.task.metrics.items()}
     metric = next(iter(metrics))
     last = settings.iterations - 1
     made = {
@@ -60,11 +60,11 @@ def assemble(runs: list[Run], root: Path) -> Results:
         columns=tuple(columns(measured, settings.arms, tuple(metrics))),
         generated=made,
         critic_real=tuple(seed["critic"]["original"][metric] for seed in measured),
-        critic_mean_map=tuple(seed[MEAN_MAP]["original"][metric] for seed in measured),
+        critic_constant=tuple(seed[CONSTANT]["original"][metric] for seed in measured),
         efficiency={
             target: efficiency(measured, settings.arms, target, full, metric)
-            for target in world.targets
-            if target in world.domains
+            for target in [*(name for name in world.targets if name in world.domains), WORST]
+            if target in measured[0][settings.arms[0]]
         },
         prompts=tuple(drawn(first, root)),
     )
@@ -78,7 +78,7 @@ def columns(measured: Measured, arms: tuple[str, ...], metrics: tuple[str, ...])
         plain = "clean" if corruption else name  # what looks at no image cannot tell a corrupted one
         scores = {
             arm: {metric: tuple(seed[arm][place][metric] for seed in measured) for metric in metrics}
-            for arm, place in [*((arm, name) for arm in arms), (MEAN_MAP, plain)]
+            for arm, place in [*((arm, name) for arm in arms), (CONSTANT, plain)]
         }
         if corruption:
             yield Column(kind, rest[0], int(rest[1]), scores)
@@ -89,7 +89,7 @@ def columns(measured: Measured, arms: tuple[str, ...], metrics: tuple[str, ...])
 def efficiency(
     measured: Measured, arms: tuple[str, ...], target: str, full: Mapping[str, int], metric: str
 ) -> dict[str, tuple[Point, ...]]:
-    """The metric on a target against the number of generated images, of each arm; 0 is the control's."""
+    """The metric on a test set against the number of generated images, of each arm; 0 is the control's."""
     found = {}
     for arm in filter(full.__contains__, arms):
         counts = {full[arm]: arm} | ({0: "control"} if "control" in arms else {})
@@ -118,18 +118,18 @@ def generated(folders: list[Path]) -> Generated:
 
 
 def drawn(run: Run, root: Path) -> Iterator[Prompt]:
-    """Every prompt of this seed with pictures of the first original images, at some of its steps."""
-    labels = take(run.world.original, np.arange(EXAMPLES))
-    draw = drawing(run, labels)
+    """Every prompt of this seed with pictures of some original images, at some of its steps."""
+    draw = drawing(run)
     for name in run.settings.arms:
         for some in run.prompts(name, run.world.model.params, 0):
             for i, text in enumerate(some.texts):
+                labels = take(run.world.original, examples(run.world, some.part))
                 fields, contexts = told(run, name, some, i)
                 if some.target:
                     fields["targets"] = tuple(target_pictures(run, some.target, root))
-                folder = root / "pictures" / name / f"{some.target or 'all'}-{i}"
-                by_step = {step: draw(context) for step, context in contexts.items()}
-                examples = tuple(
+                folder = root / "pictures" / name / f"{some.aim or 'all'}-{i}"
+                by_step = {step: draw(context, labels) for step, context in contexts.items()}
+                drawn = tuple(
                     example(
                         folder / str(j),
                         root,
@@ -139,9 +139,18 @@ def drawn(run: Run, root: Path) -> Iterator[Prompt]:
                     )
                     for j in range(len(labels["image"]))
                 )
-                yield Prompt(
-                    arm=name, seed=run.seed, name=text, target=some.target, examples=examples, **fields
-                )
+                text = f"{text}, {some.part}" if some.part and some.part not in text else text
+                yield Prompt(arm=name, seed=run.seed, name=text, target=some.target, examples=drawn, **fields)
+
+
+def examples(world: World, part: str | None) -> np.ndarray:
+    """Numbers of the original images that a prompt is shown on: of its part, or of each part in turn."""
+    if world.apart and part is not None:
+        return world.parts[part][:EXAMPLES]
+    if not world.parts:
+        return np.arange(EXAMPLES)
+    parts = list(world.parts.values())
+    return np.array([parts[i % len(parts)][i // len(parts)] for i in range(EXAMPLES)])
 
 
 def told(run: Run, name: str, some: Prompts, i: int) -> tuple[dict[str, Any], dict[int, np.ndarray]]:
@@ -153,7 +162,7 @@ def told(run: Run, name: str, some: Prompts, i: int) -> tuple[dict[str, Any], di
     fields: dict[str, Any] = {"losses": {}, "words": tuple(map(tuple, words))}
     if not arm.optimized:
         return fields, {0: run.programs.contexts(some)[i]}
-    trajectory = load_trajectory(run.stage(arm.prompts_of or name, "optimize") / (some.target or "all"))
+    trajectory = load_trajectory(run.stage(arm.prompts_of or name, "optimize") / (some.aim or "all"))
     stopped = np.flatnonzero(trajectory["stopped"][:, i])
     end = stopped[0] + 1 if len(stopped) else len(trajectory["stopped"])
     fields["losses"] = {term: tuple(map(float, trajectory[term][:end, i])) for term in terms(arm)}
@@ -172,23 +181,27 @@ def told(run: Run, name: str, some: Prompts, i: int) -> tuple[dict[str, Any], di
 
 def terms(arm: Arm) -> tuple[str, ...]:
     """The losses that an arm's prompts were optimised for."""
-    weights = {"adversarial": arm.adversarial, "guidance": arm.guidance}
+    weights = {
+        "adversarial": arm.adversarial,
+        "guidance": arm.guidance,
+        "text guidance": arm.text_guidance,
+    }
     return tuple(term for term, weight in weights.items() if weight)
 
 
-def drawing(run: Run, labels: Mapping[str, np.ndarray]) -> Draw:
-    """`draw(context [L,D]) -> (images, predictions)` of the labels, with the same noise for all prompts."""
+def drawing(run: Run) -> Draw:
+    """`draw(context [L,D], labels) -> (images, predictions)`, with the same noise for all prompts."""
     world, config = run.world, run.settings.optimizing
-    keys = jax.random.split(jax.random.key(0), len(labels["image"]))
-    sampling = Sampling(config.denoising_steps, config.guidance_scale)
+    keys = jax.random.split(jax.random.key(0), EXAMPLES)
+    sampling = run.programs.sampling(config.denoising_steps)
 
     @jax.jit
     def render(params, model, context, uncond, labels):
-        align = world.task.align(1.0)
+        align = world.task.align(config.strength)
         images = sample(world.pipe, params, context, uncond, labels, keys, align, sampling)
         return images, world.model.predict(model, images)
 
-    return lambda context: jax.device_get(
+    return lambda context, labels: jax.device_get(
         render(world.params, world.model.params, context[None], run.programs.uncond, dict(labels))
     )
 
@@ -210,14 +223,14 @@ def example(
     shown = []
     for step, (image, prediction) in sorted(frames.items()):
         drawn = image, *task.pictures.prediction(prediction, label)
-        names = (f"{name}-{step:05d}" for name in ("generated", "prediction", "error"))
+        names = [f"{name}-{step:05d}" for name in ("generated", "prediction", "error")]
         shown.append(Frame(step, *map(keep, names, drawn)))
     return Example(keep("label", task.pictures.label(label)), keep("original", label["image"]), tuple(shown))
 
 
 def target_pictures(run: Run, target: str, root: Path) -> Iterator[str]:
     """The target's images, as paths from `root`."""
-    for i, image in enumerate(run.world.targets[target]):
+    for i, image in enumerate(run.world.targets[target].images):
         path = root / "pictures" / "targets" / f"{target}-{i}.png"
         _save(path, image)
         yield str(path.relative_to(root))

@@ -8,7 +8,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from gap_jax.closed_loop.world import Arrays, Network, Task, World, take
+from gap_jax.closed_loop.world import Arrays, Network, Target, Task, World, take
 from gap_jax.data.corrupted_files import available, check_complete, corrupted_sets
 from gap_jax.data.corruptions import corrupt
 from gap_jax.data.inventory import check_share, listed
@@ -90,7 +90,7 @@ class Files:
             {"clean": clean},
             tested,
             domains,
-            targets,
+            {name: Target(images) for name, images in targets.items()},
             WRITTEN,
             corrupted=lambda: precomputed(self.corrupted, test) if self.corrupted else (),
         )

@@ -26,13 +26,13 @@ UNET = Settings(
     generating=Generating(
         images=8000, batch=8, denoising_steps=15, suffix=",photo,highly detailed,photorealistic"
     ),
-    finetuning=Finetuning(steps=10_000, batch=32, learning_rate=3e-5, weight_decay=2e-6),
+    finetuning=Finetuning(steps=10_000, batch=32, learning_rate=3e-5, schedule="constant"),
     evaluating=Evaluating(images=1000, efficiency=(10, 100, 1000)),
 )
 DPT = dataclasses.replace(
     UNET,
     optimizing=dataclasses.replace(UNET.optimizing, threshold=-2.0),
-    finetuning=Finetuning(steps=10_000, batch=16, learning_rate=1e-5, weight_decay=2e-6),
+    finetuning=Finetuning(steps=10_000, batch=16, learning_rate=1e-5, schedule="constant"),
 )
 PRESETS: dict[str, tuple[Settings, Rooms | Files]] = {
     "small": (Settings(), Rooms()),
@@ -45,16 +45,3 @@ PRESETS: dict[str, tuple[Settings, Rooms | Files]] = {
         Files(domains={"replica": REPLICA}, targets={"replica": REPLICA}),
     ),
 }
-
-
-def quick(settings: Settings) -> Settings:
-    """The same in a few minutes: at most three arms and short stages, to see that everything runs."""
-    arms = [arm for arm in ("control", "agnostic", "guided-adversarial") if arm in settings.arms]
-    return dataclasses.replace(
-        settings,
-        arms=tuple(arms),
-        optimizing=dataclasses.replace(settings.optimizing, prompts=1, steps=4, backprop_steps=1),
-        generating=dataclasses.replace(settings.generating, images=32, denoising_steps=5),
-        finetuning=dataclasses.replace(settings.finetuning, steps=20),
-        evaluating=Evaluating(images=16, severities=(3,), efficiency=()),
-    )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from gap_jax.closed_loop.world import Arrays, Network, World
+from gap_jax.closed_loop.world import Arrays, Network, Target, World
 from gap_jax.data import rooms
 from gap_jax.experiments.depth_task import depth_task
 from gap_jax.weights.depth import load_depth
@@ -61,7 +61,7 @@ class Rooms:
             {"clean": _narrow(validation, held_out), **_styled(validation, range(held_out), VALIDATION)},
             _narrow(test, held_out),
             _styled(test, range(held_out), SHIFTS),
-            {name: batch["image"] for name, batch in _styled(validation, numbers, TARGETS).items()},
+            {name: Target(batch["image"]) for name, batch in _styled(validation, numbers, TARGETS).items()},
             WRITTEN,
             agnostic="a room",
         )

@@ -9,6 +9,7 @@ import numpy as np
 from gap_jax.closed_loop.world import Arrays, Pictures, Task
 from gap_jax.data.loader import Source
 from gap_jax.diffusion.align import controlnet_depth
+from gap_jax.loop.evaluate import Measure
 from gap_jax.report import pictures
 from gap_jax.report.results import Legend, Metric
 from gap_jax.tasks import depth as task
@@ -57,7 +58,7 @@ def depth_task(loss: str = "l1", negative_prompt: str = "") -> Task:
         align=lambda strength: controlnet_depth(strength=strength),
         adversarial=lambda prediction, batch: adversarial(prediction, sized(batch, prediction.shape[1:3])),
         loss=labelled(METRICS[loss][1]),
-        metrics={name: (METRICS[name][0], labelled(METRICS[name][1])) for name in names},
+        metrics={name: Measure(METRICS[name][0], labelled(METRICS[name][1])) for name in names},
         check=lambda batch: task.check_labels(batch["depth"], batch["mask"]),
         constant=mean_map,
         pictures=PICTURES,

@@ -11,9 +11,17 @@ from tqdm import tqdm
 
 from gap_jax.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from gap_jax.data.corruptions_3d import CORRUPTIONS_3D, corrupt_3d
+from gap_jax.report.results import Metric
 
 Arrays = Mapping[str, np.ndarray]
-Metrics = Mapping[str, Callable[[Any, Arrays], jax.Array]]
+
+
+class Measure(NamedTuple):
+    """A metric: how it is shown, `each` image's `[B]` or `[B,n]`, and what it is `over_all` of a set's."""
+
+    shown: Metric
+    each: Callable[[Any, Arrays], jax.Array]
+    over_all: Callable[[np.ndarray], float] = np.mean
 
 
 class Shift(NamedTuple):
@@ -52,27 +60,28 @@ def evaluate(
     predict: Callable[[Any, jax.Array], Any],
     models: Mapping[str, Any],
     sets: Iterable[Shift],
-    metrics: Metrics,
+    metrics: Mapping[str, Measure],
     *,
     images_per_step: int = 32,
     total: int | None = None,
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """`{model: {set: {metric: mean over images}}}` of every model's parameters on every set.
+    """`{model: {set: {metric: value}}}` of every model's parameters on every set.
 
-    `predict(params, images)`; metrics are `(prediction, batch) -> [B]`. `total`: how many sets there are,
-    for the progress bar.
+    `predict(params, images)`. `total`: how many sets there are, for the progress bar.
     """
 
     @jax.jit
     def measure(params, batch):
         prediction = predict(params, batch["image"])
-        return {name: metric(prediction, batch) for name, metric in metrics.items()}
+        return {name: metric.each(prediction, batch) for name, metric in metrics.items()}
 
     results: dict[str, dict[str, dict[str, float]]] = {name: {} for name in models}
     for shift in tqdm(sets, total=total, desc="evaluate", unit="set"):
         for name, params in models.items():
             values = in_steps(measure, params, shift.batch, images_per_step)
-            results[name][shift.name] = {metric: float(value.mean()) for metric, value in values.items()}
+            results[name][shift.name] = {
+                metric: float(metrics[metric].over_all(value)) for metric, value in values.items()
+            }
     return results
 
 

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,16 +40,28 @@ class Plan(NamedTuple):
     prompt: np.ndarray
 
 
-def plan(count: int, sources: int, prompts: int, seed: int) -> Plan:
-    """Sources without repetition as long as there are some left; prompts in turn, so that a few have all."""
-    if count < 1 or sources < 1 or prompts < 1:
-        raise ValueError(f"nothing to generate: {count} images of {sources} sources with {prompts} prompts")
+def plan(count: int, pools: Sequence[np.ndarray], seed: int) -> Plan:
+    """Prompts in turn, so that a few images have all, each with a source of its pool, int `[n]`.
+
+    Prompts of the same pool repeat none of its sources as long as there are some left.
+    """
+    if count < 1 or not pools or not all(map(len, pools)):
+        sizes = list(map(len, pools))
+        raise ValueError(f"nothing to generate: {count} images with prompts for {sizes} sources")
     random = np.random.default_rng([seed, 1])
+    prompt, source = _rounds(random, np.arange(len(pools)), count), np.zeros(count, int)
+    shared = np.array(
+        [next(i for i, other in enumerate(pools) if np.array_equal(other, pool)) for pool in pools]
+    )
+    for first in np.unique(shared):
+        mine = shared[prompt] == first
+        source[mine] = _rounds(random, pools[first], mine.sum())
+    return Plan(source, prompt)
 
-    def rounds(length: int) -> np.ndarray:
-        return np.concatenate([random.permutation(length) for _ in range(-(-count // length))])[:count]
 
-    return Plan(rounds(sources), rounds(prompts))
+def _rounds(random: np.random.Generator, values: np.ndarray, count: int) -> np.ndarray:
+    """All values in a random order, again and again in others, until there are `count`."""
+    return np.concatenate([random.permutation(values) for _ in range(-(-count // len(values)))])[:count]
 
 
 def generate(

@@ -6,7 +6,7 @@ Colours are told apart with any colour vision and on white as on near-black, mar
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from gap_jax.report.results import MEAN_MAP, Results
+from gap_jax.report.results import CONSTANT, Results
 
 INK = "#1b1b1f"
 
@@ -42,13 +42,18 @@ _KNOWN = {
     "guided-adversarial": Arm(
         "Guided adversarial", "prompts optimised for both, the model's loss and the target", "#5b4cd6", "*"
     ),
-    MEAN_MAP: Arm("Mean map", "no model: always the same prediction, the training set's best", INK, "None"),
+    CONSTANT: Arm(
+        "Constant",
+        "no model: one prediction for all images, the best (of depth, the mean map)",
+        INK,
+        "None",
+    ),
 }
 _OTHERS = (("#a0522d", "<"), ("#2a9db0", ">"), ("#9aa02c", "p"), ("#c76a8f", "h"))  # in turn
 
 
 def arms(results: Results) -> dict[str, Arm]:
-    """Every arm that was measured: those of the paper in its order, then others, the mean map last."""
+    """Every arm that was measured: those of the paper in its order, then others, the constant last."""
     return _describe(_measured(results))
 
 
@@ -65,6 +70,6 @@ def _describe(names: Iterable[str]) -> dict[str, Arm]:
     found = dict.fromkeys(names)
     others = [name for name in found if name not in _KNOWN]
     drawn = {name: Arm(name, "", *_OTHERS[i % len(_OTHERS)]) for i, name in enumerate(others)}
-    first = {name: arm for name, arm in _KNOWN.items() if name in found and name != MEAN_MAP}
-    last = {MEAN_MAP: _KNOWN[MEAN_MAP]} if MEAN_MAP in found else {}
+    first = {name: arm for name, arm in _KNOWN.items() if name in found and name != CONSTANT}
+    last = {CONSTANT: _KNOWN[CONSTANT]} if CONSTANT in found else {}
     return first | drawn | last

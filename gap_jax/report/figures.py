@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from gap_jax.report.arms import INK, Arm, arms
-from gap_jax.report.results import MEAN_MAP, Metric, Prompt, Results, Values
+from gap_jax.report.results import CONSTANT, Metric, Prompt, Results, Values
 from gap_jax.report.tables import average, estimate, plain_name
 
 WIDTH = 4.4  # inches, of all but the filmstrip: a column of print, and a phone's screen
@@ -98,13 +98,13 @@ def corruptions(results: Results, kind: str) -> Figure:
 
 @_styled
 def fidelity(results: Results) -> Figure:
-    """The critic's main metric on each arm's images; lines mark real images and the mean map."""
+    """The critic's main metric on each arm's images; lines mark real images and the constant prediction."""
     shown, metric = arms(results), results.main
     names = [name for name in shown if name in results.generated]
     figure, (axis,) = _figure(0.25 * len(names) + 0.95, left=1.45, bottom=0.78, top=0.08)
     for row, name in enumerate(names):
         _marks(axis, [results.generated[name].critic], [row], shown[name], metric)
-    lines = (("real images", results.critic_real, "-"), ("mean map", results.critic_mean_map, "--"))
+    lines = (("real images", results.critic_real, "-"), ("constant", results.critic_constant, "--"))
     for label, values, dashes in lines:
         if values:
             axis.axvline(metric.scale * estimate(values).mean, color=INK, lw=1, ls=dashes, label=label)
@@ -154,9 +154,10 @@ def filmstrip(prompt: Prompt, folder: str | Path, example: int = 0, most: int = 
     shown = prompt.examples[example]
     frames = _spread(shown.frames, most)
     columns = [(shown.original, shown.label, None), *((f.generated, f.prediction, f.error) for f in frames)]
+    rows = ("image", "label", "error") if frames[0].error else ("image", "label")
     mosaic, side = _mosaic(Path(folder), columns)
     cell, left, top = 0.8, 0.75, 0.25  # inches
-    figure = Figure((left + cell * len(columns), top + 3 * cell))
+    figure = Figure((left + cell * len(columns), top + len(rows) * cell))
     axis = figure.add_axes(
         (left / figure.get_figwidth(), 0, 1, 1 - top / figure.get_figheight()), anchor="NW"
     )
@@ -169,7 +170,7 @@ def filmstrip(prompt: Prompt, folder: str | Path, example: int = 0, most: int = 
     for i, (title, frame) in enumerate(zip(titles, [None, *frames], strict=True)):
         stop = ", stop" if frame is not None and frame.step == prompt.stopped else ""
         axis.text((i + 0.48) * side, -0.05 * side, title + stop, ha="center", va="bottom", size=8)
-    for i, name in enumerate(("image", "label", "error")):
+    for i, name in enumerate(rows):
         axis.text(-0.08 * side, (i + 0.48) * side, name, ha="right", va="center", size=8)
     return figure
 
@@ -178,7 +179,8 @@ def _mosaic(folder: Path, columns: Sequence[Sequence[str | None]]) -> tuple[np.n
     """Pictures of the first one's size, columns of them, on clear ground; and the distance of two."""
     size = Image.open(folder / columns[0][0]).size
     side = max(size) + max(max(size) // 24, 1)
-    ground = Image.new("RGBA", (side * len(columns), side * max(map(len, columns))))
+    rows = max(len(column) - column.count(None) for column in columns)
+    ground = Image.new("RGBA", (side * len(columns), side * rows))
     for i, column in enumerate(columns):
         for j, path in enumerate(column):
             if path is not None:
@@ -243,13 +245,13 @@ def _look(name: str, arm: Arm) -> dict[str, object]:
     return {
         "color": arm.colour,
         "marker": arm.marker,
-        "linestyle": "--" if name == MEAN_MAP else "-",
+        "linestyle": "--" if name == CONSTANT else "-",
         "markersize": _SIZES.get(arm.marker, 4.5),
     }
 
 
 def _point(arm: Arm) -> dict[str, object]:
-    """A mark without a line; the mean map, which has no marker, is a tick."""
+    """A mark without a line; the constant prediction, which has no marker, is a tick."""
     marker = "|" if arm.marker == "None" else arm.marker
     return {"color": arm.colour, "linestyle": "none", "marker": marker, "markersize": _SIZES.get(marker, 4.5)}
 

@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from gap_jax.report import figures, tables
 from gap_jax.report.arms import INK, Arm, arms
-from gap_jax.report.results import MEAN_MAP, Example, Frame, Prompt, Results, load, write_whole
+from gap_jax.report.results import CONSTANT, Example, Frame, Prompt, Results, load, write_whole
 
 SMALL = 128  # pixels: pictures up to here are shown enlarged, pixel by pixel; larger ones are compressed
 LARGEST = 512
@@ -68,7 +68,7 @@ def _paths(results: Results) -> Iterator[str]:
         for example in prompt.examples:
             yield from (example.label, example.original)
             for frame in example.frames:
-                yield from (frame.generated, frame.prediction, frame.error)
+                yield from filter(None, (frame.generated, frame.prediction, frame.error))
 
 
 def _data_uri(path: Path) -> tuple[str, bool]:
@@ -144,7 +144,7 @@ def _page(results: Results, picture: _Pictures, drawn: Mapping[str, Figure]) -> 
         fidelity=_fidelity(results, drawn),
         efficiency=_efficiency(results, drawn),
         config=list(_flat(results.config)),
-        mean_map=MEAN_MAP,
+        constant=CONSTANT,
         uris=picture.uris,
         small=picture.small,
         data={
@@ -198,12 +198,12 @@ def _example(prompt: Prompt, example: Example, picture: _Pictures) -> dict[str, 
 
 
 def _frame(frame: Frame, picture: _Pictures) -> dict[str, int]:
-    return {
+    found = {
         "step": frame.step,
         "generated": picture(frame.generated),
         "prediction": picture(frame.prediction),
-        "error": picture(frame.error),
     }
+    return found if frame.error is None else found | {"error": picture(frame.error)}
 
 
 def _explored(prompts, order: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -241,14 +241,14 @@ def _guided(groups) -> list[dict[str, Any]]:
 
 
 def _lead(main: list[tables.Table], results: Results) -> str:
-    """The main finding in a sentence: who is best under Common Corruptions, beside control and mean map."""
+    """The main finding in a sentence: who is best under Common Corruptions, beside control and constant."""
     if not main or tables.SHIFTS["cc"] not in main[0].columns:
         return ""
     column = main[0].columns.index(tables.SHIFTS["cc"])
     best = next((row for row in main[0].rows if row.cells[column].best), None)
     if best is None:
         return ""
-    others = [row for row in main[0].rows if row.key in ("control", MEAN_MAP) and row is not best]
+    others = [row for row in main[0].rows if row.key in ("control", CONSTANT) and row is not best]
     beside = ", ".join(f"{row.label.lower()} {_number(row.cells[column])}" for row in others)
     metric = results.main
     end = "Highest" if metric.higher_is_better else "Lowest"

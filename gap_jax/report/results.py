@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 KINDS = ("clean", "cc", "3dcc", "domain")
-MEAN_MAP = "mean map"
+CONSTANT = "constant"  # the arm that predicts the same for all images
+WORST = "worst group"  # the column of the worst of some domains
 SEVERITIES = range(1, 6)
 
 Values = tuple[float, ...]
@@ -45,7 +46,7 @@ class Column:
 
     - `kind`: `clean`; `cc`, Common Corruptions; `3dcc`; `domain`, another data set or a target shift.
     - `severity`: 1 to 5 of `cc` and `3dcc`, else None.
-    - `scores`: arm -> metric -> a value for each seed. The arm `mean map` predicts the same for any image.
+    - `scores`: arm -> metric -> a value for each seed. The arm `constant` predicts the same for any image.
     """
 
     kind: str
@@ -100,7 +101,7 @@ class Frame:
     step: int
     generated: str
     prediction: str
-    error: str
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -168,8 +169,8 @@ class Results:
     - `config`: the resolved configuration; JSON values, nested.
     - `metrics`: what is measured, by the name it has in `columns`; the main one first.
     - `columns`: the test sets, in the order they are shown in.
-    - `generated`: by arm, those that generate; `critic_real`, `critic_mean_map`: the main metric of the
-      critic on real images, and the mean map's on the same, for each seed (empty: not measured).
+    - `generated`: by arm, those that generate; `critic_real`, `critic_constant`: the main metric of the
+      critic on real images, and the constant prediction's on the same, for each seed (empty: not measured).
     - `efficiency`: target shift -> arm -> points of rising number of images.
     """
 
@@ -184,7 +185,7 @@ class Results:
     columns: tuple[Column, ...]
     generated: Mapping[str, Generated]
     critic_real: Values
-    critic_mean_map: Values
+    critic_constant: Values
     efficiency: Mapping[str, Mapping[str, tuple[Point, ...]]]
     prompts: tuple[Prompt, ...]
 
@@ -263,7 +264,7 @@ def _values_by_seed(results: Results) -> typing.Iterator[tuple[str, Values]]:
         for arm, points in curves.items():
             for i, point in enumerate(points):
                 yield f"efficiency.{target}.{arm}[{i}].score", point.score
-    for name in ("critic_real", "critic_mean_map"):
+    for name in ("critic_real", "critic_constant"):
         if getattr(results, name):
             yield name, getattr(results, name)
 

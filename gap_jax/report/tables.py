@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 from typing import NamedTuple
 
 from gap_jax.report.arms import Arm, arms
-from gap_jax.report.results import KINDS, MEAN_MAP, Column, Metric, Results, Values
+from gap_jax.report.results import CONSTANT, KINDS, Column, Metric, Results, Values
 
 DIGITS = 2
 
@@ -106,7 +106,7 @@ def corruptions(results: Results, kind: str) -> Table:
 
 
 def fidelity(results: Results) -> Table:
-    """The critic's main metric on each arm's images and real ones, and the mean map's; how many images."""
+    """The critic's main metric on each arm's images and real ones, and the constant's; how many images."""
     shown, metric = arms(results), results.main
     rows = []
     for name in shown:
@@ -116,7 +116,7 @@ def fidelity(results: Results) -> Table:
         removed = ", ".join(f"{count} {reason}" for reason, count in generated.removed.items() if count)
         cells = (_cell(generated.critic, metric), Cell(str(generated.kept), ""), Cell(removed or "0", ""))
         rows.append(Row(name, shown[name].label, cells))
-    for name, values in (("real images", results.critic_real), (MEAN_MAP, results.critic_mean_map)):
+    for name, values in (("real images", results.critic_real), (CONSTANT, results.critic_constant)):
         if values:
             rows.append(
                 Row(name, name.capitalize(), (_cell(values, metric), Cell(_NONE, ""), Cell(_NONE, "")))
@@ -178,7 +178,7 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """A table with `booktabs` rules, as a float; the mean map's row apart."""
+    """A table with `booktabs` rules, as a float; the constant prediction's row apart."""
 
     def text(cell):
         mean = rf"\textbf{{{escape(cell.mean)}}}" if cell.best else escape(cell.mean)
@@ -189,7 +189,7 @@ def latex(table: Table) -> str:
 
     body = []
     for row in table.rows:
-        body += [r"    \midrule"] * (row.key == MEAN_MAP)
+        body += [r"    \midrule"] * (row.key == CONSTANT)
         body.append(line((escape(row.label), *map(text, row.cells))))
     return "\n".join(
         [
@@ -241,13 +241,13 @@ def _groups(columns: Sequence[Column]) -> dict[str, list[Column]]:
 
 def _fidelity(results: Results) -> dict[str, Values]:
     found = {arm: results.generated[arm].critic if arm in results.generated else () for arm in arms(results)}
-    return found | ({MEAN_MAP: results.critic_mean_map} if MEAN_MAP in found else {})
+    return found | ({CONSTANT: results.critic_constant} if CONSTANT in found else {})
 
 
 def _cells(values: Mapping[str, Values], metric: Metric) -> dict[str, Cell]:
     """Arms' cells, the best of the trained ones marked, at the digits shown; none where all are the same."""
     cells = {arm: _cell(entry, metric) for arm, entry in values.items()}
-    trained = {arm: float(cell.mean) for arm, cell in cells.items() if arm != MEAN_MAP and cell.mean != _NONE}
+    trained = {arm: float(cell.mean) for arm, cell in cells.items() if arm != CONSTANT and cell.mean != _NONE}
     if len(set(trained.values())) < 2:
         return cells
     best = (max if metric.higher_is_better else min)(trained.values())

@@ -19,12 +19,12 @@ from PIL import Image
 
 from gap_jax.closed_loop.programs import Programs, parts
 from gap_jax.closed_loop.settings import Evaluating, Finetuning, Generating, Optimizing, Settings
-from gap_jax.experiments import depth
-from gap_jax.experiments.depth import Depth, parse
+from gap_jax.experiments.command import main, parse
+from gap_jax.experiments.depth import Depth
 from gap_jax.experiments.depth_files import Files
 from gap_jax.experiments.depth_rooms import SHIFTS, TARGETS, Rooms
 from gap_jax.experiments.depth_task import mean_map
-from gap_jax.report.results import MEAN_MAP, load
+from gap_jax.report.results import CONSTANT, load
 
 ARMS = ("control", "adversarial-sdedit", "guided-adversarial")
 TINY = Settings(
@@ -72,7 +72,7 @@ def test_it_ends_with_a_report_of_all_that_was_measured(finished):
     assert len([name for kind, name in names if kind == "cc"]) == 15
     assert {name for kind, name in names if kind == "domain"} == set(SHIFTS)
     for column in results.columns:
-        assert set(column.scores) == {*ARMS, MEAN_MAP}
+        assert set(column.scores) == {*ARMS, CONSTANT}
         assert all(math.isfinite(v) for s in column.scores.values() for vs in s.values() for v in vs)
     assert results.generated["guided-adversarial"].kept == 4
     assert [point.images for point in results.efficiency["foggy"]["guided-adversarial"]] == [0, 2, 4]
@@ -111,7 +111,7 @@ def one_process(monkeypatch):
 def test_run_again_it_does_nothing_and_says_so(finished, capsys, one_process):
     work = finished[0]
     before = {path: path.stat().st_mtime_ns for path in work.rglob("*")}
-    depth.main(Depth(work=work, settings=TINY))
+    main(Depth(work=work, settings=TINY))
     assert "nothing to do" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in work.rglob("*")} == before
 
@@ -119,7 +119,7 @@ def test_run_again_it_does_nothing_and_says_so(finished, capsys, one_process):
 def test_another_configuration_is_refused_by_the_field_that_differs(finished, one_process):
     other = dataclasses.replace(TINY, generating=dataclasses.replace(TINY.generating, images=6))
     with pytest.raises(ValueError, match=r"images.*4.*6|images.*6.*4"):
-        depth.main(Depth(work=finished[0], settings=other))
+        main(Depth(work=finished[0], settings=other))
 
 
 def test_settings_that_mean_nothing_are_refused():
@@ -135,16 +135,17 @@ def test_settings_that_mean_nothing_are_refused():
 
 def test_a_preset_sets_defaults_and_arguments_change_them():
     config = parse(
-        ["generate", "--preset", "taskonomy-dpt", "--finetuning.steps", "7", "--world.targets", "fog", "a"]
+        Depth,
+        ["generate", "--preset", "taskonomy-dpt", "--finetuning.steps", "7", "--world.targets", "fog", "a"],
     )
     assert config.stage == "generate" and isinstance(config.world, Files)
     assert (config.world.loss, config.world.size, set(config.world.targets)) == ("midas", 384, {"fog"})
     assert (config.settings.finetuning.steps, config.settings.finetuning.learning_rate) == (7, 1e-5)
-    short = parse(["--preset", "taskonomy-dpt", "--quick"])
+    short = parse(Depth, ["--preset", "taskonomy-dpt", "--quick"])
     assert short.settings.finetuning.learning_rate == 1e-5 and short.settings.optimizing.steps == 4
     assert short.plain()["world"]["data"] == "data/taskonomy"
     with pytest.raises(SystemExit):
-        parse(["--preset", "taskonomy-vit"])
+        parse(Depth, ["--preset", "taskonomy-vit"])
 
 
 def test_guided_arms_without_targets_are_refused():
@@ -177,7 +178,7 @@ def test_iterations_seeds_filters_and_written_prompts_go_together(tmp_path, one_
         generating=dataclasses.replace(TINY.generating, max_critic_loss=9.0, min_clip_similarity=-1.0),
     )
     work = tmp_path / "work"
-    depth.main(Depth(work=work, settings=settings))
+    main(Depth(work=work, settings=settings))
     results = load(work / "results.json")
     assert results.seeds == (0, 1) and not results.efficiency["foggy"]["written"][1:-1]
     assert {prompt.name for prompt in results.prompts if prompt.arm == "written"} == {
@@ -254,7 +255,8 @@ def test_two_processes_end_with_the_table_of_one(finished, tmp_path):
         "import sys\nfrom gap_jax import parallel\n"
         f"parallel.initialize('localhost:{port}', 2, int(sys.argv.pop(1)))\n"
         "parallel.initialize = lambda: None\n"
-        "from gap_jax.experiments import depth\ndepth.main(depth.parse(sys.argv[1:]))"
+        "from gap_jax.experiments.command import main, parse\n"
+        "from gap_jax.experiments.depth import Depth\nmain(parse(Depth, sys.argv[1:]))"
     )
     given = command(work)[3:]
     runs = [

@@ -11,7 +11,8 @@ from PIL import Image
 
 from gap_jax.data.__main__ import main as prepare
 from gap_jax.data.prepared import Prepared
-from gap_jax.experiments import depth
+from gap_jax.experiments.command import main, parse
+from gap_jax.experiments.depth import Depth
 from gap_jax.experiments.depth_files import Files, images
 from gap_jax.report.results import load
 from tests.data import rgbd_files
@@ -74,7 +75,7 @@ def run(data, sd15, clip, tmp_path, monkeypatch):
         given += ["--world.data", str(data / "prepared" / "taskonomy"), "--world.model", str(model)]
         given += ["--world.pipeline", str(sd15.folder), "--world.controlnet", str(sd15.folder / "controlnet")]
         given += ["--world.clip", str(clip.folder), "--world.size", str(SIDE), *more]
-        depth.main(depth.parse(given))
+        main(parse(Depth, given))
         assert (tmp_path / "work" / "report" / "index.html").stat().st_size > 50_000
         return load(tmp_path / "work" / "results.json")
 

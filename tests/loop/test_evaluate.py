@@ -4,10 +4,12 @@ import pytest
 
 from gap_jax.data.corruptions import CORRUPTIONS, corrupt
 from gap_jax.data.corruptions_3d import CORRUPTIONS_3D
-from gap_jax.loop.evaluate import evaluate, shifts
+from gap_jax.loop.evaluate import Measure, evaluate, shifts
+from gap_jax.report.results import Metric
 
 IMAGES = np.random.default_rng(0).random((5, 16, 16, 3), np.float32)
 DEPTH = np.random.default_rng(1).random((5, 16, 16, 1), np.float32)
+SHOWN = Metric("M", "", 1)
 BATCH = {"image": IMAGES, "depth": DEPTH, "mask": np.ones_like(DEPTH, bool)}
 
 
@@ -35,8 +37,9 @@ def test_means_are_over_images_however_they_are_cut():
         return params * images.mean((1, 2, 3))
 
     metrics = {
-        "off": lambda prediction, batch: jnp.abs(prediction - batch["depth"].mean((1, 2, 3))),
-        "near": lambda prediction, batch: (batch["depth"] < 0.5).mean((1, 2, 3)),
+        "off": Measure(SHOWN, lambda prediction, batch: jnp.abs(prediction - batch["depth"].mean((1, 2, 3)))),
+        "near": Measure(SHOWN, lambda prediction, batch: (batch["depth"] < 0.5).mean((1, 2, 3))),
+        "most": Measure(SHOWN, lambda prediction, batch: prediction[:, None], np.max),
     }
     models = {"one": jnp.float32(1), "two": jnp.float32(2)}
     for size in (2, 5, 32):
@@ -48,4 +51,5 @@ def test_means_are_over_images_however_they_are_cut():
         for name, factor in (("one", 1), ("two", 2)):
             off = np.abs(factor * IMAGES.mean((1, 2, 3)) - DEPTH.mean((1, 2, 3))).mean()
             assert found[name]["clean"]["off"] == pytest.approx(float(off), rel=1e-5)
+            assert found[name]["clean"]["most"] == pytest.approx(factor * IMAGES.mean((1, 2, 3)).max())
             assert found[name]["clean"]["near"] == pytest.approx(float((DEPTH < 0.5).mean()), rel=1e-5)

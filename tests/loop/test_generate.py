@@ -33,7 +33,7 @@ COLOURS = jnp.array([[1.0, 0.5, 0.2], [0.1, 0.9, 0.4]])
 
 
 def run(folder, count=20, images_per_step=4, seed=0, load=load, **more):
-    planned = plan(count, SOURCES, len(COLOURS), seed)
+    planned = plan(count, [np.arange(SOURCES)] * len(COLOURS), seed)
     return generate(
         make,
         COLOURS,
@@ -56,15 +56,25 @@ def examples(folder):
 
 
 def test_plans_use_every_source_before_any_twice_and_prompts_in_even_shares():
-    planned = plan(20, SOURCES, 2, seed=0)
+    planned = plan(20, [np.arange(SOURCES)] * 2, seed=0)
     assert sorted(planned.source[:SOURCES]) == sorted(planned.source[SOURCES : 2 * SOURCES]) == list(range(7))
     assert all(set(planned.prompt[i : i + 2]) == {0, 1} for i in range(0, 20, 2))
-    assert not np.array_equal(planned.source, plan(20, SOURCES, 2, seed=1).source)
+    assert not np.array_equal(planned.source, plan(20, [np.arange(SOURCES)] * 2, seed=1).source)
+
+
+def test_a_prompt_draws_from_its_own_pool_alone():
+    pools = [np.array([0, 2, 4]), np.array([5]), np.array([0, 2, 4])]
+    planned = plan(18, pools, seed=0)
+    assert set(planned.source[planned.prompt == 1]) == {5}
+    shared = planned.source[planned.prompt != 1]
+    assert sorted(shared[:3]) == sorted(shared[3:6]) == [0, 2, 4]
+    with pytest.raises(ValueError, match=r"nothing to generate: 2 images with prompts for \[0\] sources"):
+        plan(2, [np.array([], int)], 0)
 
 
 def test_both_forms_hold_the_images_with_their_labels(tmp_path):
     summary = run(tmp_path)
-    planned = plan(20, SOURCES, 2, 0)
+    planned = plan(20, [np.arange(SOURCES)] * 2, 0)
     black = int((planned.source == 3).sum())
     assert summary["images"] == 20 - black and summary["dropped"] == {"one colour": black}
     found = examples(tmp_path)
@@ -175,7 +185,7 @@ def test_classes_have_folders_of_their_own(tmp_path):
 
 def test_nothing_to_do_is_refused(tmp_path):
     with pytest.raises(ValueError, match="nothing to generate: 0 images"):
-        plan(0, SOURCES, 1, 0)
+        plan(0, [np.arange(SOURCES)], 0)
     run(tmp_path)
     with pytest.raises(ValueError, match="count is 24, saved was 20"):
         run(tmp_path, count=24)

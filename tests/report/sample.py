@@ -14,7 +14,7 @@ from gap_jax.data.corruptions_3d import CORRUPTIONS_3D
 from gap_jax.experiments.depth_task import METRICS, PICTURES
 from gap_jax.report import pictures
 from gap_jax.report.results import (
-    MEAN_MAP,
+    CONSTANT,
     Column,
     Example,
     Frame,
@@ -40,7 +40,7 @@ _INVENTED = {  # arm: error clean, under corruptions, on a target shift; the cri
     "adversarial": (0.046, 0.072, 0.110, 0.047),
     "adversarial-sdedit": (0.043, 0.069, 0.104, 0.033),
     "guided-adversarial": (0.045, 0.076, 0.058, 0.041),
-    MEAN_MAP: (0.105, 0.106, 0.107, None),
+    CONSTANT: (0.105, 0.106, 0.107, None),
 }
 _STYLES = {
     ("agnostic", None): rooms.Style(),
@@ -74,7 +74,7 @@ def results(folder: Path, size: int, examples: int, prompts: int, seeds: tuple[i
     def scores(column, harder=1.0):
         return {
             arm: {
-                "l1": values(row[column] * (1 if arm == MEAN_MAP else harder)),
+                "l1": values(row[column] * (1 if arm == CONSTANT else harder)),
                 "ssi_mae": values(4 * row[column]),
                 "absrel": values(2 * row[column]),
                 "delta1": values(1 - 2 * row[column], 0.005),
@@ -92,7 +92,7 @@ def results(folder: Path, size: int, examples: int, prompts: int, seeds: tuple[i
     start = values(0.16)
 
     def curve(end, arm):
-        if arm in ("control", MEAN_MAP):
+        if arm in ("control", CONSTANT):
             return tuple(Point(n, start if arm == "control" else values(end, 0)) for n in COUNTS)
         steps = [(n, end + (0.16 - end) / (1 + n / 15)) for n in COUNTS[1:]]
         return (Point(0, start), *(Point(n, values(mean)) for n, mean in steps))
@@ -123,7 +123,7 @@ def results(folder: Path, size: int, examples: int, prompts: int, seeds: tuple[i
         columns=tuple(columns),
         generated=generated,
         critic_real=values(0.021),
-        critic_mean_map=values(0.105),
+        critic_constant=values(0.105),
         efficiency=efficiency,
         prompts=_prompts(folder, size, examples, prompts),
     )

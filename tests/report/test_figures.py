@@ -8,7 +8,7 @@ import pytest
 
 from gap_jax.report import figures
 from gap_jax.report.arms import INK, arms
-from gap_jax.report.results import MEAN_MAP
+from gap_jax.report.results import CONSTANT
 
 # Machado, Oliveira & Fernandes 2009, complete deficiency, on linear RGB.
 VISION = {
@@ -43,7 +43,7 @@ def test_arms_are_told_apart_with_any_colour_vision(sampled, vision):
 
 
 def test_arms_are_told_apart_without_colour_and_seen_on_white_and_near_black(sampled):
-    trained = [arm for name, arm in arms(sampled).items() if name != MEAN_MAP]
+    trained = [arm for name, arm in arms(sampled).items() if name != CONSTANT]
     assert len({arm.marker for arm in trained}) == len(trained)
     for arm in trained:
         light, dark = ((linear(paper) @ TO_XYZ[1]) + 0.05 for paper in ("#fdfdfb", "#141518"))
@@ -54,7 +54,7 @@ def test_arms_are_told_apart_without_colour_and_seen_on_white_and_near_black(sam
 def test_an_arm_of_ones_own_gets_a_look_and_keeps_its_name(sampled):
     prompts = (dataclasses.replace(sampled.prompts[0], arm="mine"),)
     found = arms(dataclasses.replace(sampled, prompts=prompts))
-    assert list(found)[-2:] == ["mine", MEAN_MAP] and found["mine"].label == "mine"
+    assert list(found)[-2:] == ["mine", CONSTANT] and found["mine"].label == "mine"
 
 
 def all_figures(sampled, folder):

@@ -37,7 +37,7 @@ def copy(tmp_path):
 def bare(tmp_path, sampled):
     """Results of a control and nothing else."""
     column = results.Column("clean", "rooms", None, {"control": {"l1": (0.1,)}})
-    nothing = {"generated": {}, "critic_real": (), "critic_mean_map": (), "efficiency": {}, "prompts": ()}
+    nothing = {"generated": {}, "critic_real": (), "critic_constant": (), "efficiency": {}, "prompts": ()}
     path = tmp_path / "bare" / "results.json"
     results.save(path, dataclasses.replace(sampled, seeds=(0,), columns=(column,), **nothing))
     return path

@@ -24,12 +24,12 @@ def small(**changes):
         "seeds": (0, 7),
         "metrics": {"l1": Metric("L1", "×100", 100), "delta1": Metric("δ < 1.25", "in %", 100, True)},
         "columns": (
-            Column("clean", "rooms", None, {"control": {"l1": (0.1, 0.2)}, "mean map": {"l1": (0.3, 0.3)}}),
+            Column("clean", "rooms", None, {"control": {"l1": (0.1, 0.2)}, "constant": {"l1": (0.3, 0.3)}}),
             Column("cc", "fog", 3, {"control": {"l1": (0.4, math.nan)}}),
         ),
         "generated": {"adversarial": Generated(90, {"degenerate": 2}, (0.05, 0.06))},
         "critic_real": (0.02, 0.02),
-        "critic_mean_map": (),
+        "critic_constant": (),
         "efficiency": {"foggy": {"adversarial": (Point(0, (0.2, 0.2)), Point(10, (0.1, 0.1)))}},
         "prompts": (
             Prompt(

@@ -4,7 +4,7 @@ import pytest
 
 from gap_jax.experiments.depth_task import METRICS
 from gap_jax.report import tables
-from gap_jax.report.results import MEAN_MAP, Column, Generated, Point, Results
+from gap_jax.report.results import CONSTANT, Column, Generated, Point, Results
 from gap_jax.report.tables import Cell, Estimate, Row, Table
 
 
@@ -29,8 +29,8 @@ def results(columns=(), seeds=(0, 1), generated=None, efficiency=None, critic=((
 
 def column(kind, name, severity=None, metric="l1", **scores):
     scores = {arm.replace("_", "-"): {metric: values} for arm, values in scores.items()}
-    if "mean-map" in scores:
-        scores[MEAN_MAP] = scores.pop("mean-map")
+    if "constant" in scores:
+        scores[CONSTANT] = scores.pop("constant")
     return Column(kind, name, severity, scores)
 
 
@@ -82,7 +82,7 @@ def test_an_arm_not_measured_on_every_corruption_has_no_mean_over_them():
 
 
 def test_the_papers_columns_and_rows_in_order():
-    arms = dict(mean_map=(0.3, 0.3), ours=(0.2, 0.2), guided_adversarial=(0.2, 0.2), control=(0.2, 0.2))
+    arms = dict(constant=(0.3, 0.3), ours=(0.2, 0.2), guided_adversarial=(0.2, 0.2), control=(0.2, 0.2))
     found = results(
         [
             column("domain", "foggy", **arms),
@@ -100,21 +100,21 @@ def test_the_papers_columns_and_rows_in_order():
         "Foggy",
         "Label fidelity",
     )
-    assert [row.label for row in table.rows] == ["Control", "Guided adversarial", "ours", "Mean map"]
+    assert [row.label for row in table.rows] == ["Control", "Guided adversarial", "ours", "Constant"]
     assert [cells[-1] for cells in shown(table).values()] == ["–", "5.00", "–", "10.00"]
     assert "on real ones 2.00 ± 0.00" in table.caption
 
 
-def test_the_best_trained_arm_is_bold_and_the_mean_map_never():
+def test_the_best_trained_arm_is_bold_and_the_constant_never():
     table = tables.main(
         results(
             [
-                column("clean", "rooms", control=(0.2, 0.2), adversarial=(0.3, 0.3), mean_map=(0.1, 0.1)),
-                column("domain", "dark", control=(0.2, 0.2), adversarial=(0.1, 0.1), mean_map=(0.1, 0.1)),
+                column("clean", "rooms", control=(0.2, 0.2), adversarial=(0.3, 0.3), constant=(0.1, 0.1)),
+                column("domain", "dark", control=(0.2, 0.2), adversarial=(0.1, 0.1), constant=(0.1, 0.1)),
             ]
         )
     )
-    assert best(table) == {"control": [True, False], "adversarial": [False, True], MEAN_MAP: [False, False]}
+    assert best(table) == {"control": [True, False], "adversarial": [False, True], CONSTANT: [False, False]}
 
 
 def test_arms_equal_at_the_digits_shown_are_bold_together_unless_all_are():
@@ -151,7 +151,7 @@ def test_data_efficiency_has_a_column_for_each_number_of_images():
     }
 
 
-def test_label_fidelity_stands_between_real_images_and_the_mean_map():
+def test_label_fidelity_stands_between_real_images_and_the_constant():
     generated = {"adversarial": Generated(90, {"degenerate": 2, "critic": 0, "CLIP": 1}, (0.05, 0.06))}
     table = tables.fidelity(results(generated=generated))
     assert [[cell.mean for cell in row.cells] for row in table.rows] == [
@@ -169,7 +169,7 @@ TABLE = Table(
     (
         Row("a", "a|b", (Cell("1.00", "0.10", True),)),
         Row("b", r"x_1^2~{y}\z$", (Cell("–", ""),)),
-        Row(MEAN_MAP, "Mean map", (Cell("2.00", ""),)),
+        Row(CONSTANT, "Constant", (Cell("2.00", ""),)),
     ),
 )
 
@@ -180,11 +180,11 @@ def test_markdown():
         "| :-- | --: |",
         "| a\\|b | **1.00** ± 0.10 |",
         "| x_1^2~{y}\\z$ | – |",
-        "| Mean map | 2.00 |",
+        "| Constant | 2.00 |",
     ]
 
 
-def test_latex_escapes_what_is_special_there_and_sets_the_mean_map_apart():
+def test_latex_escapes_what_is_special_there_and_sets_the_constant_apart():
     assert tables.latex(TABLE) == "\n".join(
         [
             r"\begin{table}",
@@ -197,7 +197,7 @@ def test_latex_escapes_what_is_special_there_and_sets_the_mean_map_apart():
             r"    a|b & \textbf{1.00} $\pm$ 0.10 \\",
             r"    x\_1\textasciicircum{}2\textasciitilde{}\{y\}\textbackslash{}z\$ & -- \\",
             r"    \midrule",
-            r"    Mean map & 2.00 \\",
+            r"    Constant & 2.00 \\",
             r"    \bottomrule",
             r"  \end{tabular}",
             r"\end{table}",
