@@ -95,8 +95,11 @@ class Programs:
         return max(counts)
 
     def pool(self, part: str | None) -> np.ndarray:
-        """Numbers of a part's original examples, or of all."""
-        return np.arange(len(self.world.original)) if part is None else self.world.parts[part]
+        """Numbers of a part's original examples, or of all parts', or, without any, of all."""
+        parts = self.world.parts
+        if part is not None:
+            return parts[part]
+        return np.concatenate(list(parts.values())) if parts else np.arange(len(self.world.original))
 
     def optimizer(self, arm: Arm, params: Any, target: str | None) -> PromptOptimizer:
         """An arm's: a program of all, with its weights; a part that it does not have weighs 0."""

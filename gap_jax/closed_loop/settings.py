@@ -56,7 +56,7 @@ class Optimizing:
     prompts: int = 2  # of an arm, for each target if it is guided
     placeholders: int = 3  # tokens of a prompt
     start: str | None = None  # the word they begin as; none: drawn from the vocabulary's distribution
-    steps: int = 15  # updates
+    steps: int = 12  # updates
     batch: int = 4  # images an update
     at_once: int = 8  # images of each prompt that a device computes at once; more are accumulated
     learning_rate: float = 4e-3  # times the batch
@@ -65,7 +65,7 @@ class Optimizing:
     denoising_steps: int = 5
     eta: float = 0.0  # DDIM's: 0 draws no noise on the way, 1 as much as DDPM; in generating, too
     strength: float = 1.0  # of SDEdit: 1, from noise; in generating, too
-    guidance_scale: float = 2.0  # of the prompt: classifier-free guidance; in generating, too
+    guidance_scale: float = 1.5  # of the prompt: classifier-free guidance; in generating, too
     guidance_weight: float = 1.0  # λ, of CLIP's distance to the target
     text_guidance_weight: float = 1.0  # λ, of the distance to the target's text
     text_distance: Literal["l2", "cosine"] = "cosine"

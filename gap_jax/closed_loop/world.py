@@ -92,8 +92,9 @@ class Baseline(NamedTuple):
 class World(NamedTuple):
     """Sets are `{"image": float [n,H,W,3] in [0,1], …labels}`; a source's examples are single rows.
 
-    `parts` are numbers of original examples, such as those of a class. A prompt of a part is for its examples
-    alone: so are texts with `{part}`, which stands for its name, and, if they are `apart`, optimised prompts.
+    `parts` are numbers of original examples, such as those of a class: images are generated of these. A
+    prompt of a part is for its examples alone: so are texts with `{part}`, which stands for its name, and, if
+    they are `apart`, optimised prompts.
     """
 
     title: str

@@ -17,6 +17,19 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Example: ...
 
 
+class Subset:
+    """Some examples of a source, by their numbers in it; a `Source`."""
+
+    def __init__(self, source: Source, numbers: Sequence[int]):
+        self._source, self._numbers = source, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._source[int(self._numbers[index])]
+
+
 def stack(examples: Sequence[Mapping[str, np.ndarray]]) -> HostBatch:
     """Examples, one or more with arrays of the same names, as one batch."""
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}

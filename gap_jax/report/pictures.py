@@ -10,6 +10,7 @@ LARGEST_ERROR = 0.25  # of depth's range: what is beyond looks the same
 _DEPTH = colormaps["cividis"].reversed()  # near is bright
 _ERROR = colormaps["magma"]
 _INVALID = 128
+_LABEL, _OTHER, _EMPTY = (43, 108, 176), (221, 127, 60), (232, 232, 232)  # of bars: blue, orange, grey
 
 
 def depth(values: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
@@ -28,6 +29,17 @@ def error(prediction: np.ndarray, values: np.ndarray, mask: np.ndarray | None = 
     if np.shape(prediction) != np.shape(values):
         raise ValueError(f"prediction has shape {np.shape(prediction)}, depth {np.shape(values)}")
     return _coloured(_ERROR, np.abs(prediction - values) / LARGEST_ERROR, values, mask)
+
+
+def bars(probabilities: np.ndarray, label: int, size: int) -> np.ndarray:
+    """A bar for each of `[K]` probabilities, from the top, as uint8 `[size,size,3]`; the label's is blue."""
+    ends = np.linspace(0, size, len(probabilities) + 1).round().astype(int)
+    picture = np.full((size, size, 3), 255, np.uint8)
+    for i, probability in enumerate(probabilities):
+        rows = slice(ends[i] + (ends[i + 1] - ends[i] > 3), ends[i + 1])
+        picture[rows] = _EMPTY
+        picture[rows, : round(float(probability) * size)] = _LABEL if i == label else _OTHER
+    return picture
 
 
 def save(path: str | Path, picture: np.ndarray) -> None:

@@ -1,0 +1,112 @@
+"""What the two experiments on classes share: pictures of the small world, data sets in files, settings."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from gap_jax.closed_loop.settings import Evaluating, Finetuning, Generating, Optimizing, Settings
+from gap_jax.closed_loop.world import Arrays, Network
+from gap_jax.data import wildlife
+from gap_jax.data.loader import Source
+from gap_jax.data.prepared import Prepared
+from gap_jax.experiments.classes_task import classifier
+from gap_jax.models.classifier import everything, last_layer
+from gap_jax.weights.pipeline import load_clip, load_pipeline
+
+FIRST_TARGET = 100_000  # pictures that nothing else sees
+ARMS = (
+    "control",
+    "agnostic",
+    "written",
+    "guided",
+    "adversarial",
+    "guided-adversarial",
+    "guided-text",
+    "guided-adversarial-text",
+    "balanced",
+    "randaugment",
+    "augmix",
+    "cutmix",
+    "copy-paste",
+)
+SMALL = Settings(
+    arms=ARMS,
+    optimizing=Optimizing(prompts=1, steps=15, batch=4, learning_rate=5e-3, eta=1.0, threshold=None),
+    generating=Generating(images=64),
+    finetuning=Finetuning(steps=80, batch=16, learning_rate=1e-3),
+    evaluating=Evaluating(severities=()),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """Where data and models are: a data set made by `python -m gap_jax.data prepare`; folders or hub ids."""
+
+    data: Path
+    pipeline: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    clip: str = "openai/clip-vit-large-patch14"
+    model: str = (
+        "classifier"  # under improvement, which prompts are optimised against: a file, folder or hub id
+    )
+    student: str | None = None  # another one, to be fine-tuned instead
+    critic: str | None = None  # a stronger one; None: the model as it was
+    size: int = 224  # pixels, of what classifiers see
+    trained: Literal["everything", "last layer"] = "everything"
+    target_images: int = 64  # of each target domain
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of Stable Diffusion and CLIP
+
+    def generator(self) -> tuple[Any, ...]:
+        """Stable Diffusion and CLIP, with their parameters."""
+        return (*load_pipeline(self.pipeline, dtype=self.dtype), *load_clip(self.clip, self.dtype))
+
+    def network(self, model: str) -> Network:
+        """A classifier."""
+        return classifier(model, self.size, last_layer if self.trained == "last layer" else everything)
+
+
+def rendered(split: str, kinds: Sequence[wildlife.Kind], numbers: Sequence[int]) -> Arrays:
+    """Pictures of these numbers, of the kinds in turn: `image`, `keep`, `label`, `group`, `hour`."""
+    seed, rows = wildlife.SPLITS[split], []
+    for number in numbers:
+        kind = kinds[number % len(kinds)]
+        words = wildlife.draw_words(seed, number, kind.allowed)
+        made = wildlife.render(seed, [number], [words], camera=kind.camera)
+        rows.append(
+            {
+                "image": made.image[0].astype(np.float32) / 255,
+                "keep": made.keep[0],
+                "label": made.label[0],
+                "group": np.int32(wildlife.group(words, kind.camera)),
+                "hour": np.int32(wildlife.hour(seed, number, words.light)),
+            }
+        )
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def rows(batch: Arrays, fields: Sequence[str]) -> list[dict[str, np.ndarray]]:
+    """A batch as a source of examples, with these fields."""
+    return [{name: batch[name][i] for name in fields} for i in range(len(batch["image"]))]
+
+
+def those(batch: Arrays, chosen: np.ndarray) -> Arrays:
+    """The rows that are chosen, by number or by a bool for each."""
+    return {name: array[chosen] for name, array in batch.items()}
+
+
+def parts(source: Source, classes: Sequence[str], nothing: int | None = None) -> dict[str, np.ndarray]:
+    """Numbers of each class's examples with a foreground; of the class `nothing`, of all."""
+    label, kept = np.array(
+        [(e["label"], e["keep"].any()) for e in map(source.__getitem__, range(len(source)))]
+    ).T
+    return {name: np.flatnonzero((label == i) & (kept | (i == nothing))) for i, name in enumerate(classes)}
+
+
+def some(folder: Path, split: str, count: int, fields: Sequence[str]) -> Arrays:
+    """So many examples of a prepared split, evenly spread, or all, as arrays."""
+    source = Prepared(folder, split, fields=tuple(fields))
+    numbers = np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)
+    found = [source[int(number)] for number in numbers]
+    return {name: np.stack([example[name] for example in found]) for name in fields}
