@@ -2,8 +2,8 @@
 
 `load_pipeline` and `load_clip` read Stable Diffusion, ControlNet and CLIP from diffusers' and transformers'
 folders or from the hub; `save_pipeline` and `save_clip` write them; `load_depth` and `save_depth` do so for
-depth models; `"small"` names models of a small world that come with gap_jax. `prompts` keeps learned
-placeholders.
+depth models; `"small"` and `"wildlife"` name models of small worlds that come with gap_jax. `prompts` keeps
+learned placeholders.
 """
 
 from gap_jax import prompts

@@ -1,5 +1,7 @@
 """What networks are trained with, against torch: values, and gradients to parameters."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,7 +44,7 @@ def trainable():
         module.requires_grad_(False)
 
 
-def denoising_in_torch(model, tokens, latents, depth, mask, power):
+def denoising_in_torch(model, tokens, latents, depth=None, mask=None, *, power):
     theirs = model.torch
     when, what = jax.vmap(jax.random.split, out_axes=1)(KEYS)
     uniform = np.asarray(jax.vmap(jax.random.uniform)(when), np.float64)
@@ -53,9 +55,11 @@ def denoising_in_torch(model, tokens, latents, depth, mask, power):
     predicts_v = theirs.scheduler.config.prediction_type == "v_prediction"
     answer = theirs.scheduler.get_velocity(clean, noise, timesteps) if predicts_v else noise
     context = theirs.text_encoder(torch.tensor(tokens, dtype=torch.long)).last_hidden_state.detach()
-    control = nchw(depth_condition(depth, mask))
-    down, mid = theirs.controlnet(noisy, timesteps, context, control, return_dict=False)
-    residuals = dict(down_block_additional_residuals=down, mid_block_additional_residual=mid)
+    residuals = {}
+    if depth is not None:
+        control = nchw(depth_condition(depth, mask))
+        down, mid = theirs.controlnet(noisy, timesteps, context, control, return_dict=False)
+        residuals = dict(down_block_additional_residuals=down, mid_block_additional_residual=mid)
     output = theirs.unet(noisy, timesteps, context, **residuals).sample
     return torch.nn.functional.mse_loss(output, answer)
 
@@ -91,6 +95,13 @@ def test_denoising_of_noise_and_its_gradient(sd15, trainable):
         largest = max(np.abs(value).max() for value in reference.values())
         for key, value in reference.items():
             np.testing.assert_allclose(ours[key], value, atol=1e-3 * largest, err_msg=key)
+
+
+def test_denoising_without_a_controlnet(sd15):
+    pipe = dataclasses.replace(sd15.pipe, controlnet=None)
+    batch = {name: array for name, array in denoising_batch(pipe).items() if name in ("tokens", "latents")}
+    found, _ = jax.jit(losses.denoising(pipe))({"unet": sd15.params["unet"]}, sd15.params, batch, KEYS)
+    assert float(found) == pytest.approx(float(denoising_in_torch(sd15, **batch, power=1.0)), rel=1e-4)
 
 
 def test_images_are_encoded_where_there_are_no_latents(sd15):

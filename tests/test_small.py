@@ -9,8 +9,9 @@ import transformers
 
 import gap_jax
 from gap_jax.data import rooms
-from gap_jax.diffusion.align import depth_condition
+from gap_jax.diffusion.align import Sampling, controlnet_depth, depth_condition
 from gap_jax.experiments import probe
+from gap_jax.experiments.probing import generated, zero_shot
 from gap_jax.weights.repo import shipped
 from tests.torch_folders import nchw, nhwc
 
@@ -63,8 +64,17 @@ def test_torch_transformers_sees_the_same_in_clip(truth):
 def test_clip_tells_the_styles():
     styles = [rooms.draw_style(rooms.SPLITS["test"], i) for i in range(128)]
     images = rooms.render(rooms.SPLITS["test"], range(128), styles).image.astype(np.float32) / 255
-    found = probe.zero_shot(*gap_jax.load_clip("small"), images, styles)
+    found = zero_shot(*gap_jax.load_clip("small"), images, styles, rooms.AXES, rooms.caption)
     assert min(found.values()) > 0.85, found
+
+
+def test_a_room_alone_is_a_usual_one():
+    truth = rooms.render(rooms.SPLITS["test"], range(16), [rooms.Style()] * 16)
+    batch = {"depth": truth.depth, "mask": truth.mask, "image": truth.image.astype(np.float32) / 255}
+    pipe, params = gap_jax.load_pipeline("small")
+    images = generated(pipe, params, ["a room"] * 16, batch, controlnet_depth(), Sampling(5, 1.5))
+    found = zero_shot(*gap_jax.load_clip("small"), images, truth.styles, rooms.AXES, rooms.caption)
+    assert min(found[axis] for axis in ("texture", "light", "air")) > 0.7, found
 
 
 def test_the_supervised_model_fails_in_fog_and_the_critic_does_not():

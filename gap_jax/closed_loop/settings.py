@@ -59,7 +59,7 @@ class Optimizing:
     steps: int = 12  # updates
     batch: int = 4  # images an update
     at_once: int = 8  # images of each prompt that a device computes at once; more are accumulated
-    learning_rate: float = 4e-3  # times the batch
+    learning_rate: float = 1.2e-2  # times the batch
     decay: Literal["constant", "linear", "cosine"] = "constant"  # of the learning rate, to 0
     weight_decay: float = 1e-2
     denoising_steps: int = 5

@@ -90,14 +90,23 @@ def frequencies(source: Source, classes: int) -> np.ndarray:
     return np.log(np.maximum(counts, 1e-3) / counts.sum()).astype(np.float32)
 
 
-def classifier(model: str, size: int, trained: Mask = everything, **options: Any) -> Network:
-    """A classifier for images of any size, which it sees at `size` pixels; of which `trained` is.
+def classifier(
+    model: str,
+    size: int,
+    trained: Mask = everything,
+    rows: tuple[float, float] = (0.0, 1.0),
+    **options: Any,
+) -> Network:
+    """A classifier for images of any size; of its parameters, those of `trained` are fine-tuned.
 
-    Batch norm stays in evaluation mode, and its statistics as they are.
+    It sees them from and to these shares of their height, at `size` pixels. Batch norm stays in evaluation
+    mode, and its statistics as they are. `options` are those of `load_classifier`.
     """
     module, params = load_classifier(model, **options)
 
     def predict(params: Any, images: jax.Array) -> jax.Array:
+        top, bottom = (round(share * images.shape[1]) for share in rows)
+        images = images[:, top:bottom]
         shape = (len(images), size, size, images.shape[-1])
         if images.shape != shape:
             images = jax.image.resize(images, shape, "bilinear")

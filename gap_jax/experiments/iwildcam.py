@@ -101,6 +101,8 @@ class Files(worlds.Files):
     """iWildCam, Stable Diffusion and classifiers in files."""
 
     data: Path = Path("data/iwildcam")
+    rows: tuple[float, float] = (10 / 448, 410 / 448)
+    normalised: bool = False
     trained: Literal["everything", "last layer"] = "last layer"
 
     def build(self, held_out: int) -> World:

@@ -6,9 +6,7 @@ generated images have the style asked for and keep the label, as the critic sees
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from gap_jax.data import rooms
-from gap_jax.diffusion.align import Sampling, controlnet_depth, generate
+from gap_jax.diffusion.align import Sampling, controlnet_depth
 from gap_jax.diffusion.pipeline import Pipeline
-from gap_jax.experiments import depth_task
-from gap_jax.models.clip import Clip
-from gap_jax.models.depth_unet import DepthUNet
+from gap_jax.experiments import depth_task, probing
+from gap_jax.experiments.probing import by_word, psnr, reconstructed, report, where, zero_shot
+from gap_jax.loop.evaluate import in_steps
 from gap_jax.report import pictures
 from gap_jax.tasks.depth import l1 as depth_l1
 from gap_jax.weights.depth import load_depth
@@ -51,7 +48,7 @@ EIGHT = (
     rooms.Style("grey", "checkered", "dark"),
     rooms.Style("red", "plain", "bright", "foggy"),
 )
-CHUNK = 32
+AXES, ALIGN = rooms.AXES, controlnet_depth()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +59,7 @@ class Probe:
     clip: str = "small"
     depth: str = "small"  # with the parts `depth` (f) and `critic`, or a folder that has them
     rooms_per_style: int = 12  # 60 styles
-    guidance_scale: float = 2.0
+    guidance_scale: float = 1.5
     split: str = "validation"
     output: Path | None = None  # a JSON file for the numbers
     picture: Path | None = None  # a PNG: depth, rendered and generated images in eight styles
@@ -76,43 +73,28 @@ def main(config: Probe) -> dict[str, Any]:
     seed = rooms.SPLITS[config.split]
     styles = STYLES * config.rooms_per_style
     truth = rooms.render(seed, range(len(styles)), styles)
-    image = truth.image.astype(np.float32) / 255
+    image = as_batch(truth)["image"]
     found: dict[str, Any] = {"images": len(styles), "guidance_scale": config.guidance_scale}
 
-    found["vae_psnr"] = by_word(psnr(reconstructed(pipe, params, image), image), styles)
-    found["clip_zero_shot"] = zero_shot(clip, clip_params, image, styles)
+    found["vae_psnr"] = by_word(psnr(reconstructed(pipe, params, image), image), styles, AXES)
+    found["clip_zero_shot"] = zero_shot(clip, clip_params, image, styles, AXES, rooms.caption)
     mean = mean_map()
     errors = {"real": critic(image, truth), "mean_map": l1(np.broadcast_to(mean, truth.depth.shape), truth)}
     for steps in (5, 15):
         sampling = Sampling(num_steps=steps, guidance_scale=config.guidance_scale)
         images = generated(pipe, params, truth, sampling, f"generate, {steps} steps")
-        found[f"generated_style_{steps}_steps"] = zero_shot(clip, clip_params, images, styles)
-        found[f"generated_psnr_{steps}_steps"] = by_word(psnr(images, image), styles)
+        found[f"generated_style_{steps}_steps"] = zero_shot(
+            clip, clip_params, images, styles, AXES, rooms.caption
+        )
+        found[f"generated_psnr_{steps}_steps"] = by_word(psnr(images, image), styles, AXES)
         errors[f"generated_{steps}_steps"] = critic(images, truth)
-    found["critic_l1"] = {name: by_word(values, styles) for name, values in errors.items()}
+    found["critic_l1"] = {name: by_word(values, styles, AXES) for name, values in errors.items()}
     found["label_fidelity"] = fidelity(errors, styles)
     found["f_l1"] = shifts(f, critic, mean, seed)
-    _print(found)
+    report(found, config.output)
     if config.picture is not None:
         draw(pipe, params, seed, config.guidance_scale).savefig(config.picture, dpi=100)
-    if config.output is not None:
-        config.output.write_text(json.dumps(found, indent=1) + "\n")
     return found
-
-
-def by_word(values: np.ndarray, styles: Sequence[rooms.Style]) -> dict[str, float]:
-    """The mean over all images, and over those of each style word that there is."""
-    values, means = np.asarray(values), {"mean": float(np.mean(values))}
-    for word in itertools.chain(*rooms.AXES.values()):
-        rows = [word in style for style in styles]
-        if any(rows):
-            means[word] = float(values[rows].mean())
-    return means
-
-
-def psnr(images: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio of each image `[n,H,W,3]` in [0,1], in dB."""
-    return -10 * np.log10(np.square(images - others).mean((1, 2, 3)))
 
 
 def l1(prediction: np.ndarray, truth: rooms.Rooms) -> np.ndarray:
@@ -121,74 +103,26 @@ def l1(prediction: np.ndarray, truth: rooms.Rooms) -> np.ndarray:
 
 def depth_model(model: str, part: str) -> Callable[[np.ndarray, rooms.Rooms], np.ndarray]:
     """`errors(images, truth) -> [n]`, the L1 of a depth model."""
-    folder = model if model == "small" else Path(model) / part
-    return errors_of(*load_depth(folder, part))
+    network, params = load_depth(where(model, part), part)
+
+    @jax.jit
+    def measure(params, rows):
+        return depth_l1(network.apply({"params": params}, rows["image"]), rows["depth"], rows["mask"])
+
+    return lambda images, truth: in_steps(measure, params, as_batch(truth) | {"image": images})
 
 
-def errors_of(network: DepthUNet, params: Any) -> Callable[[np.ndarray, rooms.Rooms], np.ndarray]:
-    predict = jax.jit(lambda images: network.apply({"params": params}, images))
-    return lambda images, truth: l1(in_chunks(predict, images), truth)
-
-
-def in_chunks(function: Callable[..., jax.Array], *arrays: np.ndarray, desc: str | None = None) -> np.ndarray:
-    """`function` of arrays with equal first axes, a few rows at a time, each time as many."""
-    count = len(arrays[0])
-    parts = []
-    for start in tqdm(range(0, count, CHUNK), desc=desc, disable=desc is None):
-        rows = [np.resize(np.arange(start, min(start + CHUNK, count)), CHUNK)] * len(arrays)
-        parts.append(np.asarray(function(*(array[row] for array, row in zip(arrays, rows, strict=True)))))
-    return np.concatenate(parts)[:count]
-
-
-def reconstructed(pipe: Pipeline, params: Any, images: np.ndarray) -> np.ndarray:
-    """Images through the autoencoder and back."""
-    code = jax.jit(lambda params, chunk: pipe.decode(params, pipe.encode_image(params, chunk)))
-    return in_chunks(partial(code, params), images)
-
-
-def zero_shot(clip: Clip, params: Any, images: np.ndarray, styles: Sequence[rooms.Style]) -> dict[str, float]:
-    """The share of images `[n,H,W,3]` for which CLIP finds the right word among an axis's, for each axis."""
-
-    def unit(x):
-        return x / np.linalg.norm(x, axis=-1, keepdims=True)
-
-    encode = jax.jit(lambda params, chunk: clip.image_features(params, chunk, projected=True))
-    features = unit(in_chunks(partial(encode, params), images))
-    found = {}
-    for i, (axis, words) in enumerate(rooms.AXES.items()):
-        texts = [
-            rooms.caption(rooms.Style(*(word,) * 4), [axis == other for other in rooms.AXES])
-            for word in words
-        ]
-        targets = unit(np.asarray(clip.text_features(params, clip.tokenize(texts), projected=True)))
-        guesses = (features @ targets.T).argmax(1)
-        hits = [words[guess] == style[i] for guess, style in zip(guesses, styles, strict=True)]
-        found[axis] = float(np.mean(hits))
-    return found
+def as_batch(truth: rooms.Rooms) -> dict[str, np.ndarray]:
+    """Rooms' `image`, float32 in [0,1], `depth` and `mask`."""
+    return {"image": truth.image.astype(np.float32) / 255, "depth": truth.depth, "mask": truth.mask}
 
 
 def generated(
     pipe: Pipeline, params: Any, truth: rooms.Rooms, sampling: Sampling, desc: str | None = None
 ) -> np.ndarray:
-    """An image for each room's depth map, in its style; every image has its own noise."""
-    ids = pipe.tokenize([rooms.caption(style) for style in truth.styles])
-    uncond = pipe.encode_text(params, pipe.tokenize([""]))
-    keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(0), len(ids))))
-    make = partial(_generator(pipe, sampling), params, uncond)
-    return in_chunks(make, truth.depth, truth.mask, ids, keys, desc=desc)
-
-
-@lru_cache
-def _generator(pipe: Pipeline, sampling: Sampling) -> Callable[..., jax.Array]:
-    """`make(params, uncond, depth, mask, ids, keys)`, compiled once for all parameters."""
-    align = controlnet_depth()
-
-    def make(params, uncond, depth, mask, ids, keys):
-        context = pipe.encode_text(params, ids)
-        batch, keys = {"depth": depth, "mask": mask}, jax.random.wrap_key_data(keys)
-        return generate(pipe, params, context, uncond, batch, keys, align, sampling)
-
-    return jax.jit(make)
+    """An image for each room's depth map, in its style."""
+    captions = [rooms.caption(style) for style in truth.styles]
+    return probing.generated(pipe, params, captions, as_batch(truth), ALIGN, sampling, desc)
 
 
 def mean_map(count: int = 512) -> np.ndarray:
@@ -236,29 +170,9 @@ def draw(pipe: Pipeline, params: Any, seed: int, guidance_scale: float) -> Figur
     """Rooms in eight styles: depth map, render, and what is generated from depth and caption in 15 steps."""
     truth = rooms.render(seed, range(len(EIGHT)), EIGHT)
     images = generated(pipe, params, truth, Sampling(num_steps=15, guidance_scale=guidance_scale))
-    depths = map(pictures.depth, truth.depth, truth.mask)
-    figure = Figure(figsize=(1.3 * len(EIGHT), 4.6), layout="constrained")
-    axes = figure.subplots(3, len(EIGHT))
-    rows = {"depth": depths, "rendered": truth.image, "generated": np.clip(images, 0, 1)}
-    for row, (name, row_images) in zip(axes, rows.items(), strict=True):
-        row[0].set_ylabel(name)
-        for axis, image in zip(row, row_images, strict=True):
-            axis.imshow(image, interpolation="nearest")
-            axis.set(xticks=[], yticks=[])
-    for axis, style in zip(axes[0], EIGHT, strict=True):
-        axis.set_title(rooms.caption(style).replace(", ", "\n", 1).replace(" room", "\nroom"), fontsize=8)
-    return figure
-
-
-def _print(found: dict[str, Any]) -> None:
-    for name, table in found.items():
-        print(f"\n{name}" if isinstance(table, dict) else f"{name}: {table}")
-        if not isinstance(table, dict):
-            continue
-        for row, value in table.items():
-            values = value.items() if isinstance(value, dict) else [("", value)]
-            cells = (f"{key} {x:.4g}".strip() if isinstance(x, float) else f"({x})" for key, x in values)
-            print(f"  {row:18}", "  ".join(cells))
+    depths = list(map(pictures.depth, truth.depth, truth.mask))
+    titles = [rooms.caption(style).replace(", ", "\n", 1).replace(" room", "\nroom") for style in EIGHT]
+    return probing.grid(titles, {"depth": depths, "rendered": truth.image, "generated": images})
 
 
 if __name__ == "__main__":

@@ -54,6 +54,8 @@ class Files:
     student: str | None = None  # another one, to be fine-tuned instead
     critic: str | None = None  # a stronger one; None: the model as it was
     size: int = 224  # pixels, of what classifiers see
+    rows: tuple[float, float] = (0.0, 1.0)  # from where to where of the height they see, as shares of it
+    normalised: bool = True  # images are, as the classifier's folder says or ImageNet's
     trained: Literal["everything", "last layer"] = "everything"
     target_images: int = 64  # of each target domain
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of Stable Diffusion and CLIP
@@ -64,7 +66,9 @@ class Files:
 
     def network(self, model: str) -> Network:
         """A classifier."""
-        return classifier(model, self.size, last_layer if self.trained == "last layer" else everything)
+        trained = last_layer if self.trained == "last layer" else everything
+        plain = {} if self.normalised else {"image_mean": (0.0,) * 3, "image_std": (1.0,) * 3}
+        return classifier(model, self.size, trained, self.rows, **plain)
 
 
 def rendered(split: str, kinds: Sequence[wildlife.Kind], numbers: Sequence[int]) -> Arrays:

@@ -18,7 +18,7 @@ from gap_jax.weights.component import (
     write_json,
 )
 from gap_jax.weights.configs import describe
-from gap_jax.weights.repo import Repo
+from gap_jax.weights.repo import Repo, shipped
 from gap_jax.weights.tensors import find_tensors
 from gap_jax.weights.torchvision import load_checkpoint, without_counts
 
@@ -39,6 +39,7 @@ def load_classifier(
     model: str | Path,
     dtype: Any = "float32",
     *,
+    part: str = "waterbirds",
     image_mean: tuple[float, ...] | None = None,
     image_std: tuple[float, ...] | None = None,
     revision: str | None = None,
@@ -53,7 +54,9 @@ def load_classifier(
       (`"microsoft/resnet-50"`) or a `ViTForImageClassification` (`"google/vit-base-patch16-224"`), with
       `revision`, `variant` and `local_files_only` as `load_pipeline`'s;
     - a file in torchvision's names, safetensors or a torch pickle, ALIA's included; of pickles torch, if it
-      is installed, reads the weights only.
+      is installed, reads the weights only;
+    - `"wildlife"`, the small world's, of which `part` is `"waterbirds"` or `"iwildcam"` (trained on these
+      experiments' pictures), or `"waterbirds_critic"` or `"iwildcam_critic"` (stronger, trained on all).
 
     `image_mean` and `image_std`: what images are normalised with, if not what the folder says, or ImageNet's
     for a file, which does not say: for one trained on images in [0,1], as ALIA's of iWildCam, give
@@ -65,7 +68,7 @@ def load_classifier(
     given = {key: tuple(value) for key, value in given.items() if value is not None} | network_dtypes(dtype)
     if (path := Path(model).expanduser()).is_file():
         return load_checkpoint(path, **given)
-    repo = Repo(model, revision=revision, local_files_only=local_files_only)
+    repo = Repo(shipped(model, part), revision=revision, local_files_only=local_files_only)
     config, source = read_config(repo, "")
     module = _build(config, source, **(read_normalisation(repo) | given))
     return module, read_params(module, without_counts(find_tensors(repo, "", TRANSFORMERS, variant)))

@@ -46,8 +46,8 @@ def load_pipeline(
     """A Stable Diffusion 1.x or 2.x pipeline and its parameters.
 
     - `model`: a folder in diffusers' layout, or a hub id, with `revision`; offline use by
-      `local_files_only`. `"small"` is the one that comes with gap_jax, of the small world (`data.rooms`).
-      A ControlNet that its `model_index.json` names comes along.
+      `local_files_only`. `"small"` and `"wildlife"` come with gap_jax, of the small worlds `data.rooms` and
+      `data.wildlife`. A ControlNet that its `model_index.json` names comes along.
     - `controlnet`: a folder or hub id of one, instead. See `add_controlnet` to load it later.
     - `dtype`: of parameters and computation, `float32`, `bfloat16` or `float16`, whatever the files' own.
     - `variant`: `"fp16"` reads `*.fp16.safetensors`.
@@ -123,7 +123,7 @@ def load_clip(
     variant: str | None = None,
     local_files_only: bool = False,
 ) -> tuple[Clip, Params]:
-    """A CLIP model and its parameters: a folder in transformers' layout, a hub id, or our own `"small"`.
+    """A CLIP model and its parameters: a folder in transformers' layout, a hub id, `"small"`, `"wildlife"`.
 
     Arguments and errors as `load_pipeline`'s.
     """

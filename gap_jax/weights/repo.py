@@ -5,6 +5,10 @@ from pathlib import Path
 from typing import Any
 
 ASSETS = Path(__file__).parents[1] / "assets"
+SHIPPED = {  # the small worlds' models that come with gap_jax: their parts, "" being the pipeline
+    "small": ("", "clip", "depth", "critic"),
+    "wildlife": ("", "clip", "waterbirds", "waterbirds_critic", "iwildcam", "iwildcam_critic"),
+}
 MODEL_FILES = ("model_index.json", "config.json")
 
 
@@ -96,13 +100,18 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def shipped(model: str | Path, part: str = "") -> str | Path:
-    """`model`, or for `"small"` the folder of (that part of) the small world's models, shipped with gap_jax.
+    """`model`, or for a name in `SHIPPED` the folder of (that part of) its models.
 
-    Raises FileNotFoundError where the installation lacks it.
+    Raises FileNotFoundError for a part that they do not have, and where the installation lacks them.
     """
-    if model != "small":
+    if model not in SHIPPED:
         return model
-    folder = ASSETS / "small" / part
+    if part not in SHIPPED[model]:
+        raise FileNotFoundError(f"{model!r} has no {part}: it has {', '.join(SHIPPED[model][1:])}")
+    folder = ASSETS / model / part
     if not folder.is_dir():
-        raise FileNotFoundError(f"this installation of gap_jax lacks {folder}: install it anew")
+        raise FileNotFoundError(
+            f"this installation of gap_jax lacks {folder}: install it anew, or train the models of the small "
+            "world by `python -m gap_jax.experiments.pretrain`"
+        )
     return folder

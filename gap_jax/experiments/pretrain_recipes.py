@@ -1,0 +1,60 @@
+"""How long, how fast and from which random numbers the small worlds' models are trained."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+PARTS = (  # each has its own random numbers
+    *("vae", "clip", "depth", "critic", "diffusion", "refine"),
+    *("waterbirds", "waterbirds_critic", "iwildcam", "iwildcam_critic"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """How long and how fast one network is trained."""
+
+    steps: int
+    batch: int  # images a step, over all devices
+    learning_rate: float  # its highest; warmed up, then a cosine to 0
+    optimizer: Literal["adamw", "muon"] = "adamw"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Of what all worlds have: autoencoder, CLIP and diffusion model."""
+
+    world: Literal["rooms", "wildlife"]
+    work: Path
+    seed: int = 0
+    dtype: str = "float32"  # of computation; bfloat16 on accelerators
+    few: bool = False  # only some 130 pictures, to try the recipe out
+    vae: Part = Part(300, 32, 4e-4)
+    clip: Part = Part(900, 64, 1.5e-3)
+    diffusion: Part = Part(3600, 32, 3e-3, "muon")
+    refine: Part = Part(3600, 32, 1.5e-3, "muon")  # the diffusion model again, from where it ended
+
+
+@dataclasses.dataclass(frozen=True)
+class Rooms(Recipe):
+    """The small world of rooms."""
+
+    world: Literal["rooms", "wildlife"] = "rooms"  # what all other settings are by default
+    work: Path = Path("runs/pretrain")  # where everything goes
+    depth: Part = Part(500, 32, 3e-3, "muon")
+    critic: Part = Part(900, 32, 3e-3, "muon")
+
+
+@dataclasses.dataclass(frozen=True)
+class Wildlife(Recipe):
+    """The small world of animals."""
+
+    world: Literal["rooms", "wildlife"] = "wildlife"  # what all other settings are by default
+    work: Path = Path("runs/pretrain-wildlife")  # where everything goes
+    waterbirds: Part = Part(500, 32, 3e-3, "muon")
+    waterbirds_critic: Part = Part(900, 32, 3e-3, "muon")
+    iwildcam: Part = Part(500, 32, 3e-3, "muon")
+    iwildcam_critic: Part = Part(900, 32, 3e-3, "muon")
+
+
+RECIPES = {"rooms": Rooms, "wildlife": Wildlife}
