@@ -5,27 +5,22 @@ Animals stay, their surroundings are inpainted. What is done is kept: the same c
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import tyro
 
 from gap_jax.closed_loop.settings import Finetuning, Generating, Optimizing
-from gap_jax.closed_loop.world import Arrays, Network, Target, World
+from gap_jax.closed_loop.world import Arrays, Target, World
 from gap_jax.data import wildlife
 from gap_jax.data.iwildcam import CLASSES, TEST_LOCATIONS, time_of
-from gap_jax.data.loader import Source
-from gap_jax.data.prepared import Prepared
 from gap_jax.experiments import wildlife_worlds as worlds
-from gap_jax.experiments.classes_task import baselines, classes_task, classifier
+from gap_jax.experiments.classes_task import baselines, classes_task
 from gap_jax.experiments.command import Command, run
 from gap_jax.tasks.classify import class_weights, uniform
-from gap_jax.weights.pipeline import load_clip, load_pipeline
 
 TIMES = ("day", "night")
-FIELDS = ("image", "keep", "label")
 ALIA = (  # arXiv 2305.16289
     "a camera trap photo of a {part} in a grassy field with trees and bushes",
     "a camera trap photo of a {part} in a forest in the dark",
@@ -68,32 +63,26 @@ class Animals:
     def build(self, held_out: int) -> World:
         """The world, with so many pictures of each camera in each held-out set."""
         cameras = {split: len(kinds) for split, kinds in wildlife.IWILDCAM.items()}
+        counts = {"train": self.original} | {
+            name: cameras[name] * held_out for name in ("validation", "test")
+        }
         train, validation, test = (
-            worlds.rendered(split, wildlife.IWILDCAM[split], range(count))
-            for split, count in (
-                ("train", self.original),
-                *((split, cameras[split] * held_out) for split in ("validation", "test")),
-            )
+            worlds.rendered(split, wildlife.IWILDCAM[split], range(count)) for split, count in counts.items()
         )
         known = worlds.rendered("validation", wildlife.IWILDCAM["train"], range(held_out))
-        start = worlds.FIRST_TARGET
-        seen = worlds.rendered(
-            "test", wildlife.IWILDCAM["test"], range(start, start + 8 * self.target_images)
-        )
-        return world(
+        numbers = worlds.FIRST_TARGET + np.arange(8 * self.target_images)
+        seen = worlds.rendered("test", wildlife.IWILDCAM["test"], numbers)
+        given = worlds.small(
             "iWildCam in the small world",
-            (*load_pipeline("wildlife"), *load_clip("wildlife")),
-            *(classifier("wildlife", 64, part=part) for part in ("iwildcam", "iwildcam_critic")),
-            worlds.rows(train, FIELDS),
-            worlds.rows(train, (*FIELDS, "group")),
+            "iwildcam",
+            train,
             validation,
-            known,
             test,
-            dict(targets(seen, self.target_images)),
+            targets(seen, self.target_images),
             tuple(f"a photo of a {{part}}, {place}" for place in ("grass", "forest", "lake", "dirt")),
             "a photo of a {part}",
-            wildlife.MAMMALS,
         )
+        return world(given, known, wildlife.MAMMALS, "group")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,82 +96,60 @@ class Files(worlds.Files):
 
     def build(self, held_out: int) -> World:
         """The world, with so many images in each held-out set."""
-        fields = (*FIELDS, "location", "hour")
-        validation, test = (
-            worlds.some(self.data, split, held_out, fields) for split in ("validation", "test")
-        )
-        test = {("group" if name == "location" else name): array for name, array in test.items()}
-        seen = dict(_of_targets(test, self.target_images))
-        left = np.setdiff1d(np.arange(len(test["label"])), np.concatenate(list(seen.values())))
-        return world(
-            "iWildCam",
-            self.generator(),
-            self.network(self.model),
-            self.network(self.critic or self.model),
-            Prepared(self.data, "train", fields=FIELDS),
-            Prepared(self.data, "train", fields=(*FIELDS, "location")),
-            validation,
-            validation,
-            worlds.those(test, left),
-            {name: Target(test["image"][numbers]) for name, numbers in seen.items()},
-            ALIA,
-            "a camera trap photo of a {part}",
-            CLASSES,
-            field="location",
-        )._replace(student=self.network(self.student) if self.student else None)
+        fields = (*worlds.FIELDS, "location", "hour")
+        validation = worlds.some(self.data, "validation", held_out, fields)
+        test = worlds.some(self.data, "test", held_out, fields)
+        test["group"] = test.pop("location")
+        aims = of_targets(test, self.target_images)
+        left = np.setdiff1d(np.arange(len(test["label"])), np.concatenate(list(aims.values())))
+        tested, agnostic = worlds.those(test, left), "a camera trap photo of a {part}"
+        seen = targets(test, self.target_images)
+        given = self.material("iWildCam", "location", validation, tested, seen, ALIA, agnostic)
+        return world(given, validation, CLASSES, "location")
 
 
-def targets(batch: Arrays, count: int) -> Iterator[tuple[str, Target]]:
+def targets(batch: Arrays, count: int) -> dict[str, Target]:
     """At most so many images of each camera by day and by night."""
-    for name, numbers in _of_targets(batch, count):
-        yield name, Target(batch["image"][numbers])
+    return {name: Target(batch["image"][rows]) for name, rows in of_targets(batch, count).items()}
 
 
-def _of_targets(batch: Arrays, count: int) -> Iterator[tuple[str, np.ndarray]]:
+def of_targets(batch: Arrays, count: int) -> dict[str, np.ndarray]:
+    """The rows of these images, where there are any."""
     times = np.array([time_of(int(hour)) or "" for hour in batch["hour"]])
-    for camera in TEST_LOCATIONS:
-        for time in TIMES:
-            numbers = np.flatnonzero((batch["group"] == camera) & (times == time))[:count]
-            if len(numbers):
-                yield f"camera {camera}, {time}", numbers
+    found = {
+        f"camera {camera}, {time}": np.flatnonzero((batch["group"] == camera) & (times == time))[:count]
+        for camera in TEST_LOCATIONS
+        for time in TIMES
+    }
+    return {name: rows for name, rows in found.items() if len(rows)}
 
 
-def world(
-    title: str,
-    generator: tuple[Any, ...],
-    model: Network,
-    critic: Network,
-    original: Source,
-    grouped: Source,
-    validation: Arrays,
-    known: Arrays,
-    test: Arrays,
-    aims: Mapping[str, Target],
-    written: tuple[str, ...],
-    agnostic: str,
-    classes: tuple[str, ...],
-    field: str = "group",
-) -> World:
-    """iWildCam: prompts for all classes, towards two unseen cameras by day and night; tested on these."""
-    label = np.array([int(original[i]["label"]) for i in range(len(original))])
+def world(given: worlds.Material, known: Arrays, classes: tuple[str, ...], field: str) -> World:
+    """iWildCam: prompts for all classes, towards two unseen cameras by day and night; tested on these.
+
+    `known`: a test set of other cameras. `field` tells cameras apart in `given.grouped`.
+    """
+    label = np.array([int(given.original[i]["label"]) for i in range(len(given.original))])
     metrics = ("macro_f1", "macro_recall", "calibration")
+    test, cameras = given.test, {f"camera {number}": number for number in TEST_LOCATIONS}
     return World(
-        title,
+        given.title,
         "A classifier of animals before camera traps meets two cameras that it has never seen.",
-        *generator,
+        *given.generator,
         classes_task(classes, uniform, metrics, paste=True, weights=class_weights(label, len(classes))),
-        model,
-        critic,
-        original,
-        {"other cameras": {name: validation[name] for name in FIELDS}},
+        given.model,
+        given.critic,
+        given.original,
+        {"other cameras": {name: given.validation[name] for name in worlds.FIELDS}},
         known,
-        {f"camera {number}": worlds.those(test, test["group"] == number) for number in TEST_LOCATIONS},
-        aims,
-        written,
-        agnostic,
-        parts=worlds.parts(original, classes, nothing=0),
-        baselines=baselines(original, grouped, field),
-        worst_of=tuple(f"camera {number}" for number in TEST_LOCATIONS),
+        {name: worlds.those(test, test["group"] == number) for name, number in cameras.items()},
+        given.targets,
+        given.written,
+        given.agnostic,
+        parts=worlds.parts(given.original, classes, nothing=0),
+        student=given.student,
+        baselines=baselines(given.original, given.grouped, field),
+        worst_of=tuple(cameras),
     )
 
 

@@ -5,29 +5,25 @@ on water alone. Birds stay, their backgrounds are inpainted. What is done is kep
 """
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
+import numpy as np
 import tyro
 
 from gap_jax.closed_loop.settings import Finetuning, Generating, Optimizing
-from gap_jax.closed_loop.world import Arrays, Network, Target, World
+from gap_jax.closed_loop.world import Target, World
 from gap_jax.data import wildlife
-from gap_jax.data.loader import Source
-from gap_jax.data.prepared import Prepared
 from gap_jax.data.waterbirds import CLASSES, GROUPS
 from gap_jax.experiments import wildlife_worlds as worlds
-from gap_jax.experiments.classes_task import baselines, classes_task, classifier
+from gap_jax.experiments.classes_task import baselines, classes_task
 from gap_jax.experiments.command import Command, run
 from gap_jax.tasks.classify import other_class
-from gap_jax.weights.pipeline import load_clip, load_pipeline
 
 UNSEEN = {  # by group: in words, the small world's and those of Stable Diffusion
     1: ("a photo of a waterbird, grass, day", "a photo of a waterbird in a forest"),
     2: ("a photo of a landbird, lake, day", "a photo of a landbird in the water"),
 }
-FIELDS = ("image", "keep", "label")
 PAPER = dataclasses.replace(
     worlds.SMALL,
     optimizing=Optimizing(
@@ -62,31 +58,25 @@ class Birds:
 
     def build(self, held_out: int) -> World:
         """The world, with so many pictures of each group in each held-out set."""
+        counts = {"train": self.original, "validation": 4 * held_out, "test": 4 * held_out}
         train, validation, test = (
             worlds.rendered(split, wildlife.WATERBIRDS[split], range(count))
-            for split, count in (
-                ("train", self.original),
-                *((s, 4 * held_out) for s in ("validation", "test")),
-            )
+            for split, count in counts.items()
         )
-        numbers = range(worlds.FIRST_TARGET, worlds.FIRST_TARGET + self.target_images)
-        images = {
-            group: worlds.rendered("validation", (wildlife.WATERBIRDS["validation"][group],), numbers)[
-                "image"
-            ]
-            for group in UNSEEN
-        }
+        numbers = worlds.FIRST_TARGET + np.arange(self.target_images)
+        kinds = {group: (wildlife.WATERBIRDS["validation"][group],) for group in UNSEEN}
+        images = {group: worlds.rendered("validation", kinds[group], numbers)["image"] for group in UNSEEN}
         return world(
-            "Waterbirds in the small world",
-            (*load_pipeline("wildlife"), *load_clip("wildlife")),
-            *(classifier("wildlife", 64, part=part) for part in ("waterbirds", "waterbirds_critic")),
-            worlds.rows(train, FIELDS),
-            worlds.rows(train, (*FIELDS, "group")),
-            validation,
-            test,
-            {group: Target(shown, UNSEEN[group][0]) for group, shown in images.items()},
-            tuple(f"a photo of a {{part}}, {place}" for place in (*wildlife.LAND, *wildlife.WATER)),
-            "a photo",
+            worlds.small(
+                "Waterbirds in the small world",
+                "waterbirds",
+                train,
+                validation,
+                test,
+                {group: Target(shown, UNSEEN[group][0]) for group, shown in images.items()},
+                tuple(f"a photo of a {{part}}, {place}" for place in (*wildlife.LAND, *wildlife.WATER)),
+                "a photo",
+            )
         )
 
 
@@ -98,60 +88,38 @@ class Files(worlds.Files):
 
     def build(self, held_out: int) -> World:
         """The world, with so many images in each held-out set."""
-        fields = (*FIELDS, "group")
-        validation, test = (
-            worlds.some(self.data, split, held_out, fields) for split in ("validation", "test")
-        )
+        fields = (*worlds.FIELDS, "group")
+        validation = worlds.some(self.data, "validation", held_out, fields)
+        test = worlds.some(self.data, "test", held_out, fields)
         targets = {
             group: Target(validation["image"][validation["group"] == group][: self.target_images], text)
             for group, (_, text) in UNSEEN.items()
         }
-        return world(
-            "Waterbirds",
-            self.generator(),
-            self.network(self.model),
-            self.network(self.critic or self.model),
-            Prepared(self.data, "train", fields=FIELDS),
-            Prepared(self.data, "train", fields=fields),
-            validation,
-            test,
-            targets,
-            ("a photo of a {part} in a forest", "a photo of a {part} in the water"),
-            "nature",
-        )._replace(student=self.network(self.student) if self.student else None)
+        written = "a photo of a {part} in a forest", "a photo of a {part} in the water"
+        return world(self.material("Waterbirds", "group", validation, test, targets, written, "nature"))
 
 
-def world(
-    title: str,
-    generator: tuple[Any, ...],
-    model: Network,
-    critic: Network,
-    original: Source,
-    grouped: Source,
-    validation: Arrays,
-    test: Arrays,
-    targets: Mapping[int, Target],
-    written: tuple[str, ...],
-    agnostic: str,
-) -> World:
+def world(given: worlds.Material) -> World:
     """Waterbirds: prompts for each class, towards the group that it was not seen in; tested on all."""
+    test, targets = given.test, given.targets
     return World(
-        title,
+        given.title,
         "A classifier that saw landbirds on land and waterbirds on water meets both on the other.",
-        *generator,
+        *given.generator,
         classes_task(CLASSES, other_class(), ("macro_recall", "calibration"), paste=False),
-        model,
-        critic,
-        original,
-        {"clean": {name: validation[name] for name in FIELDS}},
+        given.model,
+        given.critic,
+        given.original,
+        {"clean": {name: given.validation[name] for name in worlds.FIELDS}},
         test,
         {name: worlds.those(test, test["group"] == group) for group, name in enumerate(GROUPS)},
         {GROUPS[group]: target._replace(part=CLASSES[group % 2]) for group, target in targets.items()},
-        written,
-        agnostic,
-        parts=worlds.parts(original, CLASSES),
+        given.written,
+        given.agnostic,
+        parts=worlds.parts(given.original, CLASSES),
         apart=True,
-        baselines=baselines(original, grouped, "group"),
+        student=given.student,
+        baselines=baselines(given.original, given.grouped, "group"),
         worst_of=GROUPS,
     )
 

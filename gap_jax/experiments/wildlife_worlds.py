@@ -1,14 +1,14 @@
 """What the two experiments on classes share: pictures of the small world, data sets in files, settings."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from gap_jax.closed_loop.settings import Evaluating, Finetuning, Generating, Optimizing, Settings
-from gap_jax.closed_loop.world import Arrays, Network
+from gap_jax.closed_loop.world import Arrays, Network, Target
 from gap_jax.data import wildlife
 from gap_jax.data.loader import Source
 from gap_jax.data.prepared import Prepared
@@ -16,6 +16,7 @@ from gap_jax.experiments.classes_task import classifier
 from gap_jax.models.classifier import everything, last_layer
 from gap_jax.weights.pipeline import load_clip, load_pipeline
 
+FIELDS = ("image", "keep", "label")
 FIRST_TARGET = 100_000  # pictures that nothing else sees
 ARMS = (
     "control",
@@ -41,6 +42,26 @@ SMALL = Settings(
 )
 
 
+class Material(NamedTuple):
+    """What a world of classes is made of, of the small world's pictures or of files.
+
+    `grouped` is the original with the field, `group` or `location`, that balanced sampling looks at.
+    """
+
+    title: str
+    generator: tuple[Any, ...]  # pipeline, CLIP, each with its parameters
+    model: Network
+    critic: Network
+    original: Source
+    grouped: Source
+    validation: Arrays
+    test: Arrays
+    targets: Mapping[Any, Target]
+    written: tuple[str, ...]
+    agnostic: str
+    student: Network | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Files:
     """Where data and models are: a data set made by `python -m gap_jax.data prepare`; folders or hub ids."""
@@ -60,15 +81,37 @@ class Files:
     target_images: int = 64  # of each target domain
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of Stable Diffusion and CLIP
 
-    def generator(self) -> tuple[Any, ...]:
-        """Stable Diffusion and CLIP, with their parameters."""
-        return (*load_pipeline(self.pipeline, dtype=self.dtype), *load_clip(self.clip, self.dtype))
+    def material(self, title: str, field: str, *rest: Any) -> Material:
+        """All of it, with the `rest` from `validation` on."""
+        return Material(
+            title,
+            (*load_pipeline(self.pipeline, dtype=self.dtype), *load_clip(self.clip, self.dtype)),
+            self.network(self.model),
+            self.network(self.critic or self.model),
+            Prepared(self.data, "train", fields=FIELDS),
+            Prepared(self.data, "train", fields=(*FIELDS, field)),
+            *rest,
+            student=self.network(self.student) if self.student else None,
+        )
 
     def network(self, model: str) -> Network:
         """A classifier."""
         trained = last_layer if self.trained == "last layer" else everything
         plain = {} if self.normalised else {"image_mean": (0.0,) * 3, "image_std": (1.0,) * 3}
         return classifier(model, self.size, trained, self.rows, **plain)
+
+
+def small(title: str, name: str, train: Arrays, *rest: Any) -> Material:
+    """The small world's models of the experiment `name`, with pictures; the `rest` from `validation` on."""
+    return Material(
+        title,
+        (*load_pipeline("wildlife"), *load_clip("wildlife")),
+        classifier("wildlife", 64, part=name),
+        classifier("wildlife", 64, part=f"{name}_critic"),
+        rows(train, FIELDS),
+        rows(train, (*FIELDS, "group")),
+        *rest,
+    )
 
 
 def rendered(split: str, kinds: Sequence[wildlife.Kind], numbers: Sequence[int]) -> Arrays:
