@@ -52,6 +52,8 @@ class Programs:
         lacking = [name for name in arms if name in BASELINES and name not in world.baselines]
         if lacking:
             raise ValueError(f"this experiment has no arm {', '.join(lacking)}")
+        if world.student is not None and settings.iterations > 1:
+            raise ValueError("a student cannot be iterated on: prompts are optimised against the model")
         devices = jax.device_count()
         for stage in ("optimizing", "generating", "finetuning"):
             batch = getattr(settings, stage).batch
@@ -221,12 +223,12 @@ class Programs:
         return np.concatenate([pipe.encode_text(params, ids, embeddings) for embeddings in some.embeddings])
 
     @cached_property
-    def student(self) -> Callable[[Any, jax.Array], Any]:
+    def learn(self) -> Callable[[Any, jax.Array], Any]:
         """`predict` of what is fine-tuned, with gradients of the parameters alone that may change."""
-        student = self.world.student or self.world.model
-        if student.trained is None:
-            return student.predict
-        return lambda params, images: student.predict(freeze(params, student.trained), images)
+        learner = self.world.learner
+        if learner.trained is None:
+            return learner.predict
+        return lambda params, images: learner.predict(freeze(params, learner.trained), images)
 
     @cached_property
     def finetuner(self) -> optax.GradientTransformation:
@@ -237,7 +239,7 @@ class Programs:
             rate = optax.cosine_decay_schedule(rate, config.steps)
         rule = optax.amsgrad(rate) if config.optimizer == "amsgrad" else optax.sgd(rate, momentum=0.9)
         rule = optax.chain(optax.add_decayed_weights(config.weight_decay), rule)
-        trained = (self.world.student or self.world.model).trained
+        trained = self.world.learner.trained
         return rule if trained is None else fine_tuning(rule, trained)
 
 

@@ -49,8 +49,9 @@ class Run:
                 images = self.images(name, made, params, iteration)
                 if last < STAGES.index("finetune"):
                     break
-                data = self.world.baselines.get(name, Baseline(self.world.original, images))
-                before = params if self.world.student is None else self.student.params
+                baseline = self.world.baselines.get(name)
+                data = Baseline(self.world.original, images) if baseline is None else baseline()
+                before = params if self.world.student is None else self.world.learner.params
                 params = self.finetune(data, before, self.stage(name, "finetune", iteration))
                 models[name] = params
                 if images is not None and self.settings.iterations == 1:
@@ -143,19 +144,14 @@ class Run:
             if count < len(images):
                 data = Baseline(self.world.original, images.only(np.arange(count)))
                 folder = self.stage(name, f"finetune-{count}")
-                found[f"{name}@{count}"] = self.finetune(data, self.student.params, folder)
+                found[f"{name}@{count}"] = self.finetune(data, self.world.learner.params, folder)
         return found
-
-    @property
-    def student(self) -> Network:
-        """What is fine-tuned."""
-        return self.world.student or self.world.model
 
     def finetune(self, data: Baseline, params: Any, folder: Path) -> Any:
         """The fine-tuned parameters, on the host: devices need not hold those of all arms."""
         config, world = self.settings.finetuning, self.world
         params = finetune(
-            self.programs.student,
+            self.programs.learn,
             params,
             world.task.loss,
             Mixture(data.original, data.added, config.share),
@@ -184,7 +180,7 @@ class Run:
     def measure(self, models: dict[str, Any]) -> dict[str, Any]:
         """What `evaluate` keeps."""
         world, config = self.world, self.settings.evaluating
-        predict, metrics = self.student.predict, world.task.metrics
+        predict, metrics = world.learner.predict, world.task.metrics
         whole = {name: params for name, params in models.items() if "@" not in name}
         few = {name: params for name, params in models.items() if "@" in name}
         corruptions = len(CORRUPTIONS) + ("depth" in world.test) * len(CORRUPTIONS_3D)

@@ -117,8 +117,13 @@ class World(NamedTuple):
     parts: Mapping[str, np.ndarray] = MappingProxyType({})
     apart: bool = False
     student: Network | None = None  # what is fine-tuned; None: the model
-    baselines: Mapping[str, Baseline] = MappingProxyType({})
+    baselines: Mapping[str, Callable[[], Baseline]] = MappingProxyType({})
     worst_of: tuple[str, ...] = ()  # domains of which the worst is a result of its own
+
+    @property
+    def learner(self) -> Network:
+        """What is fine-tuned."""
+        return self.student or self.model
 
 
 def take(source: Source, numbers: np.ndarray) -> dict[str, np.ndarray]:

@@ -118,19 +118,23 @@ def classifier(
     return Network(predict, params, moving)
 
 
-def baselines(original: Source, grouped: Source, field: str) -> Mapping[str, Baseline]:
-    """Arms without a generator; `grouped`: the same examples with the integer `field` that is balanced."""
+def baselines(
+    original: Source, grouped: Source, field: str, kept: np.ndarray
+) -> Mapping[str, Callable[[], Baseline]]:
+    """Arms without a generator; `grouped`: the same examples with the integer `field` that is balanced.
+
+    `kept`: bool for each example, whether it has a foreground.
+    """
 
     def changed(change: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> Baseline:
         return Baseline(
             original, transform=lambda example, random: {**example, "image": change(example["image"], random)}
         )
 
-    kept = [i for i in range(len(original)) if original[i]["keep"].any()]
     return {
-        "balanced": Baseline(augment.Balanced(grouped, field)),
-        "randaugment": changed(augment.rand_augment),
-        "augmix": changed(augment.aug_mix),
-        "cutmix": Baseline(original, transform=augment.cut_mix(original)),
-        "copy-paste": Baseline(original, augment.CopyPaste(Subset(original, kept))),
+        "balanced": lambda: Baseline(augment.Balanced(grouped, field)),
+        "randaugment": lambda: changed(augment.rand_augment),
+        "augmix": lambda: changed(augment.aug_mix),
+        "cutmix": lambda: Baseline(original, transform=augment.cut_mix(original)),
+        "copy-paste": lambda: Baseline(original, augment.CopyPaste(Subset(original, np.flatnonzero(kept)))),
     }

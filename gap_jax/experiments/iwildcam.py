@@ -5,6 +5,7 @@ Animals stay, their surroundings are inpainted. What is done is kept: the same c
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -49,7 +50,7 @@ PAPER = dataclasses.replace(
     ),
     generating=Generating(images=2224, batch=8, denoising_steps=5),
     finetuning=Finetuning("sgd", 2000, 128, 1e-3, weight_decay=1e-4),
-    evaluating=dataclasses.replace(SMALL.evaluating, images=8000, severities=(), efficiency=(10, 100, 1000)),
+    evaluating=dataclasses.replace(SMALL.evaluating, images=8000, efficiency=(10, 100, 1000)),
 )
 
 
@@ -78,7 +79,7 @@ class Animals:
             train,
             validation,
             test,
-            targets(seen, self.target_images),
+            targets(seen, of_targets(seen, self.target_images)),
             tuple(f"a photo of a {{part}}, {place}" for place in ("grass", "forest", "lake", "dirt")),
             "a photo of a {part}",
         )
@@ -103,18 +104,18 @@ class Files(worlds.Files):
         aims = of_targets(test, self.target_images)
         left = np.setdiff1d(np.arange(len(test["label"])), np.concatenate(list(aims.values())))
         tested, agnostic = worlds.those(test, left), "a camera trap photo of a {part}"
-        seen = targets(test, self.target_images)
+        seen = targets(test, aims)
         given = self.material("iWildCam", "location", validation, tested, seen, ALIA, agnostic)
         return world(given, validation, CLASSES, "location")
 
 
-def targets(batch: Arrays, count: int) -> dict[str, Target]:
-    """At most so many images of each camera by day and by night."""
-    return {name: Target(batch["image"][rows]) for name, rows in of_targets(batch, count).items()}
+def targets(batch: Arrays, aims: Mapping[str, np.ndarray]) -> dict[str, Target]:
+    """The images of each target's rows."""
+    return {name: Target(batch["image"][rows]) for name, rows in aims.items()}
 
 
 def of_targets(batch: Arrays, count: int) -> dict[str, np.ndarray]:
-    """The rows of these images, where there are any."""
+    """At most so many rows of each camera by day and by night, where there are any."""
     times = np.array([time_of(int(hour)) or "" for hour in batch["hour"]])
     found = {
         f"camera {camera}, {time}": np.flatnonzero((batch["group"] == camera) & (times == time))[:count]
@@ -129,7 +130,7 @@ def world(given: worlds.Material, known: Arrays, classes: tuple[str, ...], field
 
     `known`: a test set of other cameras. `field` tells cameras apart in `given.grouped`.
     """
-    label = np.array([int(given.original[i]["label"]) for i in range(len(given.original))])
+    label, kept = worlds.look(given.original)
     metrics = ("macro_f1", "macro_recall", "calibration")
     test, cameras = given.test, {f"camera {number}": number for number in TEST_LOCATIONS}
     return World(
@@ -146,9 +147,9 @@ def world(given: worlds.Material, known: Arrays, classes: tuple[str, ...], field
         given.targets,
         given.written,
         given.agnostic,
-        parts=worlds.parts(given.original, classes, nothing=0),
+        parts=worlds.parts(label, kept, classes, nothing=0),
         student=given.student,
-        baselines=baselines(given.original, given.grouped, field),
+        baselines=baselines(given.original, given.grouped, field, kept),
         worst_of=tuple(cameras),
     )
 

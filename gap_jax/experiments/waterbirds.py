@@ -102,6 +102,7 @@ class Files(worlds.Files):
 def world(given: worlds.Material) -> World:
     """Waterbirds: prompts for each class, towards the group that it was not seen in; tested on all."""
     test, targets = given.test, given.targets
+    label, kept = worlds.look(given.original)
     return World(
         given.title,
         "A classifier that saw landbirds on land and waterbirds on water meets both on the other.",
@@ -116,10 +117,10 @@ def world(given: worlds.Material) -> World:
         {GROUPS[group]: target._replace(part=CLASSES[group % 2]) for group, target in targets.items()},
         given.written,
         given.agnostic,
-        parts=worlds.parts(given.original, CLASSES),
+        parts=worlds.parts(label, kept, CLASSES),
         apart=True,
         student=given.student,
-        baselines=baselines(given.original, given.grouped, "group"),
+        baselines=baselines(given.original, given.grouped, "group", kept),
         worst_of=GROUPS,
     )
 

@@ -143,11 +143,17 @@ def those(batch: Arrays, chosen: np.ndarray) -> Arrays:
     return {name: array[chosen] for name, array in batch.items()}
 
 
-def parts(source: Source, classes: Sequence[str], nothing: int | None = None) -> dict[str, np.ndarray]:
+def look(source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """Each example's label, and whether it has a foreground."""
+    found = [(int(e["label"]), bool(e["keep"].any())) for e in map(source.__getitem__, range(len(source)))]
+    label, kept = np.array(found).T
+    return label, kept.astype(bool)
+
+
+def parts(
+    label: np.ndarray, kept: np.ndarray, classes: Sequence[str], nothing: int | None = None
+) -> dict[str, np.ndarray]:
     """Numbers of each class's examples with a foreground; of the class `nothing`, of all."""
-    label, kept = np.array(
-        [(e["label"], e["keep"].any()) for e in map(source.__getitem__, range(len(source)))]
-    ).T
     return {name: np.flatnonzero((label == i) & (kept | (i == nothing))) for i, name in enumerate(classes)}
 
 

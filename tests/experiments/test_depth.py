@@ -148,6 +148,13 @@ def test_a_preset_sets_defaults_and_arguments_change_them():
         parse(Depth, ["--preset", "taskonomy-vit"])
 
 
+def test_a_student_is_not_iterated_on():
+    world = Rooms(original=2).build(held_out=1)
+    with pytest.raises(ValueError, match="a student cannot be iterated on"):
+        Programs(Settings(iterations=2), world._replace(student=world.critic))
+    assert world.learner is world.model
+
+
 def test_guided_arms_without_targets_are_refused():
     world = Rooms(original=2).build(held_out=1)._replace(targets={})
     with pytest.raises(ValueError, match="guided-adversarial need images of a target domain"):
