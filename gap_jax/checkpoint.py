@@ -86,8 +86,7 @@ class Checkpoints:
                 self._orbax.save(complete, args=ocp.args.PyTreeSave(arrays))
             _flush(complete)
         except Exception as error:
-            for leftover in self.folder.glob(f"{step}.new*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+            self._discard(f"{step}.new*")
             raise OSError(
                 f"{self.folder}: the checkpoint of step {step} could not be written, "
                 f"earlier ones are intact: {_brief(error)}"
@@ -104,9 +103,13 @@ class Checkpoints:
             if target.exists():
                 shutil.rmtree(target)
             os.rename(complete, target)
-        for abandoned in self.folder.glob("*.new.*"):
-            shutil.rmtree(abandoned)
+        self._discard("*.new.*")
         _fsync(self.folder)
+
+    def _discard(self, unfinished: str) -> None:
+        """Remove as far as possible: Orbax's threads may still be writing there. The next to come goes on."""
+        for path in self.folder.glob(unfinished):
+            shutil.rmtree(path, ignore_errors=True)
 
     def _read(self, expected: dict[str, jax.ShapeDtypeStruct]) -> tuple[int, dict[str, np.ndarray]] | None:
         self._publish()

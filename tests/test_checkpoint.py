@@ -269,8 +269,8 @@ def test_a_full_disk_is_said_and_leaves_the_checkpoints_before(tmp_path):
             checkpoints.save(1, state(2, 4000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert names(tmp_path) == ["1", "config.json"]
     assert_identical(checkpoints.restore(state(0, 4000))[1], state(1, 4000))
+    assert names(tmp_path) == ["1", "config.json"]
 
 
 def test_another_configuration_is_refused_field_by_field(tmp_path):

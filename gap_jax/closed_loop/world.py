@@ -129,3 +129,8 @@ class World(NamedTuple):
 def take(source: Source, numbers: np.ndarray) -> dict[str, np.ndarray]:
     """These examples as one batch."""
     return stack([source[int(number)] for number in numbers])
+
+
+def whole(source: Source) -> dict[str, np.ndarray]:
+    """All examples as one batch."""
+    return take(source, np.arange(len(source)))

@@ -48,6 +48,10 @@ class Prepared:
         """These of its examples."""
         return Prepared(self.folder, self.split, self._numbers[numbers], self.fields)
 
+    def some(self, count: int) -> "Prepared":
+        """So many of its examples, evenly spread, or all."""
+        return self.only(np.linspace(0, len(self) - 1, min(count, len(self))).astype(int))
+
     def files(self) -> list[str]:
         """Each example's `file`, its image's path in the folder that it came from."""
         return [self._source[int(number)]["file"].decode() for number in self._numbers]

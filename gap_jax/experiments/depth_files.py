@@ -8,7 +8,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from gap_jax.closed_loop.world import Arrays, Network, Target, Task, World, take
+from gap_jax.closed_loop.world import Arrays, Network, Target, Task, World, take, whole
 from gap_jax.data.corrupted_files import available, check_complete, corrupted_sets
 from gap_jax.data.corruptions import corrupt
 from gap_jax.data.inventory import check_share, listed
@@ -56,7 +56,7 @@ class Files:
         """The world, with so many images in each held-out set."""
         original = Prepared(self.data, "train")
         validation, test = (
-            some(Prepared(self.held_out or self.data, split), held_out) for split in ("validation", "test")
+            Prepared(self.held_out or self.data, split).some(held_out) for split in ("validation", "test")
         )
         if self.corrupted:
             for corruption, severity in available(self.corrupted):
@@ -109,16 +109,6 @@ def network(model: str, size: int) -> Network:
         return module.apply({"params": params}, jax.image.resize(images, shape, "bilinear"))
 
     return Network(predict, params)
-
-
-def some(source: Prepared, count: int) -> Prepared:
-    """So many examples, evenly spread, or all."""
-    return source.only(np.linspace(0, len(source) - 1, min(count, len(source))).astype(int))
-
-
-def whole(source: Prepared) -> Arrays:
-    """All examples as one batch."""
-    return take(source, np.arange(len(source)))
 
 
 def domain(folder: Path, count: int) -> tuple[Arrays, np.ndarray]:

@@ -97,9 +97,9 @@ class Files(worlds.Files):
 
     def build(self, held_out: int) -> World:
         """The world, with so many images in each held-out set."""
-        fields = (*worlds.FIELDS, "location", "hour")
-        validation = worlds.some(self.data, "validation", held_out, fields)
-        test = worlds.some(self.data, "test", held_out, fields)
+        validation, test = (
+            self.held_out(split, held_out, "location", "hour") for split in ("validation", "test")
+        )
         test["group"] = test.pop("location")
         aims = of_targets(test, self.target_images)
         left = np.setdiff1d(np.arange(len(test["label"])), np.concatenate(list(aims.values())))

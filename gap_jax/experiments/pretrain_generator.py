@@ -136,7 +136,7 @@ class WithLatents:
 def train_diffusion(
     training: Training, vae: AutoencoderKL, vae_params: Params, clip: Clip, clip_params: Params
 ) -> tuple[Pipeline, Params]:
-    """The UNet, with a ControlNet of depth where the world has it, and once more from where it ended."""
+    """The UNet, with a ControlNet of depth where the world has it; then twice more, from where it ended."""
     backbone = dict(
         in_channels=vae.latent_channels,
         block_out_channels=(48, 96),
@@ -182,7 +182,7 @@ def train_diffusion(
 
     loss = losses.denoising(pipe, timestep_power=0.5)
     params = training.train("diffusion", recipe.diffusion, loss, start, batches, measure, frozen=frozen)
-    params = training.train(
-        "refine", recipe.refine, loss, lambda key: params, batches, measure, frozen=frozen
-    )
+    for name in ("refine", "polish"):
+        part, go_on = getattr(recipe, name), lambda key, params=params: params
+        params = training.train(name, part, loss, go_on, batches, measure, frozen=frozen)
     return pipe, frozen | params

@@ -6,7 +6,7 @@ from typing import Literal
 
 PARTS = (  # each has its own random numbers
     *("vae", "clip", "depth", "critic", "diffusion", "refine"),
-    *("waterbirds", "waterbirds_critic", "iwildcam", "iwildcam_critic"),
+    *("waterbirds", "waterbirds_critic", "iwildcam", "iwildcam_critic", "polish"),
 )
 
 
@@ -33,6 +33,7 @@ class Recipe:
     clip: Part = Part(900, 64, 1.5e-3)
     diffusion: Part = Part(3600, 32, 3e-3, "muon")
     refine: Part = Part(3600, 32, 1.5e-3, "muon")  # the diffusion model again, from where it ended
+    polish: Part = Part(1800, 32, 1e-3, "muon")  # and once more
 
 
 @dataclasses.dataclass(frozen=True)

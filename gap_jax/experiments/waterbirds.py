@@ -88,9 +88,7 @@ class Files(worlds.Files):
 
     def build(self, held_out: int) -> World:
         """The world, with so many images in each held-out set."""
-        fields = (*worlds.FIELDS, "group")
-        validation = worlds.some(self.data, "validation", held_out, fields)
-        test = worlds.some(self.data, "test", held_out, fields)
+        validation, test = (self.held_out(split, held_out, "group") for split in ("validation", "test"))
         targets = {
             group: Target(validation["image"][validation["group"] == group][: self.target_images], text)
             for group, (_, text) in UNSEEN.items()

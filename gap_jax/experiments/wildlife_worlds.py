@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from gap_jax.closed_loop.settings import Evaluating, Finetuning, Generating, Optimizing, Settings
-from gap_jax.closed_loop.world import Arrays, Network, Target
+from gap_jax.closed_loop.world import Arrays, Network, Target, whole
 from gap_jax.data import wildlife
 from gap_jax.data.loader import Source
 from gap_jax.data.prepared import Prepared
@@ -94,6 +94,10 @@ class Files:
             student=self.network(self.student) if self.student else None,
         )
 
+    def held_out(self, split: str, count: int, *more: str) -> Arrays:
+        """So many examples, evenly spread, or all, with `more` fields."""
+        return whole(Prepared(self.data, split, fields=(*FIELDS, *more)).some(count))
+
     def network(self, model: str) -> Network:
         """A classifier."""
         trained = last_layer if self.trained == "last layer" else everything
@@ -155,11 +159,3 @@ def parts(
 ) -> dict[str, np.ndarray]:
     """Numbers of each class's examples with a foreground; of the class `nothing`, of all."""
     return {name: np.flatnonzero((label == i) & (kept | (i == nothing))) for i, name in enumerate(classes)}
-
-
-def some(folder: Path, split: str, count: int, fields: Sequence[str]) -> Arrays:
-    """So many examples of a prepared split, evenly spread, or all, as arrays."""
-    source = Prepared(folder, split, fields=tuple(fields))
-    numbers = np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)
-    found = [source[int(number)] for number in numbers]
-    return {name: np.stack([example[name] for example in found]) for name in fields}
