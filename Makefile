@@ -2,10 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: depth test lint clean
+.PHONY: depth waterbirds iwildcam test lint clean
 
-depth: $(VENV)/.installed-base
-	$(VENV)/bin/python -m gap_jax.experiments.depth $(ARGS)
+depth waterbirds iwildcam: $(VENV)/.installed-base
+	$(VENV)/bin/python -m gap_jax.experiments.$@ $(ARGS)
 
 test: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest -n 2 --dist worksteal $(ARGS)

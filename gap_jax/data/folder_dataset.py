@@ -32,10 +32,15 @@ class FolderDataset(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @classmethod
     def prepared(cls, layout: Finder, root: Path, data_dir: Path, size: int, tolerance: float = 0.01) -> Self:
-        """The data set of the folder `root`, made unless `data_dir` has one of the same layout and size."""
+        """The data set of the folder `root`, made unless `data_dir` has one of the same layout and size.
+
+        Raises FileNotFoundError for a folder that is missing or empty, and as the class says.
+        """
         known = hashlib.sha256(f"{layout} {root.resolve()}".encode()).hexdigest()[:8]
         config = FolderConfig(name=f"{size}_{known}", layout=layout, size=size, tolerance=tolerance)
         builder = cls(config=config, data_dir=data_dir, file_format="array_record")
+        if not builder.data_path.exists() and not any(root.glob("*")):
+            raise FileNotFoundError(f"{root} is missing or empty: it should hold the files of {layout}")
         with without_bars():
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=root))
         return builder

@@ -59,15 +59,17 @@ class Row(NamedTuple):
             ) from error
 
 
-def read_table(path: Path, columns: Sequence[str]) -> list[Row]:
+def read_table(path: Path, columns: Sequence[str], delimiter: str = ",", header: bool = True) -> list[Row]:
     """The lines of a CSV file with a header that has `columns`, perhaps among others.
 
-    Raises FileNotFoundError, and ValueError naming the columns or the line, for a file unlike this.
+    Without a `header`, lines are of these columns. Raises FileNotFoundError, and ValueError naming the columns
+    or the line, for a file unlike this.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: a CSV with the columns {', '.join(columns)}")
+        kind = "CSV" if header else "table, without a header,"
+        raise FileNotFoundError(f"{path} is missing: a {kind} with the columns {', '.join(columns)}")
     with path.open(encoding="utf-8-sig", newline="") as stream:
-        table = csv.DictReader(stream)
+        table = csv.DictReader(stream, None if header else columns, delimiter=delimiter)
         header = table.fieldnames or []
         lacking = [name for name in columns if name not in header]
         if lacking:
@@ -80,7 +82,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[Row]:
         if empty:
             raise ValueError(f"{row.place} has nothing in the columns {', '.join(empty)}")
     if not rows:
-        raise ValueError(f"{path} has a header, but no lines")
+        raise ValueError(f"{path} has {'a header, but ' if header else ''}no lines")
     return rows
 
 

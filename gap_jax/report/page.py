@@ -50,13 +50,14 @@ def write(results_path: str | Path, folder: str | Path) -> Path:
 
 
 class _Pictures:
-    """All pictures of the results as data URIs; calling it with a path gives the picture's number."""
+    """All pictures of the results, each once, as data URIs; calling it with a path gives its number."""
 
     def __init__(self, results: Results, folder: Path):
-        self.numbers = {path: i for i, path in enumerate(dict.fromkeys(_paths(results)))}
-        found = [_data_uri(folder / path) for path in self.numbers]
-        self.uris = [uri for uri, _ in found]
-        self.small = [small for _, small in found]
+        found = {path: _data_uri(folder / path) for path in dict.fromkeys(_paths(results))}
+        different = {picture: i for i, picture in enumerate(dict.fromkeys(found.values()))}
+        self.numbers = {path: different[picture] for path, picture in found.items()}
+        self.uris = [uri for uri, _ in different]
+        self.small = [small for _, small in different]
 
     def __call__(self, path: str) -> int:
         return self.numbers[path]

@@ -1,9 +1,12 @@
 """The page in headless Chromium, as a person uses it."""
 
+import dataclasses
+import shutil
 from zlib import crc32
 
 import pytest
 
+from gap_jax.report import page, results
 from tests.report.browser import Browser, find
 
 pytestmark = pytest.mark.skipif(find() is None, reason="no Chromium is installed")
@@ -138,7 +141,8 @@ def test_what_has_the_focus_is_seen(opened):
 
 
 def test_small_pictures_are_enlarged_pixel_by_pixel(opened):
-    styles = "[...document.querySelectorAll('img')].map(image => getComputedStyle(image).imageRendering)"
+    shown = "[...document.querySelectorAll('img:not([hidden])')]"
+    styles = f"{shown}.map(image => getComputedStyle(image).imageRendering)"
     assert set(opened.value(styles)) == {"pixelated"}
 
 
@@ -152,3 +156,20 @@ def test_without_javascript_the_first_frames_are_there_and_no_dead_controls(brow
 def test_nothing_is_asked_of_the_network(opened, report):
     outside = [url for url in opened.requests if not url.startswith("data:")]
     assert set(outside) == {(report / "index.html").as_uri()}
+
+
+def test_a_card_of_another_original_shows_its_own(browser, sampled, results_path, tmp_path):
+    """Prompts of classes are drawn on originals of their class."""
+    first, other, *_ = {prompt.arm: prompt for prompt in sampled.prompts}.values()
+    example = dataclasses.replace(other.examples[0], original=other.examples[1].original)
+    other = dataclasses.replace(other, examples=(example, *other.examples[1:]))
+    shutil.copytree(results_path.parent, tmp_path, dirs_exist_ok=True)
+    results.save(tmp_path / "results.json", dataclasses.replace(sampled, prompts=(first, other)))
+    browser.open(page.write(tmp_path / "results.json", tmp_path / "report"), 1400)
+    shown = "[...document.querySelectorAll('#gallery .own')].map(image => image.checkVisibility())"
+    assert browser.value(shown) == [False, True]
+    own = browser.value("document.querySelectorAll('#gallery .own')[1].src")
+    focus(browser, "#gallery input[name=view]")
+    browser.press("ArrowRight")
+    assert browser.value(shown) == [False, False]
+    assert browser.value("document.querySelector('#gallery [data-part=original]').src") == own

@@ -68,6 +68,12 @@ def test_every_picture_is_described_or_decoration(html):
     assert "Generated of image 1, Adversarial prompt adversarial 0, step 0" in described
 
 
+def test_what_looks_the_same_is_on_the_page_once(report):
+    data = re.search(r'id="data"[^>]*>(.*?)</script>', (report / "index.html").read_text())
+    uris = json.loads(data[1])["pictures"]
+    assert len(uris) == len(set(uris))
+
+
 def test_ids_are_there_once(html):
     ids = [attributes["id"] for _, attributes in Elements(html).found if "id" in attributes]
     assert len(ids) == len(set(ids))
