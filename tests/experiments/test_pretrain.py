@@ -151,7 +151,7 @@ def test_folders_of_rooms_go_on_and_are_not_taken_for_other_worlds(world, calls,
     training.train("refine", recipe.refine, None, lambda key: jax.random.key_data(key), None, None)
     (_, start, *_), options = calls[0]
     config = {"seed": 0, "dtype": "float32", "few": False}
-    config |= {"steps": 3600, "batch": 32, "learning_rate": 1.5e-3, "optimizer": "muon"}
+    config |= dataclasses.asdict(recipe.refine)
     assert options["config"] == config | ({"world": "wildlife"} if world == "wildlife" else {})
     own = jax.random.split(jax.random.fold_in(jax.random.key(0), 5))
     assert options["folder"] == tmp_path / "refine" and options["key"] == own[1]
