@@ -62,19 +62,19 @@ class Row(NamedTuple):
 def read_table(path: Path, columns: Sequence[str], delimiter: str = ",", header: bool = True) -> list[Row]:
     """The lines of a CSV file with a header that has `columns`, perhaps among others.
 
-    Without a `header`, lines are of these columns. Raises FileNotFoundError, and ValueError naming the columns
-    or the line, for a file unlike this.
+    Without a `header`, all lines are of just these columns. Raises FileNotFoundError, and ValueError naming
+    the columns or the line, for a file unlike this.
     """
     if not path.is_file():
         kind = "CSV" if header else "table, without a header,"
         raise FileNotFoundError(f"{path} is missing: a {kind} with the columns {', '.join(columns)}")
     with path.open(encoding="utf-8-sig", newline="") as stream:
         table = csv.DictReader(stream, None if header else columns, delimiter=delimiter)
-        header = table.fieldnames or []
-        lacking = [name for name in columns if name not in header]
+        known = table.fieldnames or []
+        lacking = [name for name in columns if name not in known]
         if lacking:
             raise ValueError(
-                f"{path} lacks the columns {', '.join(lacking)}, found {', '.join(header) or 'none'}"
+                f"{path} lacks the columns {', '.join(lacking)}, found {', '.join(known) or 'none'}"
             )
         rows = [Row(f"{path}:{table.line_num}", cells) for cells in table]
     for row in rows:

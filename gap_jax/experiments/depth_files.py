@@ -11,9 +11,8 @@ import numpy as np
 from gap_jax.closed_loop.world import Arrays, Network, Target, Task, World, take, whole
 from gap_jax.data.corrupted_files import available, check_complete, corrupted_sets
 from gap_jax.data.corruptions import corrupt
-from gap_jax.data.inventory import check_share, listed
+from gap_jax.data.images import read_images
 from gap_jax.data.prepared import Prepared, splits
-from gap_jax.data.rgbd import Fault, open_image, square_image
 from gap_jax.experiments.depth_task import depth_task
 from gap_jax.tasks.depth import NEGATIVE_PROMPT
 from gap_jax.weights.depth import load_depth
@@ -29,7 +28,6 @@ WRITTEN = (
     "a cluttered room",
     "an old room with patterned wallpaper",
 )
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Files:
         for name, folder in self.domains.items():
             domains[name], targets[folder] = domain(folder, held_out)
         targets = {
-            name: targets[folder] if folder in targets else images(folder, self.size)
+            name: targets[folder] if folder in targets else read_images(folder, self.size)
             for name, folder in self.targets.items()
         }
         if not targets:
@@ -120,26 +118,6 @@ def domain(folder: Path, count: int) -> tuple[Arrays, np.ndarray]:
         raise ValueError(f"{source.folder} has {len(order)} examples, more than {TARGET_IMAGES} are needed")
     targets, tested = order[:TARGET_IMAGES], order[TARGET_IMAGES:][:count]
     return take(source, tested), take(source, targets)["image"]
-
-
-def images(folder: Path, size: int) -> np.ndarray:
-    """A folder's images, `[n,size,size,3]` in [0,1]; those that cannot be read are named and left out.
-
-    Raises FileNotFoundError for a folder without images, ValueError if half of them or more are at fault.
-    """
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise FileNotFoundError(f"{folder} has no images ({', '.join(SUFFIXES)}) to be a target")
-    good, faults = [], []
-    for path in paths:
-        try:
-            good.append(square_image(open_image(path).convert("RGB"), size))
-        except Fault as fault:
-            faults.append(fault)
-    check_share(faults, len(paths), 0.5)
-    for line in listed(faults):
-        print(line)
-    return np.stack(good).astype(np.float32) / 255
 
 
 def in_fog_and_blur(clean: np.ndarray) -> dict[str, np.ndarray]:

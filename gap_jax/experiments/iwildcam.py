@@ -133,24 +133,14 @@ def world(given: worlds.Material, known: Arrays, classes: tuple[str, ...], field
     label, kept = worlds.look(given.original)
     metrics = ("macro_f1", "macro_recall", "calibration")
     test, cameras = given.test, {f"camera {number}": number for number in TEST_LOCATIONS}
-    return World(
-        given.title,
+    return given.world(
         "A classifier of animals before camera traps meets two cameras that it has never seen.",
-        *given.generator,
         classes_task(classes, uniform, metrics, paste=True, weights=class_weights(label, len(classes))),
-        given.model,
-        given.critic,
-        given.original,
-        {"other cameras": {name: given.validation[name] for name in worlds.FIELDS}},
-        known,
         {name: worlds.those(test, test["group"] == number) for name, number in cameras.items()},
-        given.targets,
-        given.written,
-        given.agnostic,
+        validation={"other cameras": {name: given.validation[name] for name in worlds.FIELDS}},
+        test=known,
         parts=worlds.parts(label, kept, classes, nothing=0),
-        student=given.student,
         baselines=baselines(given.original, given.grouped, field, kept),
-        worst_of=tuple(cameras),
     )
 
 

@@ -99,27 +99,16 @@ class Files(worlds.Files):
 
 def world(given: worlds.Material) -> World:
     """Waterbirds: prompts for each class, towards the group that it was not seen in; tested on all."""
-    test, targets = given.test, given.targets
+    test, towards = given.test, given.targets
     label, kept = worlds.look(given.original)
-    return World(
-        given.title,
+    return given.world(
         "A classifier that saw landbirds on land and waterbirds on water meets both on the other.",
-        *given.generator,
         classes_task(CLASSES, other_class(), ("macro_recall", "calibration"), paste=False),
-        given.model,
-        given.critic,
-        given.original,
-        {"clean": {name: given.validation[name] for name in worlds.FIELDS}},
-        test,
         {name: worlds.those(test, test["group"] == group) for group, name in enumerate(GROUPS)},
-        {GROUPS[group]: target._replace(part=CLASSES[group % 2]) for group, target in targets.items()},
-        given.written,
-        given.agnostic,
+        targets={GROUPS[i]: target._replace(part=CLASSES[i % 2]) for i, target in towards.items()},
         parts=worlds.parts(label, kept, CLASSES),
         apart=True,
-        student=given.student,
         baselines=baselines(given.original, given.grouped, "group", kept),
-        worst_of=GROUPS,
     )
 
 

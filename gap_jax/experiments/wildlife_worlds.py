@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from gap_jax.closed_loop.settings import Evaluating, Finetuning, Generating, Optimizing, Settings
-from gap_jax.closed_loop.world import Arrays, Network, Target, whole
+from gap_jax.closed_loop.world import Arrays, Network, Target, Task, World, whole
 from gap_jax.data import wildlife
 from gap_jax.data.loader import Source
 from gap_jax.data.prepared import Prepared
@@ -60,6 +60,26 @@ class Material(NamedTuple):
     written: tuple[str, ...]
     agnostic: str
     student: Network | None = None
+
+    def world(self, summary: str, task: Task, domains: Mapping[str, Arrays], **more: Any) -> World:
+        """Tested on the domains, with `more` of the world's fields in place of what is here."""
+        return World(
+            self.title,
+            summary,
+            *self.generator,
+            task,
+            self.model,
+            self.critic,
+            self.original,
+            {"clean": {name: self.validation[name] for name in FIELDS}},
+            self.test,
+            domains,
+            self.targets,
+            self.written,
+            self.agnostic,
+            student=self.student,
+            worst_of=tuple(domains),
+        )._replace(**more)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,13 +7,12 @@ import shlex
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from gap_jax.data.__main__ import main as prepare
 from gap_jax.data.prepared import Prepared
 from gap_jax.experiments.command import main, parse
 from gap_jax.experiments.depth import Depth
-from gap_jax.experiments.depth_files import Files, images
+from gap_jax.experiments.depth_files import Files
 from gap_jax.report.results import load
 from tests.data import rgbd_files
 from tests.test_depth_unet import TorchUNet
@@ -139,20 +138,6 @@ def test_data_that_is_not_prepared_says_how_to(tmp_path, data):
         Files(data=data / "prepared" / "taskonomy", domains={"fog": data}).build(2)
     few = Prepared(data / "prepared" / "omnidata", "train")
     assert few.only(np.array([3, 1])).files() == [few.files()[3], few.files()[1]]
-
-
-def test_a_target_image_that_cannot_be_read_is_named_and_left_out(tmp_path, capsys):
-    with pytest.raises(FileNotFoundError, match="no images"):
-        images(tmp_path, 8)
-    for i in range(3):
-        Image.fromarray(rgbd_files.draw(i).image).save(tmp_path / f"{i}.png")
-    rgbd_files.truncate(tmp_path / "1.png")
-    found = images(tmp_path, 8)
-    assert found.shape == (2, 8, 8, 3) and 0 <= found.min() < found.max() <= 1
-    assert "left out 1, each cannot be read as an image" in capsys.readouterr().out
-    rgbd_files.truncate(tmp_path / "2.png")
-    with pytest.raises(ValueError, match="2 of 3 examples cannot be used"):
-        images(tmp_path, 8)
 
 
 def test_labels_are_brought_to_the_predictions_size():
