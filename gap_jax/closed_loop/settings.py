@@ -99,7 +99,7 @@ class Finetuning:
     learning_rate: float = 1e-3
     schedule: Literal["constant", "cosine"] = "cosine"  # of the learning rate, from there to 0
     weight_decay: float = 2e-6
-    share: float = 0.5  # of generated images in a batch
+    share: float = 0.3  # of generated images in a batch
 
 
 @dataclasses.dataclass(frozen=True)
