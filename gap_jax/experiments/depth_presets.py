@@ -26,13 +26,13 @@ UNET = Settings(
     generating=Generating(
         images=8000, batch=8, denoising_steps=15, suffix=",photo,highly detailed,photorealistic"
     ),
-    finetuning=Finetuning(steps=10_000, batch=32, learning_rate=3e-5, schedule="constant"),
+    finetuning=Finetuning(steps=10_000, batch=32, learning_rate=3e-5, schedule="constant", share=0.5),
     evaluating=Evaluating(images=1000, efficiency=(10, 100, 1000)),
 )
 DPT = dataclasses.replace(
     UNET,
     optimizing=dataclasses.replace(UNET.optimizing, threshold=-2.0),
-    finetuning=Finetuning(steps=10_000, batch=16, learning_rate=1e-5, schedule="constant"),
+    finetuning=Finetuning(steps=10_000, batch=16, learning_rate=1e-5, schedule="constant", share=0.5),
 )
 PRESETS: dict[str, tuple[Settings, Rooms | Files]] = {
     "small": (Settings(), Rooms()),

@@ -49,7 +49,7 @@ PAPER = dataclasses.replace(
         checkpoint_every=50,
     ),
     generating=Generating(images=2224, batch=8, denoising_steps=5),
-    finetuning=Finetuning("sgd", 2000, 128, 1e-3, weight_decay=1e-4),
+    finetuning=Finetuning("sgd", 2000, 128, 1e-3, weight_decay=1e-4, share=0.5),
     evaluating=dataclasses.replace(SMALL.evaluating, images=8000, efficiency=(10, 100, 1000)),
 )
 

@@ -44,7 +44,7 @@ PAPER = dataclasses.replace(
         checkpoint_every=50,
     ),
     generating=Generating(images=1000, batch=8, denoising_steps=10),
-    finetuning=Finetuning("sgd", 1000, 128, 1e-3, weight_decay=1e-4),
+    finetuning=Finetuning("sgd", 1000, 128, 1e-3, weight_decay=1e-4, share=0.5),
     evaluating=dataclasses.replace(worlds.SMALL.evaluating, images=2000, efficiency=(10, 100, 300)),
 )
 
