@@ -70,7 +70,7 @@ def test_clip_tells_the_styles():
 
 def test_a_room_alone_is_a_usual_one():
     truth = rooms.render(rooms.SPLITS["test"], range(16), [rooms.Style()] * 16)
-    batch = {"depth": truth.depth, "mask": truth.mask, "image": truth.image.astype(np.float32) / 255}
+    batch = truth.as_batch()
     pipe, params = gap_jax.load_pipeline("small")
     images = generated(pipe, params, ["a room"] * 16, batch, controlnet_depth(), Sampling(5, 1.5))
     found = zero_shot(*gap_jax.load_clip("small"), images, truth.styles, rooms.AXES, rooms.caption)

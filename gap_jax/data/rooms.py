@@ -67,6 +67,10 @@ class Rooms(NamedTuple):
     normals: np.ndarray
     styles: tuple[Style, ...]
 
+    def as_batch(self) -> dict[str, np.ndarray]:
+        """`image` as float32 in [0,1], `depth` and `mask`."""
+        return {"image": self.image.astype(np.float32) / 255, "depth": self.depth, "mask": self.mask}
+
 
 def caption(style: Style, known: Sequence[bool] = (True,) * 4) -> str:
     """`a red striped room, dark, foggy`; words whose `known` is False are left unsaid."""

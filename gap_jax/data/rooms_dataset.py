@@ -1,9 +1,7 @@
 """The rooms as a TFDS data set: rendered once into ArrayRecord files, read through Grain."""
 
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,8 +9,7 @@ import tensorflow_datasets as tfds
 
 from gap_jax.data import rooms
 from gap_jax.data.generated import png
-
-_CHUNK = 32
+from gap_jax.data.in_processes import in_processes
 
 
 class RoomsConfig(tfds.core.BuilderConfig):
@@ -60,16 +57,11 @@ class Rooms(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         config = self.builder_config
-        count = config.counts[split]
-        starts = range(0, count, _CHUNK)
-        make = partial(_examples, rooms.SPLITS[split], config.allowed, config.size, count)
-        with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-            for start, chunk in zip(starts, pool.map(make, starts), strict=True):
-                yield from enumerate(chunk, start)
+        make = partial(_examples, rooms.SPLITS[split], config.allowed, config.size)
+        return in_processes(make, config.counts[split])
 
 
-def _examples(seed: int, allowed: dict, size: int, count: int, start: int) -> list[dict[str, Any]]:
-    indices = range(start, min(start + _CHUNK, count))
+def _examples(seed: int, allowed: dict, size: int, indices: range) -> list[dict[str, Any]]:
     rendered = rooms.render(seed, indices, [rooms.draw_style(seed, i, allowed) for i in indices], size)
     return [
         {

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 
 import jax
-import numpy as np
 
 from gap_jax.closed_loop.world import Arrays, Network, Target, World
 from gap_jax.data import rooms
@@ -68,16 +67,14 @@ class Rooms:
 
 
 def _narrow(seed: int, count: int) -> Arrays:
-    return _render(seed, range(count), [rooms.draw_style(seed, i, rooms.NARROW) for i in range(count)])
+    styles = [rooms.draw_style(seed, i, rooms.NARROW) for i in range(count)]
+    return rooms.render(seed, range(count), styles).as_batch()
 
 
 def _styled(seed: int, numbers: range, styles: Mapping[str, rooms.Style]) -> dict[str, Arrays]:
-    return {name: _render(seed, numbers, [style] * len(numbers)) for name, style in styles.items()}
-
-
-def _render(seed: int, numbers: range, styles: list[rooms.Style]) -> Arrays:
-    truth = rooms.render(seed, numbers, styles)
-    return {"image": truth.image.astype(np.float32) / 255, "depth": truth.depth, "mask": truth.mask}
+    return {
+        name: rooms.render(seed, numbers, [style] * len(numbers)).as_batch() for name, style in styles.items()
+    }
 
 
 def _network(part: str) -> Network:

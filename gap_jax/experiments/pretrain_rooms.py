@@ -65,7 +65,7 @@ def said(words: Sequence[str]) -> np.ndarray:
 def samples(pipe: Pipeline, frozen: Params, clip: Clip, clip_params: Params) -> Probe:
     """Rooms in eight styles: depth, the render, images generated in 5 and 15 steps; PSNR to the render."""
     truth = rooms.render(rooms.SPLITS["validation"], range(64), probe.EIGHT * 8)
-    image = truth.image.astype(np.float32) / 255
+    image = truth.as_batch()["image"]
 
     def measure(params):
         values, rows = {}, [np.repeat(1 - truth.depth[:16], 3, -1), image[:16]]

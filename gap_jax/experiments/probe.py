@@ -73,7 +73,7 @@ def main(config: Probe) -> dict[str, Any]:
     seed = rooms.SPLITS[config.split]
     styles = STYLES * config.rooms_per_style
     truth = rooms.render(seed, range(len(styles)), styles)
-    image = as_batch(truth)["image"]
+    image = truth.as_batch()["image"]
     found: dict[str, Any] = {"images": len(styles), "guidance_scale": config.guidance_scale}
 
     found["vae_psnr"] = by_word(psnr(reconstructed(pipe, params, image), image), styles, AXES)
@@ -109,12 +109,7 @@ def depth_model(model: str, part: str) -> Callable[[np.ndarray, rooms.Rooms], np
     def measure(params, rows):
         return depth_l1(network.apply({"params": params}, rows["image"]), rows["depth"], rows["mask"])
 
-    return lambda images, truth: in_steps(measure, params, as_batch(truth) | {"image": images})
-
-
-def as_batch(truth: rooms.Rooms) -> dict[str, np.ndarray]:
-    """Rooms' `image`, float32 in [0,1], `depth` and `mask`."""
-    return {"image": truth.image.astype(np.float32) / 255, "depth": truth.depth, "mask": truth.mask}
+    return lambda images, truth: in_steps(measure, params, truth.as_batch() | {"image": images})
 
 
 def generated(
@@ -122,7 +117,7 @@ def generated(
 ) -> np.ndarray:
     """An image for each room's depth map, in its style."""
     captions = [rooms.caption(style) for style in truth.styles]
-    return probing.generated(pipe, params, captions, as_batch(truth), ALIGN, sampling, desc)
+    return probing.generated(pipe, params, captions, truth.as_batch(), ALIGN, sampling, desc)
 
 
 def mean_map(count: int = 512) -> np.ndarray:
@@ -157,7 +152,7 @@ def shifts(f: Callable, critic: Callable, mean: np.ndarray, seed: int, count: in
     table = {}
     for name, style in SHIFTS.items():
         truth = rooms.render(seed, range(count), [style] * count)
-        image = truth.image.astype(np.float32) / 255
+        image = truth.as_batch()["image"]
         table[name] = {
             "f": float(f(image, truth).mean()),
             "critic": float(critic(image, truth).mean()),
