@@ -49,7 +49,7 @@ def start(world, work, cache):
 
 
 def finish(process):
-    output, _ = process.communicate(timeout=1200)
+    output, _ = process.communicate(timeout=3600)
     assert process.returncode == 0, output.decode()
 
 
