@@ -106,6 +106,10 @@ class Wildlife(NamedTuple):
     label: np.ndarray
     words: tuple[Words, ...]
 
+    def as_batch(self) -> dict[str, np.ndarray]:
+        """`image` as float32 in [0,1], and `keep`."""
+        return {"image": self.image.astype(np.float32) / 255, "keep": self.keep}
+
 
 def caption(words: Words, known: Sequence[bool] = (True,) * 3) -> str:
     """`a photo of a waterbird, forest, night`; words whose `known` is False are left unsaid."""

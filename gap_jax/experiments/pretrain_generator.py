@@ -171,7 +171,6 @@ def train_diffusion(
         latents = example["latents"].astype(np.float32)
         return as_arrays(example) | {"latents": latents, "tokens": tokens}
 
-    batches = training.batches(source, recipe.diffusion, transform)
     measure = training.world.samples(pipe, frozen, clip, clip_params)
 
     def start(key):
@@ -181,8 +180,13 @@ def train_diffusion(
         }
 
     loss = losses.denoising(pipe, timestep_power=0.5)
-    params = training.train("diffusion", recipe.diffusion, loss, start, batches, measure, frozen=frozen)
+
+    def train(name, start):
+        part = getattr(recipe, name)
+        batches = training.batches(source, part, transform)
+        return training.train(name, part, loss, start, batches, measure, frozen=frozen)
+
+    params = train("diffusion", start)
     for name in ("refine", "polish"):
-        part, go_on = getattr(recipe, name), lambda key, params=params: params
-        params = training.train(name, part, loss, go_on, batches, measure, frozen=frozen)
+        params = train(name, lambda key, params=params: params)
     return pipe, frozen | params

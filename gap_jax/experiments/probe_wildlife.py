@@ -74,7 +74,7 @@ def main(config: Probe) -> dict[str, Any]:
     clip, clip_params = load_clip(config.clip)
     seed, words = wildlife.SPLITS[config.split], WORDS * config.pictures_per_words
     truth = wildlife.render(seed, range(len(words)), words)
-    batch = as_batch(truth)
+    batch = truth.as_batch()
     image = batch["image"]
     wanted = [elsewhere(each, i // len(WORDS)) for i, each in enumerate(words)]
     found: dict[str, Any] = {"images": len(words), "guidance_scale": config.guidance_scale, "eta": config.eta}
@@ -123,12 +123,7 @@ def moved(seed: int, batch: Batch, wanted: Sequence[Words]) -> np.ndarray:
     """Pictures whose animal is before a background that was rendered: the best that can be generated."""
     empty = [words._replace(animal="nothing") for words in wanted]
     scenes = wildlife.render(seed, range(len(wanted)), empty)
-    return np.where(batch["keep"], batch["image"], as_batch(scenes)["image"])
-
-
-def as_batch(truth: wildlife.Wildlife) -> Batch:
-    """Pictures' `image`, float32 in [0,1], and `keep`."""
-    return {"image": truth.image.astype(np.float32) / 255, "keep": truth.keep}
+    return np.where(batch["keep"], batch["image"], scenes.as_batch()["image"])
 
 
 def generated(
@@ -187,7 +182,7 @@ def draw(pipe: Pipeline, params: Params, seed: int, sampling: Sampling) -> Figur
     """Eight animals: where they were, what is kept of it, and what is generated around it."""
     words = [Words(animal, place) for animal, place in zip(AXES["animal"][1:], SHOWN, strict=True)]
     wanted = [Words(each.animal, *other) for each, other in zip(words, EIGHT, strict=True)]
-    batch = as_batch(wildlife.render(seed, range(len(words)), words))
+    batch = wildlife.render(seed, range(len(words)), words).as_batch()
     titles = ["\n".join((each.animal, f"{each.place}, {each.light}")) for each in wanted]
     rows = {
         "rendered": batch["image"],

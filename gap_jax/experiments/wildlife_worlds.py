@@ -147,8 +147,7 @@ def rendered(split: str, kinds: Sequence[wildlife.Kind], numbers: Sequence[int])
         made = wildlife.render(seed, [number], [words], camera=kind.camera)
         rows.append(
             {
-                "image": made.image[0].astype(np.float32) / 255,
-                "keep": made.keep[0],
+                **{name: array[0] for name, array in made.as_batch().items()},
                 "label": made.label[0],
                 "group": np.int32(wildlife.group(words, kind.camera)),
                 "hour": np.int32(wildlife.hour(seed, number, words.light)),

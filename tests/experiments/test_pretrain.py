@@ -255,7 +255,7 @@ def test_elsewhere_is_another_place_in_another_light():
 
 def test_moved_animals_are_kept_exactly_and_their_scene_is_not():
     words = [wildlife.Words("zebra", "savanna"), wildlife.Words("nothing", "sea", "night")]
-    batch = probe_wildlife.as_batch(wildlife.render(1, range(2), words))
+    batch = wildlife.render(1, range(2), words).as_batch()
     wanted = [probe_wildlife.elsewhere(each, 0) for each in words]
     found = probe_wildlife.moved(1, batch, wanted)
     keep = np.broadcast_to(batch["keep"], found.shape)
