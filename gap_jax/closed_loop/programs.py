@@ -12,8 +12,8 @@ from gap_jax.closed_loop.settings import ARMS, BASELINES, Arm, Settings
 from gap_jax.closed_loop.world import Target, World
 from gap_jax.diffusion.align import Sampling
 from gap_jax.diffusion.align import generate as sample
+from gap_jax.guidance import Guidance, cosine, image_guidance, l2, text_guidance
 from gap_jax.guidance import Target as Features
-from gap_jax.guidance import cosine, image_guidance, l2, text_guidance
 from gap_jax.loop.generate import Filter
 from gap_jax.loop.objective import Term, adversarial, objective
 from gap_jax.loop.prompt_optimizer import EarlyStop, Model, PromptOptimizer, adamw, prompt_optimizer
@@ -116,14 +116,22 @@ class Programs:
         world, config = self.world, self.settings.optimizing
         found = [adversarial(world.task.adversarial, arm.adversarial, config.adversarial_start)]
         if world.targets:
-            aim = world.targets[target or next(iter(world.targets))]
-            guide = image_guidance(world.clip, world.clip_params, aim.images)
-            found.append(Term("guidance", *guide, weight=arm.guidance * config.guidance_weight))
+            weights = {
+                "guidance": arm.guidance * config.guidance_weight,
+                "text guidance": arm.text_guidance * config.text_guidance_weight,
+            }
+            guides = self.guides(target or next(iter(world.targets)))
+            found += [Term(name, *guide, weight=weights[name]) for name, guide in guides.items()]
+        return found
+
+    @lru_cache  # noqa: B019 (as `make`)
+    def guides(self, target: str) -> dict[str, Guidance]:
+        """The distances to a target, whose pictures and text are encoded once for all arms."""
+        world, aim = self.world, self.world.targets[target]
+        found = {"guidance": image_guidance(world.clip, world.clip_params, aim.images)}
         if self.has_texts:
-            distance = {"l2": l2, "cosine": cosine}[config.text_distance]
-            guide = text_guidance(world.pipe, world.params, [aim.text], distance)
-            weight = arm.text_guidance * config.text_guidance_weight
-            found.append(Term("text guidance", *guide, weight=weight))
+            distance = {"l2": l2, "cosine": cosine}[self.settings.optimizing.text_distance]
+            found["text guidance"] = text_guidance(world.pipe, world.params, [aim.text], distance)
         return found
 
     @cached_property

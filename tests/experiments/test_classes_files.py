@@ -4,6 +4,9 @@ import json
 import math
 import shlex
 import shutil
+import subprocess
+import sys
+from itertools import chain
 
 import jax
 import numpy as np
@@ -18,6 +21,13 @@ from gap_jax.models.resnet import ResNet
 from gap_jax.report.results import WORST, load
 from gap_jax.weights.classifier import save_classifier
 from tests.data.masked_files import Bird, Shot, write_iwildcam, write_waterbirds
+from tests.experiments.processes import (
+    assert_images_agree,
+    assert_same_end,
+    assert_tables_agree,
+    environment,
+    stopped,
+)
 
 SIZE = 64
 SHORT = shlex.split(
@@ -58,20 +68,29 @@ def pipeline(sd15, tmp_path):
 
 
 @pytest.fixture
-def run(data, pipeline, clip, tmp_path, monkeypatch):
+def given(data, pipeline, clip, tmp_path):
+    """`given(data set, classes, arms)`: the arguments of an experiment on the miniatures."""
+
+    def given(name, classes, arms):
+        for part, width in (("model", 8), ("student", 4)):
+            model = ResNet(4, (width, 2 * width), (1, 1), num_labels=classes)
+            params = jax.device_get(model.init(jax.random.key(width), *model.example_inputs())["params"])
+            save_classifier(model, params, tmp_path / part)
+        found = [*SHORT, "--arms", *arms, "--world.data", str(data / name)]
+        found += ["--world.model", str(tmp_path / "model"), "--world.pipeline", str(pipeline)]
+        return [*found, "--world.clip", str(clip.folder)]
+
+    return given
+
+
+@pytest.fixture
+def run(given, tmp_path, monkeypatch):
     """`run(command, data set, classes, arms, …)`: the results of an experiment on the miniatures."""
     monkeypatch.setattr("gap_jax.parallel.initialize", lambda: None)  # JAX is in use already
     monkeypatch.setattr("gap_jax.parallel.use_all_cores", lambda: None)
 
     def run(command, name, classes, arms, *more):
-        for part, width in (("model", 8), ("student", 4)):
-            model = ResNet(4, (width, 2 * width), (1, 1), num_labels=classes)
-            params = jax.device_get(model.init(jax.random.key(width), *model.example_inputs())["params"])
-            save_classifier(model, params, tmp_path / part)
-        given = [*SHORT, "--work", str(tmp_path / "work"), "--arms", *arms, *more]
-        given += ["--world.data", str(data / name), "--world.model", str(tmp_path / "model")]
-        given += ["--world.pipeline", str(pipeline), "--world.clip", str(clip.folder)]
-        main(parse(command, given))
+        main(parse(command, [*given(name, classes, arms), "--work", str(tmp_path / "work"), *more]))
         assert (tmp_path / "work" / "report" / "index.html").stat().st_size > 50_000
         return load(tmp_path / "work" / "results.json")
 
@@ -116,3 +135,47 @@ def test_iwildcam_is_guided_by_camera_and_time_and_fine_tunes_the_last_layer_of_
     agnostic = [prompt.name for prompt in results.prompts if prompt.arm == "agnostic"]
     assert len(agnostic) == 7 and "a camera trap photo of a cattle" in agnostic
     assert not np.isnan(results.critic_real).any()
+
+
+@pytest.fixture
+def command(given):
+    """`command(experiment, work, …)`: a process of its own, with two arms that are optimised."""
+
+    def command(experiment, work, *more):
+        name, classes = {"waterbirds": ("waterbirds", 2), "iwildcam": ("i_wild_cam", 7)}[experiment]
+        rest = given(name, classes, ("control", "adversarial", "guided-adversarial", "copy-paste"))
+        program = [sys.executable, "-m", f"gap_jax.experiments.{experiment}"]
+        return [*program, *rest, "--optimizing.checkpoint-every", "1", "--work", str(work), *more]
+
+    return command
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ["waterbirds", "iwildcam"])
+def test_eight_devices_generate_the_same_images_and_end_with_the_table_of_one(command, experiment, tmp_path):
+    works = tmp_path / "1", tmp_path / "8"
+    eight = [f"--{stage}.batch" for stage in ("optimizing", "generating", "finetuning")]
+    for devices, work in zip((1, 8), works, strict=True):
+        more = chain(*zip(eight, "888", strict=True))
+        subprocess.run(command(experiment, work, *more), env=environment(devices), check=True)
+    for arm in ("adversarial", "guided-adversarial"):
+        assert_images_agree(*works, arm, 8)
+    assert_tables_agree(*works, "accuracy")
+    assert_tables_agree(*works, "calibration", rtol=0.02)
+
+
+@pytest.mark.slow
+def test_stopped_in_every_stage_it_ends_with_the_same_table(command, tmp_path):
+    works = tmp_path / "stopped", tmp_path / "whole"
+    arm = works[0] / "seed-0" / "guided-adversarial"
+    for sign in (
+        works[0] / "seed-0" / "adversarial" / "optimize" / "waterbird" / "checkpoints" / "1",
+        arm / "optimize" / "landbird on water, landbird" / "checkpoints" / "1",
+        arm / "generate" / "chunks",
+        arm / "finetune" / "checkpoints" / "2",
+        works[0] / "seed-0" / "copy-paste" / "finetune" / "checkpoints",
+    ):
+        stopped(command("waterbirds", works[0]), sign)
+    for work in works:
+        subprocess.run(command("waterbirds", work), env=environment(), check=True)
+    assert_same_end(*works)

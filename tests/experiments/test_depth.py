@@ -3,13 +3,10 @@
 import dataclasses
 import json
 import math
-import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 from itertools import chain
 
 import datasets
@@ -26,6 +23,13 @@ from gap_jax.experiments.depth_files import Files
 from gap_jax.experiments.depth_rooms import SHIFTS, TARGETS, Rooms
 from gap_jax.experiments.depth_task import mean_map
 from gap_jax.report.results import CONSTANT, load
+from tests.experiments.processes import (
+    assert_images_agree,
+    assert_same_end,
+    assert_tables_agree,
+    environment,
+    stopped,
+)
 
 ARMS = ("control", "adversarial-sdedit", "guided-adversarial")
 TINY = Settings(
@@ -48,11 +52,6 @@ def command(work, *more):
                 name = f"--{stage}.{field.name.replace('_', '-')}"
                 given += [name, *map(str, value if isinstance(value, tuple) else (value,))]
     return [sys.executable, "-m", "gap_jax.experiments.depth", *given, *more]
-
-
-def environment(devices=1):
-    flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
-    return os.environ | {"XLA_FLAGS": flags, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +212,7 @@ def test_the_mean_map_is_the_mean_of_valid_pixels():
 
 @pytest.mark.slow
 def test_stopped_in_every_stage_it_ends_with_the_same_table(finished, tmp_path):
-    work, printed = tmp_path / "killed", []
+    work = tmp_path / "killed"
     seed = work / "seed-0"
     for sign in (
         seed / "adversarial" / "optimize" / "all" / "metrics.jsonl",  # by Ctrl-C, the others by SIGKILL
@@ -224,20 +223,11 @@ def test_stopped_in_every_stage_it_ends_with_the_same_table(finished, tmp_path):
         seed / "guided-adversarial" / "finetune-2",
     ):
         polite = sign.name == "metrics.jsonl"
-        process = subprocess.Popen(command(work), env=environment(), stderr=subprocess.PIPE, text=True)
-        reader = threading.Thread(target=lambda said=process.stderr: printed.append(said.read()))
-        reader.start()
-        while not sign.exists():
-            assert process.poll() is None, sign
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT if polite else signal.SIGKILL)
-        process.wait(), reader.join()
+        status, printed = stopped(command(work), sign, signal.SIGINT if polite else signal.SIGKILL)
         if polite:
-            assert process.returncode == 130 and "the same command goes on" in printed[-1]
+            assert status == 130 and "the same command goes on" in printed
     subprocess.run(command(work), env=environment(), check=True)
-    assert (work / "report" / "table.md").read_bytes() == (finished[0] / "report" / "table.md").read_bytes()
-    ours, theirs = (load(folder / "results.json") for folder in (work, finished[0]))
-    assert ours == theirs
+    assert_same_end(work, finished[0])
 
 
 @pytest.mark.slow
@@ -247,21 +237,10 @@ def test_eight_devices_generate_the_same_images_and_end_with_the_table_of_one(tm
     for devices in (1, 8):
         run = command(tmp_path / str(devices), *more)
         subprocess.run(run, env=environment(devices), check=True)
+    works = tmp_path / "1", tmp_path / "8"
     for arm in ARMS[1:]:
-        folders = [tmp_path / work / "seed-0" / arm / "generate" / "images" / "train" for work in "18"]
-        paths = [sorted(folder.glob("*.png")) for folder in folders]
-        assert len(paths[0]) == len(paths[1]) == 8
-        for one, other in zip(*paths, strict=True):
-            difference = np.asarray(Image.open(one), int) - np.asarray(Image.open(other), int)
-            assert np.abs(difference).max() <= 1  # of 255, where 1e-3 falls on either side of a half
-    assert_tables_agree(tmp_path / "1", tmp_path / "8")
-
-
-def assert_tables_agree(work, other):
-    ours, theirs = (load(folder / "results.json") for folder in (work, other))
-    for mine, yours in zip(ours.columns, theirs.columns, strict=True):
-        for arm in ARMS:
-            np.testing.assert_allclose(mine.scores[arm]["l1"], yours.scores[arm]["l1"], rtol=0.02)
+        assert_images_agree(*works, arm, 8)
+    assert_tables_agree(*works, "l1", rtol=0.02)
 
 
 @pytest.mark.slow
@@ -282,4 +261,4 @@ def test_two_processes_end_with_the_table_of_one(finished, tmp_path):
         subprocess.Popen([sys.executable, "-c", program, str(i), *given], env=environment()) for i in range(2)
     ]
     assert [run.wait(timeout=1500) for run in runs] == [0, 0]
-    assert_tables_agree(work, finished[0])
+    assert_tables_agree(work, finished[0], "l1", rtol=0.02)

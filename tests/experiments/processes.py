@@ -1,0 +1,60 @@
+"""Experiments as processes of their own: on so many devices, stopped on the way, their tables compared."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+
+import numpy as np
+from PIL import Image
+
+from gap_jax.report.results import load
+
+
+def environment(devices=1):
+    """Variables of a process with so many CPU devices, that compiles fast and keeps what it compiled."""
+    flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
+    return os.environ | {"XLA_FLAGS": flags, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+def stopped(command, sign, how=signal.SIGKILL):
+    """Run a command until the file or folder `sign` is there: its exit status, and what it said on stderr."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job inherits ignored
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
+    printed = []
+    reader = threading.Thread(target=lambda: printed.append(process.stderr.read()))
+    reader.start()
+    while not sign.exists():
+        assert process.poll() is None, sign
+        time.sleep(0.02)
+    process.send_signal(how)
+    process.wait(), reader.join()
+    return process.returncode, printed[0]
+
+
+def assert_same_end(work, other):
+    """The same table and results, to the last digit."""
+    tables = [(folder / "report" / "table.md").read_bytes() for folder in (work, other)]
+    assert tables[0] == tables[1]
+    ours, theirs = (load(folder / "results.json") for folder in (work, other))
+    assert ours == theirs
+
+
+def assert_tables_agree(work, other, metric, **tolerance):
+    """The same columns and arms, and one metric's scores of all seeds within a tolerance."""
+    ours, theirs = (load(folder / "results.json") for folder in (work, other))
+    for mine, yours in zip(ours.columns, theirs.columns, strict=True):
+        assert mine.scores.keys() == yours.scores.keys()
+        for arm, scores in mine.scores.items():
+            np.testing.assert_allclose(scores[metric], yours.scores[arm][metric], **tolerance)
+
+
+def assert_images_agree(work, other, arm, count):
+    """So many images that an arm generated, of 1e-3: of 255, 1, where that falls on either side of a half."""
+    folders = [folder / "seed-0" / arm / "generate" / "images" / "train" for folder in (work, other)]
+    paths = [sorted(folder.rglob("*.png")) for folder in folders]
+    assert len(paths[0]) == len(paths[1]) == count
+    for one, another in zip(*paths, strict=True):
+        difference = np.asarray(Image.open(one), int) - np.asarray(Image.open(another), int)
+        assert np.abs(difference).max() <= 1
