@@ -20,6 +20,7 @@ from gap_jax.tasks import classify
 from gap_jax.weights.classifier import load_classifier
 
 HIDDEN = 0.5  # the grey of what may change, in pictures of what is kept
+NAMED = 20  # classes, at most, whose names the report lists
 
 
 def _right(logits: jax.Array, batch: Arrays) -> jax.Array:
@@ -61,6 +62,7 @@ def classes_task(
     `inpaint`.
     """
     count = len(classes)
+    named = ", ".join(classes) if count <= NAMED else f"all {count} classes"
 
     def prediction(logits: np.ndarray, label: Arrays) -> tuple[np.ndarray]:
         size = label["image"].shape[0]
@@ -77,7 +79,7 @@ def classes_task(
             "masked animal",
             lambda label: np.where(label["keep"], label["image"], np.float32(HIDDEN)),
             prediction,
-            note=f"Bars are the probabilities of {', '.join(classes)}, from the top; the label’s is blue.",
+            note=f"Bars are the probabilities of {named}, from the top; the label’s is blue.",
         ),
         negative_prompt=negative_prompt,
         classes=tuple(classes),

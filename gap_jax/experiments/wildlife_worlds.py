@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 
 from gap_jax.closed_loop.settings import Evaluating, Finetuning, Generating, Optimizing, Settings
@@ -62,7 +63,12 @@ class Material(NamedTuple):
     student: Network | None = None
 
     def world(self, summary: str, task: Task, domains: Mapping[str, Arrays], **more: Any) -> World:
-        """Tested on the domains, with `more` of the world's fields in place of what is here."""
+        """Tested on the domains, with `more` of the world's fields in place of what is here.
+
+        Raises ValueError for a network that has not the task's classes.
+        """
+        for name in ("model", "critic", "student"):
+            self.check(name, task.classes)
         return World(
             self.title,
             summary,
@@ -80,6 +86,16 @@ class Material(NamedTuple):
             student=self.student,
             worst_of=tuple(domains),
         )._replace(**more)
+
+    def check(self, name: str, classes: Sequence[str]) -> None:
+        """Raises ValueError if that network is there and has not these classes."""
+        network = getattr(self, name)
+        if network is not None:
+            logits = jax.eval_shape(network.predict, network.params, self.test["image"][:1])
+            if logits.shape[-1] != len(classes):
+                raise ValueError(
+                    f"the {name} must have the data's {len(classes)} classes, found {logits.shape[-1]}"
+                )
 
 
 @dataclasses.dataclass(frozen=True)

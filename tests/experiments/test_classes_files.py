@@ -137,6 +137,11 @@ def test_iwildcam_is_guided_by_camera_and_time_and_fine_tunes_the_last_layer_of_
     assert not np.isnan(results.critic_real).any()
 
 
+def test_a_classifier_of_other_classes_is_refused(run):
+    with pytest.raises(ValueError, match="model must have the data's 2 classes, found 3"):
+        run(Waterbirds, "waterbirds", 3, ("control",))
+
+
 @pytest.fixture
 def command(given):
     """`command(experiment, work, …)`: a process of its own, with two arms that are optimised."""
