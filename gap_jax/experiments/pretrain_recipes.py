@@ -52,8 +52,8 @@ class Wildlife(Recipe):
 
     world: Literal["rooms", "wildlife"] = "wildlife"  # what all other settings are by default
     work: Path = Path("runs/pretrain-wildlife")  # where everything goes
-    refine: Part = Part(1800, 32, 1.5e-3, "muon")
-    polish: Part = Part(900, 32, 1e-3, "muon")
+    refine: Part = Part(900, 32, 1.5e-3, "muon")
+    polish: Part = Part(300, 32, 1e-3, "muon")
     waterbirds: Part = Part(500, 32, 3e-3, "muon")
     waterbirds_critic: Part = Part(900, 32, 3e-3, "muon")
     iwildcam: Part = Part(500, 32, 3e-3, "muon")

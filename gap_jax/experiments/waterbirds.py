@@ -76,7 +76,8 @@ class Birds:
                 {group: Target(shown, UNSEEN[group][0]) for group, shown in images.items()},
                 tuple(f"a photo of a {{part}}, {place}" for place in (*wildlife.LAND, *wildlife.WATER)),
                 "a photo",
-            )
+            ),
+            paste=True,  # a bird is some ten of its latents wide
         )
 
 
@@ -94,16 +95,20 @@ class Files(worlds.Files):
             for group, (_, text) in UNSEEN.items()
         }
         written = "a photo of a {part} in a forest", "a photo of a {part} in the water"
-        return world(self.material("Waterbirds", "group", validation, test, targets, written, "nature"))
+        given = self.material("Waterbirds", "group", validation, test, targets, written, "nature")
+        return world(given, paste=False)
 
 
-def world(given: worlds.Material) -> World:
-    """Waterbirds: prompts for each class, towards the group that it was not seen in; tested on all."""
+def world(given: worlds.Material, paste: bool) -> World:
+    """Waterbirds: prompts for each class, towards the group that it was not seen in; tested on all.
+
+    `paste`: birds are those of the original to the pixel.
+    """
     test, towards = given.test, given.targets
     label, kept = worlds.look(given.original)
     return given.world(
         "A classifier that saw landbirds on land and waterbirds on water meets both on the other.",
-        classes_task(CLASSES, other_class(), ("macro_recall", "calibration"), paste=False),
+        classes_task(CLASSES, other_class(), ("macro_recall", "calibration"), paste=paste),
         {name: worlds.those(test, test["group"] == group) for group, name in enumerate(GROUPS)},
         targets={GROUPS[i]: target._replace(part=CLASSES[i % 2]) for i, target in towards.items()},
         parts=worlds.parts(label, kept, CLASSES),
