@@ -232,19 +232,19 @@ def test_stopped_in_every_stage_it_ends_with_the_same_table(finished, tmp_path):
 
 @pytest.mark.slow
 def test_eight_devices_generate_the_same_images_and_end_within_the_standard_error_of_seeds(tmp_path):
-    arms = ("control", "agnostic", "adversarial", "guided-adversarial")
+    arms = ("control", "agnostic", "adversarial")
     more = ["--arms", *arms, "--seeds", "0", "1", "2", "--generating.images", "8"]
     more += ["--evaluating.severities", "--evaluating.efficiency"]  # none
     more += chain(*((f"--{stage}.batch", "8") for stage in ("optimizing", "generating", "finetuning")))
     works = tmp_path / "1", tmp_path / "8"
     for devices, work in zip((1, 8), works, strict=True):
-        subprocess.run(command(work, *more), env=environment(devices), check=True)
-    assert_images_agree(*works, "agnostic", 8)
+        subprocess.run(command(work, *more), env=environment(devices, optimization=3), check=True)
+    assert_images_agree(*works, "agnostic")
     ours, theirs = (load(work / "results.json") for work in works)
     for mine, yours in zip(ours.columns, theirs.columns, strict=True):
         for arm in arms:
             one, eight = (np.array(column.scores[arm]["l1"]) for column in (mine, yours))
-            if arm in ("control", "agnostic"):
+            if arm != "adversarial":
                 np.testing.assert_allclose(eight, one, rtol=0.02)
             else:  # Adam's first update is the gradient's sign, which rounding turns where it is near zero
                 assert abs(one.mean() - eight.mean()) <= one.std(ddof=1) / math.sqrt(len(one))
