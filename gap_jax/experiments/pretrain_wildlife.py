@@ -1,7 +1,7 @@
 """The small world of animals: how its models are pretrained, and what is trained beside the generator.
 
 That is, for Waterbirds and for iWildCam, a classifier that sees the experiment's training pictures alone, and
-a critic that sees all pictures of its classes.
+a critic that sees all pictures of its classes, and those of the training cameras.
 """
 
 import itertools
@@ -29,6 +29,7 @@ from gap_jax.experiments.pretrain_parts import (
 )
 from gap_jax.experiments.wildlife_worlds import rendered
 from gap_jax.loop.evaluate import in_steps
+from gap_jax.loop.finetune import Mixture
 from gap_jax.loop.train import Probe
 from gap_jax.losses import Params
 from gap_jax.models.classifier import fine_tuning, follow
@@ -85,9 +86,12 @@ def supervised(training: Training, folder: Path) -> None:
             "own": rendered("validation", kinds["validation"], range(HELD_OUT)),
             "every": rendered("validation", [wildlife.Kind({"animal": classes})], range(HELD_OUT)),
         }
+        own, all_seen = training.source(name, "train"), of_animals(training, classes)
+        if any(kind.camera for kind in kinds["train"]):  # what cameras see is in no other picture
+            all_seen = Mixture(all_seen, own, 0.5)
         for part, model, source, transform in (
-            (name, SMALL, training.source(name, "train"), with_labels()),
-            (f"{name}_critic", LARGE, of_animals(training, classes), with_labels(augmented)),
+            (name, SMALL, own, with_labels()),
+            (f"{name}_critic", LARGE, all_seen, with_labels(augmented)),
         ):
             model = model.clone(num_labels=len(classes), **training.dtypes)
             params = train_classifier(training, part, model, source, transform, held_out)

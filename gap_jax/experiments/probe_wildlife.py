@@ -65,7 +65,7 @@ class Probe:
     eta: float = 1.0
     split: str = "validation"
     output: Path | None = None  # a JSON file for the numbers
-    picture: Path | None = None  # a PNG: original, kept and generated pictures of eight animals
+    picture: Path | None = None  # a PNG: eight animals where they were, kept, elsewhere, pasted
 
 
 def main(config: Probe) -> dict[str, Any]:
@@ -179,15 +179,17 @@ def by_group(values: np.ndarray, groups: np.ndarray) -> dict[str, float]:
 
 
 def draw(pipe: Pipeline, params: Params, seed: int, sampling: Sampling) -> Figure:
-    """Eight animals: where they were, what is kept of it, and what is generated around it."""
+    """Eight animals: where they were, what is kept of it, what is generated around it, it pasted on that."""
     words = [Words(animal, place) for animal, place in zip(AXES["animal"][1:], SHOWN, strict=True)]
     wanted = [Words(each.animal, *other) for each, other in zip(words, EIGHT, strict=True)]
     batch = wildlife.render(seed, range(len(words)), words).as_batch()
     titles = ["\n".join((each.animal, f"{each.place}, {each.light}")) for each in wanted]
+    images = generated(pipe, params, batch, wanted, sampling)
     rows = {
         "rendered": batch["image"],
         "kept": kept(batch),
-        "generated": generated(pipe, params, batch, wanted, sampling),
+        "generated": images,
+        "pasted": np.where(batch["keep"], batch["image"], images),
     }
     return probing.grid(titles, rows)
 
