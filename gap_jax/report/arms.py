@@ -42,18 +42,29 @@ _KNOWN = {
     "guided-adversarial": Arm(
         "Guided adversarial", "prompts optimised for both, the model's loss and the target", "#5b4cd6", "*"
     ),
+    "guided-text": Arm(
+        "Guided (text)", "prompts optimised towards the target in words, by the text encoder", "#63a788", "<"
+    ),
+    "guided-adversarial-text": Arm(
+        "Guided adversarial (text)", "prompts optimised for the model's loss and these words", "#a294ea", ">"
+    ),
+    "balanced": Arm("Balanced", "no images: all groups are seen as often", "#9aa02c", "p"),
+    "randaugment": Arm("RandAugment", "no images: the originals are augmented", "#c76a8f", "h"),
+    "augmix": Arm("AugMix", "no images: mixtures of augmentations of the originals", "#2a9db0", "d"),
+    "cutmix": Arm("CutMix", "no images: pieces of other originals are pasted in", "#a0522d", "8"),
+    "copy-paste": Arm("Copy-paste", "no images: animals are pasted on other originals", "#6b5b3e", "H"),
     CONSTANT: Arm(
         "Constant",
-        "no model: one prediction for all images, the best (of depth, the mean map)",
+        "no model: one prediction for all images, the best there is",
         INK,
         "None",
     ),
 }
-_OTHERS = (("#a0522d", "<"), ("#2a9db0", ">"), ("#9aa02c", "p"), ("#c76a8f", "h"))  # in turn
+_OTHERS = (("#a0522d", "1"), ("#2a9db0", "2"), ("#9aa02c", "3"), ("#c76a8f", "4"))  # in turn
 
 
 def arms(results: Results) -> dict[str, Arm]:
-    """Every arm that was measured: those of the paper in its order, then others, the constant last."""
+    """Every arm that was measured: those known here in their order, then others, the constant last."""
     return _describe(_measured(results))
 
 
