@@ -26,6 +26,7 @@ from gap_jax.models.tokenizer import Tokenizer, train_tokenizer
 
 TOKENS = 32
 Random = np.random.Generator
+Change = Callable[[np.ndarray, Random], np.ndarray]  # of an image, float `[H,W,3]` in [0,1]
 Transform = Callable[[Example, Random], Mapping[str, np.ndarray]]
 
 
@@ -182,7 +183,7 @@ def image(example: Example) -> np.ndarray:
     return example["image"].astype(np.float32) / 255
 
 
-def with_labels(change: Callable[[np.ndarray, Random], np.ndarray] | None = None) -> Transform:
+def with_labels(change: Change | None = None) -> Transform:
     """An example's arrays; `change(image, random)` augments its image."""
 
     def transform(example, random):

@@ -6,7 +6,7 @@ from typing import Literal
 
 PARTS = (  # each has its own random numbers
     *("vae", "clip", "depth", "critic", "diffusion", "refine"),
-    *("waterbirds", "waterbirds_critic", "iwildcam", "iwildcam_critic", "polish"),
+    *("waterbirds", "waterbirds_critic", "iwildcam", "iwildcam_critic", "polish", "animals"),
 )
 
 
@@ -54,7 +54,8 @@ class Wildlife(Recipe):
     work: Path = Path("runs/pretrain-wildlife")  # where everything goes
     refine: Part = Part(900, 32, 1.5e-3, "muon")
     polish: Part = Part(300, 32, 1e-3, "muon")
-    waterbirds: Part = Part(500, 32, 3e-3, "muon")
+    animals: Part = Part(900, 32, 3e-3, "muon")
+    waterbirds: Part = Part(100, 32, 1e-3, "muon")  # from `animals`
     waterbirds_critic: Part = Part(900, 32, 3e-3, "muon")
     iwildcam: Part = Part(500, 32, 3e-3, "muon")
     iwildcam_critic: Part = Part(900, 32, 3e-3, "muon")

@@ -1,14 +1,16 @@
 """The small world of animals: how its models are pretrained, and what is trained beside the generator.
 
 That is, for Waterbirds and for iWildCam, a classifier that sees the experiment's training pictures alone, and
-a critic that sees all pictures of its classes, and those of the training cameras.
+a critic that sees all pictures of its classes, and those of the training cameras. Waterbirds' classifier has
+learnt to tell all animals apart before, as one from ImageNet has.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from gap_jax.data import wildlife
@@ -17,10 +19,12 @@ from gap_jax.diffusion.align import Sampling
 from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.experiments import pretrain_rooms, probe_wildlife, probing
 from gap_jax.experiments.pretrain_parts import (
+    Change,
     Training,
     Transform,
     World,
     augmented,
+    first,
     grid,
     half,
     init,
@@ -32,7 +36,7 @@ from gap_jax.loop.evaluate import in_steps
 from gap_jax.loop.finetune import Mixture
 from gap_jax.loop.train import Probe
 from gap_jax.losses import Params
-from gap_jax.models.classifier import fine_tuning, follow
+from gap_jax.models.classifier import fine_tuning, follow, with_classes
 from gap_jax.models.clip import Clip
 from gap_jax.models.resnet import ResNet
 from gap_jax.tasks.classify import cross_entropy
@@ -81,6 +85,7 @@ def samples(pipe: Pipeline, frozen: Params, clip: Clip, clip_params: Params) -> 
 
 def supervised(training: Training, folder: Path) -> None:
     """Of each experiment the classifier, and the critic `…_critic`."""
+    animals = train_animals(training)
     for name, (classes, kinds) in probe_wildlife.EXPERIMENTS.items():
         held_out = {
             "own": rendered("validation", kinds["validation"], range(HELD_OUT)),
@@ -94,14 +99,36 @@ def supervised(training: Training, folder: Path) -> None:
             (f"{name}_critic", LARGE, all_seen, with_labels(augmented)),
         ):
             model = model.clone(num_labels=len(classes), **training.dtypes)
-            params = train_classifier(training, part, model, source, transform, held_out)
+            start = with_new_head(model, animals) if part == "waterbirds" else init(model)
+            params = train_classifier(training, part, model, start, source, transform, held_out)
             save_classifier(model, half(params), folder / part)
+
+
+def train_animals(training: Training) -> Params:
+    """Of a `SMALL` that tells all animals apart, in all places and lights."""
+    model = SMALL.clone(num_labels=len(wildlife.AXES["animal"]), **training.dtypes)
+    pictures = [with_animals()(e, None) for e in first(training.source("every", "validation"), HELD_OUT)]
+    held_out = {name: np.stack([row[name] for row in pictures]) for name in ("image", "label", "group")}
+    every, transform = training.source("every", "train"), with_animals(augmented)
+    return train_classifier(training, "animals", model, init(model), every, transform, {"every": held_out})
+
+
+def with_animals(change: Change | None = None) -> Transform:
+    """As `with_labels`, the label being the animal's among all."""
+    labelled = with_labels(change)
+    return lambda example, random: labelled(example, random) | {"label": np.int32(example["animal"])}
+
+
+def with_new_head(model: ResNet, params: Params) -> Callable[[jax.Array], Params]:
+    """`start(key)`: the parameters of a classifier of other classes, but for a head drawn for the model's."""
+    return lambda key: with_classes(model, params, model.num_labels, key)[1]
 
 
 def train_classifier(
     training: Training,
     name: str,
     model: ResNet,
+    start: Callable[[jax.Array], Params],
     source: Source,
     transform: Transform,
     held_out: Mapping[str, Mapping[str, np.ndarray]],
@@ -127,7 +154,7 @@ def train_classifier(
         name,
         part,
         loss,
-        init(model),
+        start,
         training.batches(source, part, transform),
         measure,
         optimizer=lambda part: fine_tuning(rule(part)),

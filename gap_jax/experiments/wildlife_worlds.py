@@ -41,7 +41,7 @@ SMALL = Settings(
     ),
     generating=Generating(images=64),
     finetuning=Finetuning(steps=80, batch=16, learning_rate=1e-3, share=0.5),
-    evaluating=Evaluating(severities=()),
+    evaluating=Evaluating(images=100, severities=()),
 )
 
 

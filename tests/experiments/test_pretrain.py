@@ -29,7 +29,7 @@ from gap_jax.models.classifier import STATISTICS, fine_tuning
 from gap_jax.weights.classifier import load_classifier
 
 GENERATOR = ("vae", "clip", "diffusion", "refine", "polish")
-CLASSIFIERS = ("waterbirds", "waterbirds_critic", "iwildcam", "iwildcam_critic")
+CLASSIFIERS = ("animals", "waterbirds", "waterbirds_critic", "iwildcam", "iwildcam_critic")
 PARTS = {"rooms": (*GENERATOR, "depth", "critic"), "wildlife": (*GENERATOR, *CLASSIFIERS)}
 FILES = {"rooms": 7, "wildlife": 8}
 
