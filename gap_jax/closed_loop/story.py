@@ -145,8 +145,8 @@ def drawn(run: Run, root: Path) -> Iterator[Prompt]:
 
 def examples(world: World, part: str | None) -> np.ndarray:
     """Numbers of the original images that a prompt is shown on: of its part, or of each part in turn."""
-    if world.apart and part is not None:
-        return world.parts[part][:EXAMPLES]
+    if part is not None:
+        return np.resize(world.parts[part], EXAMPLES)
     if not world.parts:
         return np.arange(EXAMPLES)
     parts = list(world.parts.values())

@@ -194,5 +194,13 @@ def look(source: Source) -> tuple[np.ndarray, np.ndarray]:
 def parts(
     label: np.ndarray, kept: np.ndarray, classes: Sequence[str], nothing: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Numbers of each class's examples with a foreground; of the class `nothing`, of all."""
-    return {name: np.flatnonzero((label == i) & (kept | (i == nothing))) for i, name in enumerate(classes)}
+    """Numbers of each class's examples with a foreground; the class `nothing` comes last, with all of its.
+
+    Raises ValueError for a class without any.
+    """
+    order = sorted(range(len(classes)), key=lambda i: i == nothing)
+    found = {classes[i]: np.flatnonzero((label == i) & (kept | (i == nothing))) for i in order}
+    lacking = ", ".join(name for name, numbers in found.items() if not len(numbers))
+    if lacking:
+        raise ValueError(f"no training image of {lacking} has a mask of what to keep")
+    return found

@@ -123,7 +123,7 @@ class Prompt:
     """One prompt of one arm. Pictures are paths of PNG files, relative to the results file.
 
     - `name`: what tells it from others of its arm; of a written prompt, its text.
-    - `examples`: of the same labels, in the same order, for every prompt.
+    - `examples`: of the same labels, in the same order, for every prompt that is for the same images.
     - `losses`: term -> its value at each step: entry i is of the embeddings after i updates. Empty for
       prompts that are not optimised.
     - `stopped`: the step whose embeddings early stopping returned; None: it did not stop, the last count.

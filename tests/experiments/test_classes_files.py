@@ -17,6 +17,7 @@ from gap_jax.data.iwildcam import NAMES
 from gap_jax.experiments.command import main, parse
 from gap_jax.experiments.iwildcam import IWildCam
 from gap_jax.experiments.waterbirds import Waterbirds
+from gap_jax.experiments.wildlife_worlds import parts
 from gap_jax.models.resnet import ResNet
 from gap_jax.report.results import WORST, load
 from gap_jax.weights.classifier import save_classifier
@@ -140,6 +141,19 @@ def test_iwildcam_is_guided_by_camera_and_time_and_fine_tunes_the_last_layer_of_
 def test_a_classifier_of_other_classes_is_refused(run):
     with pytest.raises(ValueError, match="model must have the data's 2 classes, found 3"):
         run(Waterbirds, "waterbirds", 3, ("control",))
+
+
+def test_a_class_of_which_nothing_is_kept_is_refused():
+    label, kept = np.array([0, 1, 1, 2]), np.array([False, True, False, False])
+    with pytest.raises(ValueError, match="no training image of zebra has a mask of what to keep"):
+        parts(label, kept, ("nothing", "impala", "zebra"), nothing=0)
+    found = parts(label, kept | (label == 2), ("nothing", "impala", "zebra"), nothing=0)
+    assert {name: numbers.tolist() for name, numbers in found.items()} == {
+        "impala": [1],
+        "zebra": [3],
+        "nothing": [0],
+    }
+    assert list(found)[-1] == "nothing"  # pictures of it would be a poor start
 
 
 @pytest.fixture
