@@ -36,9 +36,7 @@ ARMS = (
 )
 SMALL = Settings(
     arms=ARMS,
-    optimizing=Optimizing(
-        prompts=1, steps=15, eta=1.0, guidance_weight=10.0, text_guidance_weight=10.0, threshold=None
-    ),
+    optimizing=Optimizing(prompts=3, steps=15, batch=2, learning_rate=2.4e-2, eta=1.0, threshold=None),
     generating=Generating(images=64),
     finetuning=Finetuning(steps=80, batch=16, learning_rate=1e-3, share=0.5),
     evaluating=Evaluating(images=100, severities=()),
