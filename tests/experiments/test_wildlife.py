@@ -1,0 +1,38 @@
+"""The experiments on classes in the small world: what its classifiers lack, and can be taught."""
+
+import pytest
+
+from gap_jax.data.iwildcam import TEST_LOCATIONS
+from gap_jax.data.waterbirds import GROUPS
+from gap_jax.experiments.command import main, parse
+from gap_jax.experiments.iwildcam import IWildCam
+from gap_jax.experiments.waterbirds import Waterbirds
+from gap_jax.report.results import WORST, load
+
+
+@pytest.fixture
+def accuracies(tmp_path, monkeypatch):
+    """`accuracies(command, arms)`: by test set and arm, without images generated."""
+    monkeypatch.setattr("gap_jax.parallel.initialize", lambda: None)  # JAX is in use already
+    monkeypatch.setattr("gap_jax.parallel.use_all_cores", lambda: None)
+
+    def accuracies(command, *arms):
+        main(parse(command, ["--work", str(tmp_path), "--evaluating.images", "40", "--arms", *arms]))
+        columns = load(tmp_path / "results.json").columns
+        return {c.name: {arm: c.scores[arm]["accuracy"][0] for arm in arms} for c in columns}
+
+    return accuracies
+
+
+def test_birds_are_found_wherever_they_are_once_they_were_pasted_anywhere(accuracies):
+    found = accuracies(Waterbirds, "control", "copy-paste")
+    assert set(found) == {"clean", *GROUPS, WORST}
+    assert found[WORST]["control"] < 0.2
+    assert found[WORST]["copy-paste"] > 0.7 and found["clean"]["copy-paste"] > 0.8  # it does not guess
+
+
+def test_unseen_cameras_are_harder_and_other_pictures_help(accuracies):
+    found = accuracies(IWildCam, "control", "randaugment")
+    assert set(found) == {"clean", *(f"camera {number}" for number in TEST_LOCATIONS), WORST}
+    assert found["clean"]["control"] > 0.9
+    assert found[WORST]["control"] < found[WORST]["randaugment"] < found["clean"]["randaugment"]
