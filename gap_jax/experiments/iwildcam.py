@@ -29,8 +29,10 @@ ALIA = (  # arXiv 2305.16289
     "a camera trap photo of a {part} walking on a dirt trail with twigs and branches",
 )
 SMALL = dataclasses.replace(
-    worlds.SMALL, arms=tuple(arm for arm in worlds.ARMS if "text" not in arm)
-)  # a camera in words is not known
+    worlds.SMALL,
+    arms=tuple(arm for arm in worlds.ARMS if "text" not in arm),  # a camera in words is not known
+    optimizing=dataclasses.replace(worlds.SMALL.optimizing, guidance_weight=10.0),
+)
 PAPER = dataclasses.replace(
     SMALL,
     optimizing=Optimizing(
