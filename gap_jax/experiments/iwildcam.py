@@ -31,7 +31,9 @@ ALIA = (  # arXiv 2305.16289
 SMALL = dataclasses.replace(
     worlds.SMALL,
     arms=tuple(arm for arm in worlds.ARMS if "text" not in arm),  # a camera in words is not known
-    optimizing=dataclasses.replace(worlds.SMALL.optimizing, guidance_weight=10.0),
+    optimizing=dataclasses.replace(
+        worlds.SMALL.optimizing, prompts=2, steps=30, decay="linear", guidance_weight=10.0
+    ),
 )
 PAPER = dataclasses.replace(
     SMALL,
