@@ -20,6 +20,13 @@ for library in (diffusers, transformers):
     library.utils.logging.disable_progress_bar()
 
 
+@pytest.fixture
+def one_process(monkeypatch):
+    """For what commands do: JAX is in use already, and only before can a cluster be joined."""
+    monkeypatch.setattr("gap_jax.parallel.initialize", lambda: None)
+    monkeypatch.setattr("gap_jax.parallel.use_all_cores", lambda: None)
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
     """`models(kind)`, made once: the torch pipeline, its folder, and that folder's `Pipeline` and params."""

@@ -76,10 +76,8 @@ def cub_py(tmp_path):
 
 
 @pytest.fixture
-def run(cub_py, monkeypatch):
+def run(cub_py, monkeypatch, one_process):
     """`run(option, …)`: `python cub.py` with two places, in this process."""
-    monkeypatch.setattr("gap_jax.parallel.initialize", lambda: None)  # JAX is in use already
-    monkeypatch.setattr("gap_jax.parallel.use_all_cores", lambda: None)
 
     def run(*options):
         places = [word for place in PLACES for word in (place, f"photos/{place}")]

@@ -1,8 +1,8 @@
 """The small world of animals: how its models are pretrained, and what is trained beside the generator.
 
-That is, for Waterbirds and for iWildCam, a classifier that sees the experiment's training pictures alone, and
-a critic that sees all pictures of its classes, and those of the training cameras. Waterbirds' classifier has
-learnt to tell all animals apart before, as one from ImageNet has.
+That is, for Waterbirds and for iWildCam, a classifier that is fitted to the experiment's training pictures,
+and a critic that sees all pictures of its classes, and those of the training cameras. Waterbirds' classifier
+has learnt to tell all animals apart before, as one from ImageNet has.
 """
 
 import itertools
@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from gap_jax.data import wildlife
-from gap_jax.data.loader import Source, Subset
+from gap_jax.data.loader import Source, Subset, stack
 from gap_jax.diffusion.align import Sampling
 from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.experiments import pretrain_rooms, probe_wildlife, probing
@@ -107,8 +107,8 @@ def supervised(training: Training, folder: Path) -> None:
 def train_animals(training: Training) -> Params:
     """Of a `SMALL` that tells all animals apart, in all places and lights."""
     model = SMALL.clone(num_labels=len(wildlife.AXES["animal"]), **training.dtypes)
-    pictures = [with_animals()(e, None) for e in first(training.source("every", "validation"), HELD_OUT)]
-    held_out = {name: np.stack([row[name] for row in pictures]) for name in ("image", "label", "group")}
+    pictures = first(training.source("every", "validation"), HELD_OUT)
+    held_out = stack([with_animals()(example, None) for example in pictures])
     every, transform = training.source("every", "train"), with_animals(augmented)
     return train_classifier(training, "animals", model, init(model), every, transform, {"every": held_out})
 

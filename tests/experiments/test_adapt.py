@@ -10,6 +10,8 @@ from gap_jax.experiments import adapt
 from gap_jax.experiments.adapt import Adapt
 from tests.data.test_image_folder import LINES, write
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 
 @pytest.fixture
 def config(sd15, tmp_path):
@@ -27,12 +29,6 @@ def config(sd15, tmp_path):
         learning_rate=1e-3,
         dtype="float32",
     )
-
-
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch):
-    """JAX is in use already, and a cluster can only be joined before."""
-    monkeypatch.setattr("gap_jax.parallel.initialize", lambda: None)
 
 
 def test_it_trains_what_it_is_told_to_and_writes_a_pipeline(config, sd15, capsys):

@@ -84,10 +84,8 @@ def given(data, pipeline, clip, tmp_path):
 
 
 @pytest.fixture
-def run(given, tmp_path, monkeypatch):
+def run(given, tmp_path, one_process):
     """`run(command, data set, classes, arms, …)`: the results of an experiment on the miniatures."""
-    monkeypatch.setattr("gap_jax.parallel.initialize", lambda: None)  # JAX is in use already
-    monkeypatch.setattr("gap_jax.parallel.use_all_cores", lambda: None)
 
     def run(command, name, classes, arms, *more):
         main(parse(command, [*given(name, classes, arms), "--work", str(tmp_path / "work"), *more]))

@@ -101,13 +101,6 @@ def test_what_was_generated_is_read_by_tfds_and_datasets(finished):
     assert {row["text"].split(":")[0] for row in split} <= set(TARGETS)
 
 
-@pytest.fixture
-def one_process(monkeypatch):
-    """JAX is in use already, and a cluster can only be joined before."""
-    monkeypatch.setattr("gap_jax.parallel.initialize", lambda: None)
-    monkeypatch.setattr("gap_jax.parallel.use_all_cores", lambda: None)
-
-
 def test_run_again_it_does_nothing_and_says_so(finished, capsys, one_process):
     work = finished[0]
     before = {path: path.stat().st_mtime_ns for path in work.rglob("*")}

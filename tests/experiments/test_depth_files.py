@@ -64,10 +64,8 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def run(data, sd15, clip, tmp_path, monkeypatch):
+def run(data, sd15, clip, tmp_path, one_process):
     """`run(preset, model, …)`: the results of the experiment on the miniatures."""
-    monkeypatch.setattr("gap_jax.parallel.initialize", lambda: None)  # JAX is in use already
-    monkeypatch.setattr("gap_jax.parallel.use_all_cores", lambda: None)
 
     def run(preset, model, *more):
         given = ["--preset", preset, "--quick", "--work", str(tmp_path / "work"), *SHORT]

@@ -11,10 +11,8 @@ from gap_jax.report.results import WORST, load
 
 
 @pytest.fixture
-def accuracies(tmp_path, monkeypatch):
+def accuracies(tmp_path, one_process):
     """`accuracies(command, arms)`: by test set and arm, without images generated."""
-    monkeypatch.setattr("gap_jax.parallel.initialize", lambda: None)  # JAX is in use already
-    monkeypatch.setattr("gap_jax.parallel.use_all_cores", lambda: None)
 
     def accuracies(command, *arms):
         main(parse(command, ["--work", str(tmp_path), "--evaluating.images", "40", "--arms", *arms]))
