@@ -40,7 +40,9 @@ class Run:
         """Every stage until this one."""
         models: dict[str, Any] = {}
         last = STAGES.index(stage)
-        for name in self.settings.arms:
+        for number, name in enumerate(self.settings.arms, 1):
+            if jax.process_index() == 0:
+                print(f"seed {self.seed}: {name}, arm {number} of {len(self.settings.arms)}", flush=True)
             params = self.world.model.params
             for iteration in range(self.settings.iterations):
                 made = self.prompts(name, params, iteration)

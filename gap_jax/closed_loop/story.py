@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from gap_jax import prompts
 from gap_jax.closed_loop.programs import Prompts
@@ -120,27 +121,32 @@ def generated(folders: list[Path]) -> Generated:
 def drawn(run: Run, root: Path) -> Iterator[Prompt]:
     """Every prompt of this seed with pictures of some original images, at some of its steps."""
     draw = drawing(run)
-    for name in run.settings.arms:
-        for some in run.prompts(name, run.world.model.params, 0):
-            for i, text in enumerate(some.texts):
-                labels = take(run.world.original, examples(run.world, some.part))
-                fields, contexts = told(run, name, some, i)
-                if some.target:
-                    fields["targets"] = tuple(target_pictures(run, some.target, root))
-                folder = root / "pictures" / name / f"{some.aim or 'all'}-{i}"
-                by_step = {step: draw(context, labels) for step, context in contexts.items()}
-                drawn = tuple(
-                    example(
-                        folder / str(j),
-                        root,
-                        {field: array[j] for field, array in labels.items()},
-                        {step: (images[j], guesses[j]) for step, (images, guesses) in by_step.items()},
-                        run.world.task,
-                    )
-                    for j in range(len(labels["image"]))
-                )
-                text = f"{text}, {some.part}" if some.part and some.part not in text else text
-                yield Prompt(arm=name, seed=run.seed, name=text, target=some.target, examples=drawn, **fields)
+    made = [
+        (name, some, i)
+        for name in run.settings.arms
+        for some in run.prompts(name, run.world.model.params, 0)
+        for i in range(len(some.texts))
+    ]
+    for name, some, i in tqdm(made, desc="draw", unit="prompt", disable=jax.process_index() != 0):
+        labels = take(run.world.original, examples(run.world, some.part))
+        fields, contexts = told(run, name, some, i)
+        if some.target:
+            fields["targets"] = tuple(target_pictures(run, some.target, root))
+        folder = root / "pictures" / name / f"{some.aim or 'all'}-{i}"
+        by_step = {step: draw(context, labels) for step, context in contexts.items()}
+        shown = tuple(
+            example(
+                folder / str(j),
+                root,
+                {field: array[j] for field, array in labels.items()},
+                {step: (images[j], guesses[j]) for step, (images, guesses) in by_step.items()},
+                run.world.task,
+            )
+            for j in range(len(labels["image"]))
+        )
+        text = some.texts[i]
+        text = f"{text}, {some.part}" if some.part and some.part not in text else text
+        yield Prompt(arm=name, seed=run.seed, name=text, target=some.target, examples=shown, **fields)
 
 
 def examples(world: World, part: str | None) -> np.ndarray:

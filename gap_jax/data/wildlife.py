@@ -62,6 +62,8 @@ _GLOOMY = ("day", "dusk", "night", "night")
 CAMERAS = {
     **{11 + i: Camera("train", place, _SUNNY) for i, place in enumerate(("savanna", "dirt", "grass") * 3)},
     **{31 + i: Camera("validation", place, _SUNNY) for i, place in enumerate(("savanna", "dirt", "grass"))},
+    34: Camera("validation", "forest", _GLOOMY),
+    35: Camera("validation", "lake", _GLOOMY),
     287: Camera("test", "forest", _GLOOMY),
     288: Camera("test", "lake", _GLOOMY),
 }

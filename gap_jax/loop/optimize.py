@@ -79,12 +79,15 @@ def optimize(
         trajectory.write(done)
         checkpoints.save(done, state)
 
-    main = jax.process_index() == 0
-    bar = tqdm(total=steps, initial=first, desc="optimise", unit="step", disable=not main)
-    done = first
+    def left() -> bool:
+        return done < steps and not parallel.to_host(mesh, state.stopped).all()
+
+    main, done = jax.process_index() == 0, first
+    silent = not left() or not main
+    bar = tqdm(total=steps, initial=first, desc="optimise", unit="step", disable=silent)
     with MetricsWriter(folder, first or None) as writer, bar:
         try:
-            while done < steps and not parallel.to_host(mesh, state.stopped).all():
+            while left():
                 batch = load(done, rows)
                 check(batch)
                 new_state, metrics = step(weights, state, parallel.feed(mesh, images_per_step, batch))

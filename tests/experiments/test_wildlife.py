@@ -1,13 +1,15 @@
 """The experiments on classes in the small world: what its classifiers lack, and can be taught."""
 
+import numpy as np
 import pytest
 
 from gap_jax.data.iwildcam import TEST_LOCATIONS
 from gap_jax.data.waterbirds import GROUPS
 from gap_jax.experiments.command import main, parse
-from gap_jax.experiments.iwildcam import IWildCam
+from gap_jax.experiments.iwildcam import Animals, IWildCam
 from gap_jax.experiments.waterbirds import Waterbirds
 from gap_jax.report.results import WORST, load
+from gap_jax.tasks.classify import background, uniform
 
 
 @pytest.fixture
@@ -34,3 +36,21 @@ def test_unseen_cameras_are_harder_and_other_pictures_help(accuracies):
     assert set(found) == {"clean", *(f"camera {number}" for number in TEST_LOCATIONS), WORST}
     assert found["clean"]["control"] > 0.9
     assert found[WORST]["control"] < found[WORST]["randaugment"] < found["clean"]["randaugment"]
+
+
+def test_settings_can_be_chosen_by_cameras_of_their_own():
+    chosen = Animals(unseen="validation", adversarial="background").build(held_out=8)
+    tested = Animals().build(held_out=8)
+    assert list(chosen.domains) == ["camera 34", "camera 35"]
+    assert list(chosen.targets) == [f"{name}, {time}" for name in chosen.domains for time in ("day", "night")]
+    assert not pictures(chosen) & pictures(tested)
+    for name in ("validation", "test"):
+        np.testing.assert_equal(getattr(chosen, name), getattr(tested, name))
+    assert (chosen.task.adversarial, tested.task.adversarial) == (background, uniform)
+
+
+def pictures(world):
+    """Of the unseen cameras, those to aim at and those to test on, in bytes."""
+    shown = [domain["image"] for domain in world.domains.values()]
+    shown += [target.images for target in world.targets.values()]
+    return {image.tobytes() for image in np.concatenate(shown)}
