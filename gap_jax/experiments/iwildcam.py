@@ -39,7 +39,7 @@ SMALL = dataclasses.replace(
         steps=20,
         learning_rate=3.6e-2,
         decay="linear",
-        guidance_weight=100.0,  # for a classifier so sure of all it says that the adversarial loss is about 10
+        guidance_weight=100.0,  # its classifier is so sure of itself that the adversarial loss is 10
     ),
 )
 PAPER = dataclasses.replace(
