@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import os
 import re
 import tempfile
 import warnings
@@ -31,6 +32,7 @@ class Tokenizer:
 
     @functools.cached_property
     def _clip(self):
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # of a missing torch
         from transformers import CLIPTokenizer
 
         with tempfile.TemporaryDirectory() as folder:
