@@ -39,14 +39,14 @@ def test_unseen_cameras_are_harder_and_other_pictures_help(accuracies):
 
 
 def test_settings_can_be_chosen_by_cameras_of_their_own():
-    chosen = Animals(unseen="validation", adversarial="background").build(held_out=8)
+    chosen = Animals(unseen="validation", adversarial="uniform").build(held_out=8)
     tested = Animals().build(held_out=8)
     assert list(chosen.domains) == ["camera 34", "camera 35"]
     assert list(chosen.targets) == [f"{name}, {time}" for name in chosen.domains for time in ("day", "night")]
     assert not pictures(chosen) & pictures(tested)
     for name in ("validation", "test"):
         np.testing.assert_equal(getattr(chosen, name), getattr(tested, name))
-    assert (chosen.task.adversarial, tested.task.adversarial) == (background, uniform)
+    assert (chosen.task.adversarial, tested.task.adversarial) == (uniform, background)
 
 
 def pictures(world):
