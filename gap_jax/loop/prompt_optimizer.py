@@ -175,7 +175,7 @@ def begin(
         opt_state=optimizer.init(embeddings),
         key=key,
         step=jnp.int32(0),
-        losses=jnp.full(window, jnp.nan),
+        losses=jnp.full(window, jnp.nan, jnp.float32),
         past=jnp.zeros((window, *embeddings.shape)),
         stopped=jnp.bool_(False),
         skipped=jnp.int32(0),

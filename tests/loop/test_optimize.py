@@ -123,6 +123,17 @@ def test_a_half_written_checkpoint_is_passed_over_for_the_one_before(sd15, tmp_p
         np.testing.assert_array_equal(run(sd15, tmp_path / "parts"), whole)
 
 
+def test_its_step_is_traced_and_so_compiled_once(sd15, tmp_path):
+    optimizer, traced = toy_optimizer(EarlyStop(2, -1e6)), []
+
+    def step(*arguments):
+        traced.append(arguments)
+        return optimizer.step(*arguments)
+
+    run(sd15, tmp_path, optimizer._replace(step=step))
+    assert len(traced) == 1
+
+
 def test_a_finished_run_is_not_run_again(sd15, tmp_path):
     whole = run(sd15, tmp_path)
 
