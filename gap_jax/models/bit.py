@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gap_jax.models.layers import GroupNorm, Layer
+from gap_jax.models.layers import GroupNorm, Layer, convolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +40,8 @@ class StandardizedConv(Layer):
         kernel, x = kernel.astype(self.dtype), x.astype(self.dtype)
         if self.kernel_size == 1:
             return x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
-        numbers = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x, kernel, (self.stride,) * 2, "SAME", dimension_numbers=numbers)
+        padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (self.stride,) * 2, "SAME")
+        return convolve(x, kernel, self.stride, tuple(padding))
 
 
 class Bottleneck(Layer):

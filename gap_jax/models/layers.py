@@ -5,6 +5,7 @@ parameter's path, joined by dots, is its key in a diffusers or transformers stat
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -17,6 +18,9 @@ ACTIVATIONS = {
 }
 
 
+NHWC = ("NHWC", "HWIO", "NHWC")
+
+
 class Layer(nn.Module, kw_only=True):
     """A linen module that computes in `dtype` and keeps its parameters in `param_dtype`."""
 
@@ -26,6 +30,51 @@ class Layer(nn.Module, kw_only=True):
     @property
     def dtypes(self) -> dict[str, Any]:
         return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: Sequence[tuple[int, int]]) -> jax.Array:
+    """`x` `[B,H,W,in]` by `kernel` `[k,k,in,out]` `-> [B,H',W',out]`; `padding`: zeros `(before, after)`, of
+    height and of width.
+
+    On CPUs, its gradient to `x` is a convolution with the same order of axes: inside loops, such as
+    sampling's, XLA has no fast code for any other (jax-ml/jax#12868).
+    """
+    return _convolve(x, kernel, stride, padding)
+
+
+def _convolve(x, kernel, stride, padding):
+    return jax.lax.conv_general_dilated(x, kernel, (stride,) * 2, padding, dimension_numbers=NHWC)
+
+
+def _convolve_forward(x, kernel, stride, padding):
+    return _convolve(x, kernel, stride, padding), (x, kernel)
+
+
+def _convolve_backward(stride, padding, inputs, gradient):
+    def in_order(x, kernel, gradient):
+        lengths = zip(kernel.shape[:2], x.shape[1:3], gradient.shape[1:3], padding, strict=True)
+        pads = [
+            (size - 1 - before, long + before - stride * (short - 1) - 1)
+            for size, long, short, (before, _) in lengths
+        ]
+        return jax.lax.conv_transpose(
+            gradient, kernel, (stride,) * 2, pads, dimension_numbers=NHWC, transpose_kernel=True
+        )
+
+    def of_both(x, kernel, gradient):
+        return jax.vjp(lambda *inputs: _convolve(*inputs, stride, padding), x, kernel)[1](gradient)
+
+    def of_x(*args):
+        return of_both(*args)[0]
+
+    return (
+        jax.lax.platform_dependent(*inputs, gradient, cpu=in_order, default=of_x),
+        of_both(*inputs, gradient)[1],
+    )
+
+
+convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 class Conv(Layer):
@@ -50,9 +99,7 @@ class Conv(Layer):
             out = x @ kernel[0, 0]
         else:
             before_after = (self.padding,) * 2 if isinstance(self.padding, int) else self.padding
-            out = jax.lax.conv_general_dilated(
-                x, kernel, (self.stride,) * 2, (before_after,) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
+            out = convolve(x, kernel, self.stride, (before_after,) * 2)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
             out += bias.astype(self.dtype)
