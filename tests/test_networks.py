@@ -147,9 +147,8 @@ def test_a_convolution_s_gradient_keeps_the_order_that_xla_has_fast_code_for_in_
         return jax.lax.scan(step, x, None, 5)[0].sum()
 
     gradient = jax.jit(jax.grad(loop)).trace(normal(1, 16, 16, 8))
-    order = "[b, 0, 1, f]x[0, 1, o, i]->[b, 0, 1, f]"
-    assert order not in gradient.lower(lowering_platforms=("cpu",)).as_text()
-    assert order in gradient.lower(lowering_platforms=("tpu",)).as_text()
+    assert "01oi" not in gradient.lower(lowering_platforms=("cpu",)).compile().as_text()
+    assert "[0, 1, o, i]" in gradient.lower(lowering_platforms=("tpu",)).as_text()
 
 
 def test_group_norm_survives_a_large_mean():
@@ -161,7 +160,7 @@ def test_group_norm_survives_a_large_mean():
 
 
 def test_attention_softmax_is_float32_in_half_precision():
-    """Large logits in bfloat16: equal to a float32 softmax of the same rounded inputs, which 1/√16 scales exactly."""
+    """Large logits in bfloat16: equal to a float32 softmax of the same inputs, which 1/√16 scales exactly."""
     query, key, value = (jax.numpy.asarray(normal(1, 9, 16) * 8, "bfloat16") for _ in range(3))
     ours = attention(query, key, value, heads=1)
     assert ours.dtype == "bfloat16"

@@ -52,7 +52,10 @@ def _convolve_forward(x, kernel, stride, padding):
 
 
 def _convolve_backward(stride, padding, inputs, gradient):
-    def in_order(x, kernel, gradient):
+    x, kernel = inputs
+    of_x, of_kernel = jax.vjp(lambda *inputs: _convolve(*inputs, stride, padding), *inputs)[1](gradient)
+
+    def in_order():
         lengths = zip(kernel.shape[:2], x.shape[1:3], gradient.shape[1:3], padding, strict=True)
         pads = [
             (size - 1 - before, long + before - stride * (short - 1) - 1)
@@ -62,16 +65,7 @@ def _convolve_backward(stride, padding, inputs, gradient):
             gradient, kernel, (stride,) * 2, pads, dimension_numbers=NHWC, transpose_kernel=True
         )
 
-    def of_both(x, kernel, gradient):
-        return jax.vjp(lambda *inputs: _convolve(*inputs, stride, padding), x, kernel)[1](gradient)
-
-    def of_x(*args):
-        return of_both(*args)[0]
-
-    return (
-        jax.lax.platform_dependent(*inputs, gradient, cpu=in_order, default=of_x),
-        of_both(*inputs, gradient)[1],
-    )
+    return jax.lax.platform_dependent(cpu=in_order, default=lambda: of_x), of_kernel
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)
