@@ -35,7 +35,7 @@ class Layer(nn.Module, kw_only=True):
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: Sequence[tuple[int, int]]) -> jax.Array:
     """`x` `[B,H,W,in]` by `kernel` `[k,k,in,out]` `-> [B,H',W',out]`; `padding`: zeros `(before, after)`, of
-    height and of width.
+    height and of width. Differentiable in reverse mode only.
 
     On CPUs, its gradient to `x` is a convolution with the same order of axes: inside loops, such as
     sampling's, XLA has no fast code for any other (jax-ml/jax#12868).
