@@ -16,9 +16,7 @@ ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
 }
-
-
-NHWC = ("NHWC", "HWIO", "NHWC")
+NHWC = ("NHWC", "HWIO", "NHWC")  # the order of axes of inputs, kernels and outputs
 
 
 class Layer(nn.Module, kw_only=True):
@@ -33,7 +31,7 @@ class Layer(nn.Module, kw_only=True):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: Sequence[tuple[int, int]]) -> jax.Array:
+def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[tuple[int, int], ...]) -> jax.Array:
     """`x` `[B,H,W,in]` by `kernel` `[k,k,in,out]` `-> [B,H',W',out]`; `padding`: zeros `(before, after)`, of
     height and of width. Differentiable in reverse mode only.
 
