@@ -15,7 +15,7 @@ from gap_jax.report.results import load
 def environment(devices=1, optimization=1):
     """Variables of a process with so many CPU devices, in which XLA optimises little: it compiles fast.
 
-    At level 0 a step of the small world's prompts, 1 s here, would take 17 s.
+    At level 0 a step of the small world's prompts would take twice as long.
     """
     flags = f"--xla_backend_optimization_level={optimization}"
     flags += f" --xla_force_host_platform_device_count={devices}"
