@@ -64,7 +64,7 @@ def write(folder: Path, side: int) -> Outputs:
     import transformers
 
     from tests import test_published as published
-    from tests.test_clip import torch_pixels
+    from tests.models.test_clip import torch_pixels
     from tests.torch_folders import nchw, nhwc, randomise, write_tokenizer
 
     pipeline, given, timestep = folder / "pipeline", inputs(side), torch.tensor([500])

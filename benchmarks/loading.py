@@ -2,7 +2,7 @@
 
     python -m benchmarks.loading [--images 64] [--size 256] [--batch 8] [--steps 10]
 
-Rooms with noise are written as Taskonomy has its photographs, 512x512 PNGs; read as they are; prepared, once,
+SmallRooms with noise are written as Taskonomy has its photographs, 512x512 PNGs; read as they are; prepared, once,
 as ArrayRecord; and read from there through Grain. Seconds are those of the process on all cores together, so
 that other processes matter little. A step is one of XTC's U-Net, forward and backward, on this machine.
 """
@@ -19,12 +19,12 @@ import numpy as np
 import optax
 from PIL import Image
 
-from gap_jax.data import rooms
-from gap_jax.data.generated import DEPTH_SCALE
+from gap_jax.data.depth.read import read
+from gap_jax.data.depth.taskonomy import RAW_AT_1, Taskonomy, TaskonomyLayout
+from gap_jax.data.encoding import DEPTH_SCALE
 from gap_jax.data.loader import Batches
-from gap_jax.data.rgbd import read
-from gap_jax.data.taskonomy import RAW_AT_1, Taskonomy, TaskonomyFiles
 from gap_jax.models.depth_unet import DepthUNet
+from gap_jax.small_worlds import rooms
 from gap_jax.tasks.depth import l1
 
 SIDE, ROOMS = 512, 4
@@ -33,7 +33,7 @@ BUILDING = "hanson"
 
 
 def write_taskonomy(root: Path, images: int) -> None:
-    """Rooms in Taskonomy's layout."""
+    """SmallRooms in Taskonomy's layout."""
     random = np.random.default_rng(0)
     root.mkdir()
     (root / "splits.csv").write_text(f"id,train,val,test\n{BUILDING},1,0,0\n")
@@ -105,7 +105,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "taskonomy"
         write_taskonomy(root, args.images)
-        layout = TaskonomyFiles()
+        layout = TaskonomyLayout()
         examples = layout.find(root).splits["train"]
         for part, path in examples[0]._asdict().items():
             if part != "id":

@@ -21,9 +21,6 @@ from gap_jax.diffusion.align import Sampling, controlnet_depth, generate
 from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.diffusion.schedule import Schedule
 from gap_jax.experiments.depth_presets import PRESETS
-from gap_jax.guidance import Target, cosine
-from gap_jax.loop.objective import Term, adversarial
-from gap_jax.loop.prompt_optimizer import EarlyStop, Model, adamw, prompt_optimizer
 from gap_jax.models.bit import BitConfig
 from gap_jax.models.clip import Clip, CLIPModel, CLIPTextModel, CLIPVisionModel
 from gap_jax.models.controlnet import ControlNet
@@ -33,6 +30,9 @@ from gap_jax.models.layers import Layer
 from gap_jax.models.tokenizer import train_tokenizer
 from gap_jax.models.unet import UNet2DCondition
 from gap_jax.models.vae import AutoencoderKL
+from gap_jax.stages.guidance import FeatureStatistics, cosine
+from gap_jax.stages.objective import Term, adversarial
+from gap_jax.stages.prompt_optimizer import EarlyStop, Model, adamw, prompt_optimizer
 from gap_jax.tasks.depth import NEGATIVE_PROMPT
 
 SIDE = 384  # of generated images
@@ -79,7 +79,9 @@ class Networks:
 
         def optimizer(params, clip_params, model_params):
             def guide(params, sample):
-                return cosine(self.clip.image_features(params, sample.images), Target(jnp.ones(1024), None))
+                return cosine(
+                    self.clip.image_features(params, sample.images), FeatureStatistics(jnp.ones(1024), None)
+                )
 
             return prompt_optimizer(
                 self.pipe,

@@ -26,17 +26,17 @@ from benchmarks.unet import SMALL, compare, from_torch, seconds
 from gap_jax.diffusion.align import Sampling, controlnet_depth
 from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.diffusion.schedule import Schedule
-from gap_jax.loop.objective import adversarial
-from gap_jax.loop.prompt_optimizer import Model, adamw, prompt_optimizer
 from gap_jax.models import clip, controlnet, unet, vae
 from gap_jax.models.tokenizer import Tokenizer
+from gap_jax.stages.objective import adversarial
+from gap_jax.stages.prompt_optimizer import Model, adamw, prompt_optimizer
 from gap_jax.tasks import depth
 from gap_jax.weights.configs import build
-from tests.loop.test_prompt_optimizer import KERNEL, image_keys, predict_depth
-from tests.test_denoise import embed_through
-from tests.test_published import TEXT, VAE
+from tests.diffusion.test_denoise import embed_through
+from tests.stages.test_prompt_optimizer import KERNEL, image_keys, predict_depth
 from tests.torch_folders import nchw, randomise, relative_error, write_tokenizer
 from tests.torch_sampler import torch_denoise
+from tests.weights.test_published import TEXT, VAE
 
 STEPS, GUIDANCE, RATE, NEGATIVE = 5, 7.0, 1e-3, "cartoon"
 SCHEDULE = Schedule(1000, 0.00085, 0.012, "scaled_linear", steps_offset=1, set_alpha_to_one=False)

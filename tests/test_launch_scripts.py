@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from gap_jax.closed_loop.command import parse
 from gap_jax.data import __main__ as data
-from gap_jax.experiments.command import parse
 from gap_jax.experiments.depth import Depth
 from gap_jax.experiments.depth_presets import PRESETS
 

@@ -1,4 +1,4 @@
-"""The mesh, what each process feeds, and joining a cluster; loop/test_distributed.py computes on it."""
+"""The mesh, what each process feeds, and joining a cluster; stages/test_distributed.py computes on it."""
 
 import os
 import subprocess

@@ -7,15 +7,15 @@ import pytest
 from PIL import Image
 
 from gap_jax.closed_loop.world import take
-from gap_jax.data.corruptions import CORRUPTIONS, corrupt
-from gap_jax.data.corruptions_3d import CORRUPTIONS_3D
-from gap_jax.data.depth_folder import DepthFiles, DepthFolder
+from gap_jax.data.corruptions.common import CORRUPTIONS, corrupt
+from gap_jax.data.corruptions.three_d import CORRUPTIONS_3D
+from gap_jax.data.depth.folder import DepthFolder, DepthFolderLayout
+from gap_jax.data.files import square_image
 from gap_jax.data.prepared import Prepared
-from gap_jax.data.rgbd import square_image
 from gap_jax.experiments.depth_files import network
 from gap_jax.experiments.depth_task import depth_task
-from gap_jax.loop.evaluate import evaluate, shifts
 from gap_jax.report import pictures
+from gap_jax.stages.evaluate import evaluate, shifts
 from gap_jax.weights.depth import load_depth
 from tests.torch_depth import transformers_dpt
 
@@ -86,7 +86,7 @@ def pair(tmp_path):
     seen = np.isfinite(disparity)  # elsewhere infinite, which would be depth 0: not valid
     depth = np.where(seen, FOCAL * BASELINE / (disparity + OFFSET), np.nan).astype(np.float32)
     np.save(root / "depth" / "motorcycle.npy", depth)
-    DepthFolder.prepared(DepthFiles(far=FAR), root, tmp_path / "data", SIDE)
+    DepthFolder.prepared(DepthFolderLayout(far=FAR), root, tmp_path / "data", SIDE)
     return Prepared(tmp_path / "data", "train"), left, right
 
 

@@ -9,15 +9,14 @@ import numpy as np
 import optax
 
 from gap_jax.closed_loop.settings import ARMS, BASELINES, Arm, Settings
-from gap_jax.closed_loop.world import Target, World
+from gap_jax.closed_loop.world import TargetDomain, World
 from gap_jax.diffusion.align import Sampling
 from gap_jax.diffusion.align import generate as sample
-from gap_jax.guidance import Guidance, cosine, image_guidance, l2, text_guidance
-from gap_jax.guidance import Target as Features
-from gap_jax.loop.generate import Filter
-from gap_jax.loop.objective import Term, adversarial, objective
-from gap_jax.loop.prompt_optimizer import EarlyStop, Model, PromptOptimizer, adamw, prompt_optimizer
-from gap_jax.models.classifier import fine_tuning, freeze
+from gap_jax.stages.classifier_tuning import fine_tuning, freeze
+from gap_jax.stages.generate import Filter
+from gap_jax.stages.guidance import FeatureStatistics, Guidance, cosine, image_guidance, l2, text_guidance
+from gap_jax.stages.objective import Term, adversarial, objective
+from gap_jax.stages.prompt_optimizer import EarlyStop, Model, PromptOptimizer, adamw, prompt_optimizer
 
 
 class Prompts(NamedTuple):
@@ -33,7 +32,7 @@ class Prompts(NamedTuple):
 
     @property
     def aim(self) -> str:
-        """Target and part in a word or two, or nothing."""
+        """TargetDomain and part in a word or two, or nothing."""
         return ", ".join(filter(None, (self.target, self.part)))
 
 
@@ -77,9 +76,9 @@ class Programs:
         return found
 
     def aims(self, arm: Arm) -> list[tuple[str | None, str | None]]:
-        """Target and part, or None, of each population of prompts that an arm optimises or draws."""
+        """TargetDomain and part, or None, of each population of prompts that an arm optimises or draws."""
         parts = tuple(self.world.parts) if self.world.apart else (None,)
-        targets = self.world.targets if arm.guided else {None: Target(np.empty(0))}
+        targets = self.world.targets if arm.guided else {None: TargetDomain(np.empty(0))}
         return [
             (name, part)
             for name, target in targets.items()
@@ -183,7 +182,7 @@ class Programs:
             losses["critic_score"] = metric(guesses["critic"], batch)
             if "subject" in weights:
                 features = world.clip.image_features(weights["clip"], images, projected=True)
-                losses["clip_similarity"] = 1 - cosine(features, Features(weights["subject"], None))
+                losses["clip_similarity"] = 1 - cosine(features, FeatureStatistics(weights["subject"], None))
             return images, losses
 
         return make

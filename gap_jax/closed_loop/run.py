@@ -17,14 +17,14 @@ from gap_jax import parallel, prompts
 from gap_jax.closed_loop.programs import Programs, Prompts
 from gap_jax.closed_loop.settings import ARMS, STAGES, Arm
 from gap_jax.closed_loop.world import Arrays, Baseline, Network, take
-from gap_jax.data.corruptions import CORRUPTIONS
-from gap_jax.data.corruptions_3d import CORRUPTIONS_3D
+from gap_jax.data.corruptions.common import CORRUPTIONS
+from gap_jax.data.corruptions.three_d import CORRUPTIONS_3D
 from gap_jax.data.prepared import Prepared
-from gap_jax.loop.evaluate import Shift, evaluate, shifts
-from gap_jax.loop.finetune import Mixture, finetune
-from gap_jax.loop.generate import generate, plan
-from gap_jax.loop.optimize import optimize
 from gap_jax.report.results import CONSTANT, WORST, write_whole
+from gap_jax.stages.evaluate import Shift, evaluate, shifts
+from gap_jax.stages.finetune import Mixture, finetune
+from gap_jax.stages.generate import generate, plan
+from gap_jax.stages.optimize import optimize
 
 
 class Run:

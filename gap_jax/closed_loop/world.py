@@ -10,10 +10,10 @@ import numpy as np
 from gap_jax.data.loader import Example, Source, stack
 from gap_jax.diffusion.align import Alignment
 from gap_jax.diffusion.pipeline import Pipeline
-from gap_jax.loop.evaluate import Measure
-from gap_jax.models.classifier import Mask
 from gap_jax.models.clip import Clip
 from gap_jax.report.results import Legend
+from gap_jax.stages.classifier_tuning import Mask
+from gap_jax.stages.evaluate import Measure
 
 Arrays = Mapping[str, np.ndarray]
 Losses = Callable[[Any, Arrays], jax.Array]
@@ -73,7 +73,7 @@ class Task(NamedTuple):
     classes: tuple[str, ...] | None = None
 
 
-class Target(NamedTuple):
+class TargetDomain(NamedTuple):
     """A target domain: a few images of it `[n,H,W,3]`, without labels, and in words; for one part alone."""
 
     images: np.ndarray
@@ -110,7 +110,7 @@ class World(NamedTuple):
     validation: Mapping[str, Arrays]  # clean, and shifts that are not tested
     test: Arrays  # clean
     domains: Mapping[str, Arrays]  # shifts to be tested
-    targets: Mapping[str, Target]
+    targets: Mapping[str, TargetDomain]
     written: tuple[str, ...]  # prompts that a person wrote for the shifts
     agnostic: str = "room"  # the prompt that knows nothing of model and targets
     corrupted: Callable[[], Iterable[tuple[str, np.ndarray]]] = tuple  # more images of the test set, by set

@@ -5,43 +5,43 @@ from typing import Annotated, NamedTuple
 
 import tyro
 
-from gap_jax.data.boxes import write_masks
 from gap_jax.data.check import DEPTH, MASKED, View, check
-from gap_jax.data.depth_folder import DepthFiles, DepthFolder
+from gap_jax.data.depth.folder import DepthFolder, DepthFolderLayout
+from gap_jax.data.depth.omnidata import Omnidata, OmnidataLayout
+from gap_jax.data.depth.taskonomy import Taskonomy, TaskonomyLayout
 from gap_jax.data.folder_dataset import FolderDataset
-from gap_jax.data.iwildcam import IWildCam, IWildCamFiles
-from gap_jax.data.masked_folder import MaskedFiles, MaskedFolder
-from gap_jax.data.omnidata import Omnidata, OmnidataFiles
-from gap_jax.data.taskonomy import Taskonomy, TaskonomyFiles
-from gap_jax.data.waterbirds import Waterbirds, WaterbirdsFiles
+from gap_jax.data.masked.boxes import write_masks
+from gap_jax.data.masked.folder import MaskedFolder, MaskedFolderLayout
+from gap_jax.data.masked.iwildcam import IWildCam, IWildCamLayout
+from gap_jax.data.masked.waterbirds import Waterbirds, WaterbirdsLayout
 
-Source = (
-    Annotated[TaskonomyFiles, tyro.conf.subcommand("taskonomy")]
-    | Annotated[OmnidataFiles, tyro.conf.subcommand("omnidata")]
-    | Annotated[DepthFiles, tyro.conf.subcommand("folder")]
-    | Annotated[WaterbirdsFiles, tyro.conf.subcommand("waterbirds")]
-    | Annotated[IWildCamFiles, tyro.conf.subcommand("iwildcam")]
-    | Annotated[MaskedFiles, tyro.conf.subcommand("masked-folder")]
+LayoutChoice = (
+    Annotated[TaskonomyLayout, tyro.conf.subcommand("taskonomy")]
+    | Annotated[OmnidataLayout, tyro.conf.subcommand("omnidata")]
+    | Annotated[DepthFolderLayout, tyro.conf.subcommand("folder")]
+    | Annotated[WaterbirdsLayout, tyro.conf.subcommand("waterbirds")]
+    | Annotated[IWildCamLayout, tyro.conf.subcommand("iwildcam")]
+    | Annotated[MaskedFolderLayout, tyro.conf.subcommand("masked-folder")]
 )
 
 
-class _Kind(NamedTuple):
+class _DataSet(NamedTuple):
     builder: type[FolderDataset]
     view: View
 
 
 _KINDS = {
-    TaskonomyFiles: _Kind(Taskonomy, DEPTH),
-    OmnidataFiles: _Kind(Omnidata, DEPTH),
-    DepthFiles: _Kind(DepthFolder, DEPTH),
-    WaterbirdsFiles: _Kind(Waterbirds, MASKED),
-    IWildCamFiles: _Kind(IWildCam, MASKED),
-    MaskedFiles: _Kind(MaskedFolder, MASKED),
+    TaskonomyLayout: _DataSet(Taskonomy, DEPTH),
+    OmnidataLayout: _DataSet(Omnidata, DEPTH),
+    DepthFolderLayout: _DataSet(DepthFolder, DEPTH),
+    WaterbirdsLayout: _DataSet(Waterbirds, MASKED),
+    IWildCamLayout: _DataSet(IWildCam, MASKED),
+    MaskedFolderLayout: _DataSet(MaskedFolder, MASKED),
 }
 
 
 def run_check(
-    source: Source,
+    source: LayoutChoice,
     root: Path,
     sheet: Path = Path("contact_sheet.png"),
     sample: int = 200,
@@ -62,7 +62,9 @@ def run_check(
     check(view, source, root, sheet=sheet, sample=sample, size=size, tolerance=tolerance)
 
 
-def run_prepare(source: Source, root: Path, data_dir: Path, size: int = 256, tolerance: float = 0.01) -> None:
+def run_prepare(
+    source: LayoutChoice, root: Path, data_dir: Path, size: int = 256, tolerance: float = 0.01
+) -> None:
     """Check every image of a folder, and write the data set that is trained on.
 
     Args:

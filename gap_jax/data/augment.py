@@ -5,7 +5,6 @@ comes from the generator that is given, or from (seed, index). Functions of imag
 `lambda example, random: {**example, "image": rand_augment(example["image"], random)}`.
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -140,22 +139,6 @@ def cut_mix(source: Source, alpha: float = 1.0) -> Callable[[Example, np.random.
         return {"image": image, "label": example["label"], "label_b": other["label"], "lam": lam}
 
     return transform
-
-
-@functools.cache
-def mixed(loss: Loss) -> Loss:
-    """`lam·loss + (1 - lam)·loss for label_b`, `[B]`, for batches by `cut_mix`; for others the plain loss.
-
-    `loss(prediction, batch) -> [B]` reads `label`. The same function for the same loss.
-    """
-
-    def mixture(prediction: Any, batch: Mapping[str, Any]) -> Any:
-        if "label_b" not in batch:
-            return loss(prediction, batch)
-        other = loss(prediction, {**batch, "label": batch["label_b"]})
-        return batch["lam"] * loss(prediction, batch) + (1 - batch["lam"]) * other
-
-    return mixture
 
 
 class Balanced:

@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from gap_jax.data import masked, rgbd
-from gap_jax.data.inventory import Finder, check_share, count, listed, spread, summary
-from gap_jax.data.rgbd import Fault
+from gap_jax.data.depth import read as depth
+from gap_jax.data.files import Fault
+from gap_jax.data.inventory import Layout, check_share, count, listed, spread, summary
+from gap_jax.data.masked import read as masked
 
 _GAP = 4  # pixels
 _DESCRIBED = 3
@@ -32,7 +33,7 @@ class View(NamedTuple):
 
 def check(
     view: View,
-    layout: Finder,
+    layout: Layout,
     root: Path,
     *,
     sheet: Path,
@@ -84,13 +85,13 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     return np.concatenate([np.concatenate([np.pad(panel, sides) for panel in row], 1) for row in rows])
 
 
-def _depth_panels(example: rgbd.Rgbd) -> list[np.ndarray]:
+def _depth_panels(example: depth.DepthExample) -> list[np.ndarray]:
     image, depth, mask = example
     painted = np.uint8(255 * matplotlib.colormaps["viridis"](depth[..., 0])[..., :3]) * mask
     return [image, painted, _white(mask, image.shape)]
 
 
-def _masked_panels(example: masked.Masked) -> list[np.ndarray]:
+def _masked_panels(example: masked.MaskedExample) -> list[np.ndarray]:
     image, keep = example
     return [image, image * keep, _white(keep, image.shape)]
 
@@ -99,22 +100,22 @@ def _white(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to(np.uint8(255) * mask, shape)
 
 
-def _depth_values(example: rgbd.Rgbd) -> np.ndarray:
+def _depth_values(example: depth.DepthExample) -> np.ndarray:
     return example.depth[example.mask]
 
 
-def _describe_depth(example: rgbd.Rgbd) -> str:
+def _describe_depth(example: depth.DepthExample) -> str:
     depth = _depth_values(example)
     return f"depth {depth.min():.3f} to {depth.max():.3f}, {example.mask.mean():.1%} valid"
 
 
-def _share_kept(example: masked.Masked) -> np.ndarray:
+def _share_kept(example: masked.MaskedExample) -> np.ndarray:
     """Nothing for what is kept nothing of: that has no mask."""
     return example.keep.mean(keepdims=True).ravel() if example.keep.any() else np.zeros(0)
 
 
 DEPTH = View(
-    read=lambda layout, files, size: rgbd.read(files, layout.decode, size, layout.frame),
+    read=lambda layout, files, size: depth.read(files, layout.decode, size, layout.frame),
     values=_depth_values,
     of="depth of all valid pixels",
     describe=_describe_depth,

@@ -10,15 +10,15 @@ import grain
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from gap_jax.data.generated import without_bars
-from gap_jax.data.inventory import Finder, Found, check_share, count, listed, summary
-from gap_jax.data.rgbd import Fault
+from gap_jax.data.files import Fault
+from gap_jax.data.inventory import Found, Layout, check_share, count, listed, summary
+from gap_jax.data.tfds_progress import without_bars
 
 
 class FolderConfig(tfds.core.BuilderConfig):
     """How files lie in the manual folder; images' size; which share of examples may be at fault."""
 
-    def __init__(self, *, layout: Finder, size: int, tolerance: float = 0.01, **kwargs: Any):
+    def __init__(self, *, layout: Layout, size: int, tolerance: float = 0.01, **kwargs: Any):
         super().__init__(**kwargs)
         self.layout, self.size, self.tolerance = layout, size, tolerance
 
@@ -31,7 +31,7 @@ class FolderDataset(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """
 
     @classmethod
-    def prepared(cls, layout: Finder, root: Path, data_dir: Path, size: int, tolerance: float = 0.01) -> Self:
+    def prepared(cls, layout: Layout, root: Path, data_dir: Path, size: int, tolerance: float = 0.01) -> Self:
         """The data set of the folder `root`, made unless `data_dir` has one of the same layout and size.
 
         Raises FileNotFoundError for a folder that is missing or empty, and as the class says.

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gap_jax.data.generated import DEPTH_SCALE
-from gap_jax.data.rgbd import Files, decode_distance, open_image, read_label, square_image
+from gap_jax.data.depth.read import DepthPaths, decode_distance, read_label
+from gap_jax.data.encoding import DEPTH_SCALE
+from gap_jax.data.files import open_image, square_image
 
 FILE = "metadata.jsonl"
 _FILES = ("file_name", "depth_file_name", "mask_file_name")
@@ -57,7 +58,9 @@ class ImageFolder:
         example = {"image": pixels, "text": line["text"]}
         if not self.has_depth:
             return example
-        files = Files(line["file_name"], *(str(self.folder / line[n]) if n in line else None for n in _FILES))
+        files = DepthPaths(
+            line["file_name"], *(str(self.folder / line[n]) if n in line else None for n in _FILES)
+        )
         depth, mask = read_label(files, decode_distance, self.size, image.size)
         depth = np.round(depth * DEPTH_SCALE).astype(np.uint16)
         return example | {"depth": depth, "mask": np.where(mask, 255, 0).astype(np.uint8)}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gap_jax.data.files import Fault, open_image, square_image
 from gap_jax.data.inventory import check_share, listed
-from gap_jax.data.rgbd import Fault, open_image, square_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 

@@ -2,13 +2,13 @@
 
 import csv
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from gap_jax.data.rgbd import Fault, Files
+from gap_jax.data.files import Fault
 
 _SHOWN = 5
 
@@ -25,7 +25,7 @@ class Found(NamedTuple):
     classes: tuple[str, ...] = ()
 
 
-class Finder(Protocol):
+class Layout(Protocol):
     """How a data set lies in its folder.
 
     `find` looks at names and tables alone, and raises ValueError or FileNotFoundError, saying what should be
@@ -35,15 +35,7 @@ class Finder(Protocol):
     def find(self, root: Path) -> Found: ...
 
 
-class Layout(Finder, Protocol):
-    """How images with depth lie in their folder: `frame` as in `rgbd.read`, `decode` a `rgbd.Decode`."""
-
-    @property
-    def frame(self) -> tuple[int, int] | None: ...
-    def decode(self, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
-
-
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """A line of a table: where it is, such as `folder/metadata.csv:2`, and its cells by column."""
 
     place: str
@@ -59,7 +51,9 @@ class Row(NamedTuple):
             ) from error
 
 
-def read_table(path: Path, columns: Sequence[str], delimiter: str = ",", header: bool = True) -> list[Row]:
+def read_table(
+    path: Path, columns: Sequence[str], delimiter: str = ",", header: bool = True
+) -> list[TableRow]:
     """The lines of a CSV file with a header that has `columns`, perhaps among others.
 
     Without a `header`, all lines are of just these columns. Raises FileNotFoundError, and ValueError naming
@@ -76,7 +70,7 @@ def read_table(path: Path, columns: Sequence[str], delimiter: str = ",", header:
             raise ValueError(
                 f"{path} lacks the columns {', '.join(lacking)}, found {', '.join(known) or 'none'}"
             )
-        rows = [Row(f"{path}:{table.line_num}", cells) for cells in table]
+        rows = [TableRow(f"{path}:{table.line_num}", cells) for cells in table]
     for row in rows:
         empty = [name for name in columns if not row.cells[name]]
         if empty:
@@ -84,25 +78,6 @@ def read_table(path: Path, columns: Sequence[str], delimiter: str = ",", header:
     if not rows:
         raise ValueError(f"{path} has {'a header, but ' if header else ''}no lines")
     return rows
-
-
-def match(
-    images: Mapping[str, str], depths: Mapping[str, str], masks: Mapping[str, str] | None
-) -> tuple[list[Files], list[Fault]]:
-    """Examples in the order of their ids, and files that lack a counterpart, from paths by id."""
-    examples, faults = [], []
-    for number in sorted(images.keys() | depths.keys()):
-        if number not in images:
-            faults.append(Fault(depths[number], "has no image"))
-        elif number not in depths:
-            faults.append(Fault(images[number], "has no depth"))
-        elif masks is None:
-            examples.append(Files(number, images[number], depths[number]))
-        elif number not in masks:
-            faults.append(Fault(images[number], "has no mask"))
-        else:
-            examples.append(Files(number, images[number], depths[number], masks[number]))
-    return examples, faults
 
 
 def count(found: Found) -> int:

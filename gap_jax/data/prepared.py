@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from gap_jax.data.generated import as_arrays
+from gap_jax.data.encoding import as_arrays
 
 _INFO = "dataset_info.json"
 

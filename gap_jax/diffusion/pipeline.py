@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gap_jax.diffusion.sampler import Keep, sample
-from gap_jax.diffusion.schedule import Schedule, Solver, Table, ddim
+from gap_jax.diffusion.schedule import Schedule, Solver, SolverCoefficients, ddim
 from gap_jax.models.clip import CLIPTextModel
 from gap_jax.models.controlnet import ControlNet
 from gap_jax.models.tokenizer import Tokenizer
@@ -210,7 +210,7 @@ class Pipeline:
         control: jax.Array | None,
         control_scale: jax.Array,
         keep: Keep | None,
-        table: Table,
+        table: SolverCoefficients,
         backprop_steps: int | None,
     ) -> jax.Array:
         branches = 1

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gap_jax.diffusion.schedule import Table
+from gap_jax.diffusion.schedule import SolverCoefficients
 
 
 class Keep(NamedTuple):
@@ -24,7 +24,7 @@ class Keep(NamedTuple):
 def sample(
     predict: Callable[[jax.Array, jax.Array], jax.Array],
     latents: jax.Array,
-    table: Table,
+    table: SolverCoefficients,
     *,
     prediction_type: str,
     keys: jax.Array | None = None,

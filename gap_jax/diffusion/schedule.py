@@ -68,7 +68,7 @@ class Schedule:
         return alphas
 
 
-class Table(NamedTuple):
+class SolverCoefficients(NamedTuple):
     """A solver's coefficients, float32 `[steps]` each; a row of it drives one step of the sampler."""
 
     timestep: np.ndarray
@@ -80,10 +80,10 @@ class Table(NamedTuple):
     noise: np.ndarray
 
 
-Solver = Callable[[Schedule, int, float, float], Table]
+Solver = Callable[[Schedule, int, float, float], SolverCoefficients]
 
 
-def ddim(schedule: Schedule, num_steps: int, strength: float = 1.0, eta: float = 0.0) -> Table:
+def ddim(schedule: Schedule, num_steps: int, strength: float = 1.0, eta: float = 0.0) -> SolverCoefficients:
     """DDIM's table: `num_steps` over the whole range, of which `strength` in (0,1] keeps the last part.
 
     `eta` 0 is deterministic, 1 has the variance of ancestral sampling.
@@ -104,10 +104,12 @@ def ddim(schedule: Schedule, num_steps: int, strength: float = 1.0, eta: float =
     variance = np.maximum((1 - after) / (1 - now) * (1 - now / after), 0)
     noise = eta * np.sqrt(variance)
     direction = np.sqrt(np.maximum(1 - after - noise**2, 0))
-    return _table(timesteps, now, after, direction, np.zeros_like(now), noise)
+    return _coefficients(timesteps, now, after, direction, np.zeros_like(now), noise)
 
 
-def dpm_solver(schedule: Schedule, num_steps: int, strength: float = 1.0, eta: float = 0.0) -> Table:
+def dpm_solver(
+    schedule: Schedule, num_steps: int, strength: float = 1.0, eta: float = 0.0
+) -> SolverCoefficients:
     """DPM-Solver++(2M)'s table; as good as DDIM in about half the steps. Deterministic: `eta` must be 0."""
     total = schedule.num_train_timesteps
     _check(num_steps, strength, total)
@@ -129,7 +131,7 @@ def dpm_solver(schedule: Schedule, num_steps: int, strength: float = 1.0, eta: f
     inner = slice(1, len(now) - 1)
     gain = next_alpha - next_sigma * alpha / sigma
     correction[inner] = (gain[inner] / 2) * interval[1:] / interval[:-1]
-    return _table(timesteps, now, after, next_sigma, correction, np.zeros_like(now))
+    return _coefficients(timesteps, now, after, next_sigma, correction, np.zeros_like(now))
 
 
 def _check(num_steps: int, strength: float, total: int) -> None:
@@ -147,6 +149,8 @@ def _last(timesteps: np.ndarray, num_steps: int, strength: float, total: int) ->
     return timesteps[num_steps - int(num_steps * strength) :]
 
 
-def _table(timesteps, now, after, direction, correction, noise) -> Table:
+def _coefficients(timesteps, now, after, direction, correction, noise) -> SolverCoefficients:
     levels = np.sqrt(now), np.sqrt(1 - now), np.sqrt(after)
-    return Table(*(np.asarray(x, np.float32) for x in (timesteps, *levels, direction, correction, noise)))
+    return SolverCoefficients(
+        *(np.asarray(x, np.float32) for x in (timesteps, *levels, direction, correction, noise))
+    )

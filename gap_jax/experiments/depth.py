@@ -10,10 +10,10 @@ from typing import ClassVar, Literal
 
 import tyro
 
-from gap_jax.experiments.command import Command, run
-from gap_jax.experiments.depth_files import Files
+from gap_jax.closed_loop.command import Command, run
+from gap_jax.experiments.depth_files import DepthFiles
 from gap_jax.experiments.depth_presets import PRESETS
-from gap_jax.experiments.depth_rooms import Rooms
+from gap_jax.experiments.depth_rooms import SmallRooms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Depth(Command):
 
     preset: Literal[tuple(PRESETS)] = "small"  # what all other settings are by default
     work: Path = Path("runs/depth")  # where everything goes
-    world: tyro.conf.AvoidSubcommands[Rooms | Files] = PRESETS["small"][1]
+    world: tyro.conf.AvoidSubcommands[SmallRooms | DepthFiles] = PRESETS["small"][1]
 
 
 if __name__ == "__main__":

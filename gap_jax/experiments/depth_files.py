@@ -8,9 +8,9 @@ from typing import Literal
 import jax
 import numpy as np
 
-from gap_jax.closed_loop.world import Arrays, Network, Target, Task, World, take, whole
-from gap_jax.data.corrupted_files import available, check_complete, corrupted_sets
-from gap_jax.data.corruptions import corrupt
+from gap_jax.closed_loop.world import Arrays, Network, TargetDomain, Task, World, take, whole
+from gap_jax.data.corruptions.common import corrupt
+from gap_jax.data.corruptions.files import available, check_complete, corrupted_sets
 from gap_jax.data.images import read_images
 from gap_jax.data.prepared import Prepared, splits
 from gap_jax.experiments.depth_task import depth_task
@@ -31,7 +31,7 @@ WRITTEN = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Files:
+class DepthFiles:
     """Where data and models are: data sets made by `python -m gap_jax.data prepare`; folders or hub ids."""
 
     data: Path = Path("data/taskonomy")  # `train`: fine-tuned on, and images of its labels generated
@@ -88,7 +88,7 @@ class Files:
             {"clean": clean},
             tested,
             domains,
-            {name: Target(images) for name, images in targets.items()},
+            {name: TargetDomain(images) for name, images in targets.items()},
             WRITTEN,
             corrupted=lambda: precomputed(self.corrupted, test) if self.corrupted else (),
         )

@@ -4,8 +4,8 @@ import dataclasses
 from pathlib import Path
 
 from gap_jax.closed_loop.settings import Evaluating, Finetuning, Generating, Optimizing, Settings
-from gap_jax.experiments.depth_files import Files
-from gap_jax.experiments.depth_rooms import Rooms
+from gap_jax.experiments.depth_files import DepthFiles
+from gap_jax.experiments.depth_rooms import SmallRooms
 
 REPLICA = Path("data/omnidata")
 UNET = Settings(
@@ -34,14 +34,14 @@ DPT = dataclasses.replace(
     optimizing=dataclasses.replace(UNET.optimizing, threshold=-2.0),
     finetuning=Finetuning(steps=10_000, batch=16, learning_rate=1e-5, schedule="constant", share=0.5),
 )
-PRESETS: dict[str, tuple[Settings, Rooms | Files]] = {
-    "small": (Settings(), Rooms()),
-    "taskonomy-unet": (UNET, Files()),
-    "taskonomy-dpt": (DPT, Files(model="omnidata_dpt_depth_v2.ckpt", size=384, loss="midas")),
+PRESETS: dict[str, tuple[Settings, SmallRooms | DepthFiles]] = {
+    "small": (Settings(), SmallRooms()),
+    "taskonomy-unet": (UNET, DepthFiles()),
+    "taskonomy-dpt": (DPT, DepthFiles(model="omnidata_dpt_depth_v2.ckpt", size=384, loss="midas")),
     "replica": (
         dataclasses.replace(
             UNET, arms=("control", "agnostic", "guided", "adversarial", "guided-adversarial")
         ),
-        Files(domains={"replica": REPLICA}, targets={"replica": REPLICA}),
+        DepthFiles(domains={"replica": REPLICA}, targets={"replica": REPLICA}),
     ),
 }

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 import jax
 
-from gap_jax.closed_loop.world import Arrays, Network, Target, World
-from gap_jax.data import rooms
+from gap_jax.closed_loop.world import Arrays, Network, TargetDomain, World
 from gap_jax.experiments.depth_task import depth_task
+from gap_jax.small_worlds import rooms
 from gap_jax.weights.depth import load_depth
 from gap_jax.weights.pipeline import load_clip, load_pipeline
 
@@ -35,7 +35,7 @@ FIRST_TARGET = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Rooms:
+class SmallRooms:
     """The small world."""
 
     original: int = 512  # rooms that the model is trained on, and whose depth images are generated from
@@ -60,7 +60,10 @@ class Rooms:
             {"clean": _narrow(validation, held_out), **_styled(validation, range(held_out), VALIDATION)},
             _narrow(test, held_out),
             _styled(test, range(held_out), SHIFTS),
-            {name: Target(batch["image"]) for name, batch in _styled(validation, numbers, TARGETS).items()},
+            {
+                name: TargetDomain(batch["image"])
+                for name, batch in _styled(validation, numbers, TARGETS).items()
+            },
             WRITTEN,
             agnostic="a room",
         )

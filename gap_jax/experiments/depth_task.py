@@ -7,12 +7,12 @@ import jax
 import numpy as np
 
 from gap_jax.closed_loop.world import Arrays, Pictures, Task
-from gap_jax.data.loader import Source
 from gap_jax.diffusion.align import controlnet_depth
-from gap_jax.loop.evaluate import Measure
 from gap_jax.report import pictures
 from gap_jax.report.results import Legend, Metric
+from gap_jax.stages.evaluate import Measure
 from gap_jax.tasks import depth as task
+from gap_jax.tasks.depth import mean_map
 
 METRICS = {
     "l1": (Metric("L1", "×100", 100), task.l1),
@@ -41,7 +41,6 @@ PICTURES = Pictures(
     "Grey pixels of depth maps have no label; errors are shares of depth’s range.",
 )
 Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-_AVERAGED = 2000  # maps
 
 
 def depth_task(loss: str = "l1", negative_prompt: str = "") -> Task:
@@ -71,13 +70,3 @@ def sized(batch: Arrays, size: tuple[int, int]) -> dict[str, Any]:
     old = batch["depth"].shape[1:3]
     rows, columns = (((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(size, old, strict=True))
     return {name: batch[name][:, rows[:, None], columns] for name in ("depth", "mask")}
-
-
-def mean_map(source: Source) -> np.ndarray:
-    """The mean depth, `[H,W,1]`: of each pixel where it is valid, over 2,000 examples at the most."""
-    total = count = 0.0
-    for i in np.linspace(0, len(source) - 1, min(len(source), _AVERAGED)).astype(int):
-        example = source[int(i)]
-        total = total + np.where(example["mask"], example["depth"], 0)
-        count = count + example["mask"]
-    return (total / np.maximum(count, 1)).astype(np.float32)

@@ -1,7 +1,7 @@
 """The iWildCam experiment: `python -m gap_jax.experiments.iwildcam`.
 
 The closed loop on a classifier of animals before camera traps, for two cameras that it has never seen.
-Animals stay, their surroundings are inpainted. What is done is kept: the same command goes on.
+SmallAnimals stay, their surroundings are inpainted. What is done is kept: the same command goes on.
 """
 
 import dataclasses
@@ -12,14 +12,14 @@ from typing import ClassVar, Literal
 import numpy as np
 import tyro
 
+from gap_jax.closed_loop.command import Command, run
 from gap_jax.closed_loop.settings import Finetuning, Generating, Optimizing
-from gap_jax.closed_loop.world import Arrays, Losses, Target, World
-from gap_jax.data import wildlife
-from gap_jax.data.iwildcam import CLASSES, TEST_LOCATIONS, time_of
-from gap_jax.experiments import wildlife_worlds as worlds
-from gap_jax.experiments.classes_task import baselines, classes_task
-from gap_jax.experiments.command import Command, run
-from gap_jax.tasks.classify import background, class_weights, negative_cross_entropy, uniform
+from gap_jax.closed_loop.world import Arrays, Losses, TargetDomain, World
+from gap_jax.data.masked.iwildcam import CLASSES, TEST_LOCATIONS, time_of
+from gap_jax.experiments import classification_worlds as worlds
+from gap_jax.experiments.classification_task import baselines, classes_task
+from gap_jax.small_worlds import wildlife
+from gap_jax.tasks.classification import background, class_weights, negative_cross_entropy, uniform
 
 TIMES = ("day", "night")
 ADVERSARIAL = {"uniform": uniform, "background": background, "cross-entropy": negative_cross_entropy}
@@ -66,7 +66,7 @@ PAPER = dataclasses.replace(
 
 
 @dataclasses.dataclass(frozen=True)
-class Animals:
+class SmallAnimals:
     """The small world."""
 
     original: int = 504  # pictures that the classifier is fine-tuned on, and whose animals are painted around
@@ -79,10 +79,10 @@ class Animals:
         kinds = wildlife.IWILDCAM
         unseen = [kind for kind in kinds[self.unseen] if kind.camera in UNSEEN[self.unseen]]
         others = [kind for kind in kinds["validation"] if kind.camera not in UNSEEN["validation"]]
-        train = worlds.rendered("train", kinds["train"], range(self.original))
-        validation = worlds.rendered("validation", others, range(len(others) * held_out))
+        train = worlds.render_kinds("train", kinds["train"], range(self.original))
+        validation = worlds.render_kinds("validation", others, range(len(others) * held_out))
         test = worlds.rendered(self.unseen, unseen, range(len(unseen) * held_out))
-        known = worlds.rendered("validation", kinds["train"], range(held_out))
+        known = worlds.render_kinds("validation", kinds["train"], range(held_out))
         numbers = worlds.FIRST_TARGET + np.arange(8 * self.target_images)
         seen = worlds.rendered(self.unseen, unseen, numbers)
         given = worlds.small(
@@ -99,7 +99,7 @@ class Animals:
 
 
 @dataclasses.dataclass(frozen=True)
-class Files(worlds.Files):
+class IWildCamFiles(worlds.ClassificationFiles):
     """iWildCam, Stable Diffusion and classifiers in files."""
 
     data: Path = Path("data/iwildcam")
@@ -122,9 +122,9 @@ class Files(worlds.Files):
         return world(given, validation, CLASSES, "location", ADVERSARIAL[self.adversarial])
 
 
-def targets(batch: Arrays, aims: Mapping[str, np.ndarray]) -> dict[str, Target]:
+def targets(batch: Arrays, aims: Mapping[str, np.ndarray]) -> dict[str, TargetDomain]:
     """The images of each target's rows."""
-    return {name: Target(batch["image"][rows]) for name, rows in aims.items()}
+    return {name: TargetDomain(batch["image"][rows]) for name, rows in aims.items()}
 
 
 def of_targets(batch: Arrays, count: int) -> dict[str, np.ndarray]:
@@ -159,7 +159,7 @@ def world(
     )
 
 
-PRESETS = {"small": (SMALL, Animals()), "paper": (PAPER, Files())}
+PRESETS = {"small": (SMALL, SmallAnimals()), "paper": (PAPER, IWildCamFiles())}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +170,7 @@ class IWildCam(Command):
 
     preset: Literal[tuple(PRESETS)] = "small"  # what all other settings are by default
     work: Path = Path("runs/iwildcam")  # where everything goes
-    world: tyro.conf.AvoidSubcommands[Animals | Files] = PRESETS["small"][1]
+    world: tyro.conf.AvoidSubcommands[SmallAnimals | IWildCamFiles] = PRESETS["small"][1]
 
 
 if __name__ == "__main__":

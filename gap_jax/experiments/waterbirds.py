@@ -1,7 +1,7 @@
 """The Waterbirds experiment: `python -m gap_jax.experiments.waterbirds`.
 
 The closed loop on a classifier that takes backgrounds for birds: it has seen landbirds on land and waterbirds
-on water alone. Birds stay, their backgrounds are inpainted. What is done is kept: the same command goes on.
+on water alone. SmallBirds stay, their backgrounds are inpainted. What is done is kept: the same command goes on.
 """
 
 import dataclasses
@@ -11,14 +11,14 @@ from typing import ClassVar, Literal
 import numpy as np
 import tyro
 
+from gap_jax.closed_loop.command import Command, run
 from gap_jax.closed_loop.settings import Finetuning, Generating, Optimizing
-from gap_jax.closed_loop.world import Target, World
-from gap_jax.data import wildlife
-from gap_jax.data.waterbirds import CLASSES, GROUPS
-from gap_jax.experiments import wildlife_worlds as worlds
-from gap_jax.experiments.classes_task import baselines, classes_task
-from gap_jax.experiments.command import Command, run
-from gap_jax.tasks.classify import other_class
+from gap_jax.closed_loop.world import TargetDomain, World
+from gap_jax.data.masked.waterbirds import CLASSES, GROUPS
+from gap_jax.experiments import classification_worlds as worlds
+from gap_jax.experiments.classification_task import baselines, classes_task
+from gap_jax.small_worlds import wildlife
+from gap_jax.tasks.classification import other_class
 
 UNSEEN = {  # by group: in words, the small world's and those of Stable Diffusion
     1: ("a photo of a waterbird, grass, day", "a photo of a waterbird in a forest"),
@@ -50,7 +50,7 @@ PAPER = dataclasses.replace(
 
 
 @dataclasses.dataclass(frozen=True)
-class Birds:
+class SmallBirds:
     """The small world."""
 
     original: int = 512  # pictures that the classifier is fine-tuned on, and whose birds are painted around
@@ -65,7 +65,9 @@ class Birds:
         )
         numbers = worlds.FIRST_TARGET + np.arange(self.target_images)
         kinds = {group: (wildlife.WATERBIRDS["validation"][group],) for group in UNSEEN}
-        images = {group: worlds.rendered("validation", kinds[group], numbers)["image"] for group in UNSEEN}
+        images = {
+            group: worlds.render_kinds("validation", kinds[group], numbers)["image"] for group in UNSEEN
+        }
         return world(
             worlds.small(
                 "Waterbirds in the small world",
@@ -73,7 +75,7 @@ class Birds:
                 train,
                 validation,
                 test,
-                {group: Target(shown, UNSEEN[group][0]) for group, shown in images.items()},
+                {group: TargetDomain(shown, UNSEEN[group][0]) for group, shown in images.items()},
                 tuple(f"a photo of a {{part}}, {place}" for place in (*wildlife.LAND, *wildlife.WATER)),
                 "a photo",
             ),
@@ -82,7 +84,7 @@ class Birds:
 
 
 @dataclasses.dataclass(frozen=True)
-class Files(worlds.Files):
+class WaterbirdsFiles(worlds.ClassificationFiles):
     """Waterbirds, Stable Diffusion and classifiers in files."""
 
     data: Path = Path("data/waterbirds")
@@ -91,7 +93,7 @@ class Files(worlds.Files):
         """The world, with so many images in each held-out set."""
         validation, test = (self.held_out(split, held_out, "group") for split in ("validation", "test"))
         targets = {
-            group: Target(validation["image"][validation["group"] == group][: self.target_images], text)
+            group: TargetDomain(validation["image"][validation["group"] == group][: self.target_images], text)
             for group, (_, text) in UNSEEN.items()
         }
         written = "a photo of a {part} in a forest", "a photo of a {part} in the water"
@@ -117,7 +119,7 @@ def world(given: worlds.Material, paste: bool) -> World:
     )
 
 
-PRESETS = {"small": (worlds.SMALL, Birds()), "paper": (PAPER, Files())}
+PRESETS = {"small": (worlds.SMALL, SmallBirds()), "paper": (PAPER, WaterbirdsFiles())}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +130,7 @@ class Waterbirds(Command):
 
     preset: Literal[tuple(PRESETS)] = "small"  # what all other settings are by default
     work: Path = Path("runs/waterbirds")  # where everything goes
-    world: tyro.conf.AvoidSubcommands[Birds | Files] = PRESETS["small"][1]
+    world: tyro.conf.AvoidSubcommands[SmallBirds | WaterbirdsFiles] = PRESETS["small"][1]
 
 
 if __name__ == "__main__":

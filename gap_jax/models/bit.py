@@ -44,7 +44,7 @@ class StandardizedConv(Layer):
         return convolve(x, kernel, self.stride, tuple(padding))
 
 
-class Bottleneck(Layer):
+class PreactivationBottleneck(Layer):
     """Three convolutions, the second one strided, and a shortcut, which is convolved too if `downsample`."""
 
     features: int
@@ -83,6 +83,8 @@ class Bit(Layer):
             for i in range(depth):
                 stride = 2 if stage > 0 and i == 0 else 1
                 name = f"encoder.stages.{stage}.layers.{i}"
-                x = Bottleneck(features, stride, config.num_groups, i == 0, name=name, **self.dtypes)(x)
+                x = PreactivationBottleneck(
+                    features, stride, config.num_groups, i == 0, name=name, **self.dtypes
+                )(x)
             maps.append(x)
         return maps

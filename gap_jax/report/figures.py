@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from gap_jax.report.arms import INK, Arm, arms
+from gap_jax.report.arms import INK, ArmStyle, arms
 from gap_jax.report.results import CONSTANT, Metric, Prompt, Results, Values
 from gap_jax.report.tables import average, estimate, plain_name
 
@@ -49,7 +49,7 @@ _styled = matplotlib.rc_context(_STYLE)
 
 
 @_styled
-def losses(prompt: Prompt, arm: Arm) -> Figure:
+def losses(prompt: Prompt, arm: ArmStyle) -> Figure:
     """Each term of an optimised prompt's loss by step, one above the other; early stopping's step dashed.
 
     Rules with ids that end in `now` stand at step 0; `step_width` says how far a step moves them.
@@ -241,7 +241,7 @@ def _figure(
     return figure, axes
 
 
-def _look(name: str, arm: Arm) -> dict[str, object]:
+def _look(name: str, arm: ArmStyle) -> dict[str, object]:
     return {
         "color": arm.colour,
         "marker": arm.marker,
@@ -250,7 +250,7 @@ def _look(name: str, arm: Arm) -> dict[str, object]:
     }
 
 
-def _point(arm: Arm) -> dict[str, object]:
+def _point(arm: ArmStyle) -> dict[str, object]:
     """A mark without a line; the constant prediction, which has no marker, is a tick."""
     marker = "|" if arm.marker == "None" else arm.marker
     return {"color": arm.colour, "linestyle": "none", "marker": marker, "markersize": _SIZES.get(marker, 4.5)}
@@ -260,7 +260,10 @@ _SIZES = {"*": 6.5, "D": 3.8, "s": 4, "|": 7}
 
 
 def _dots(
-    values: Mapping[str, Sequence[Values]], names: Sequence[str], shown: Mapping[str, Arm], metric: Metric
+    values: Mapping[str, Sequence[Values]],
+    names: Sequence[str],
+    shown: Mapping[str, ArmStyle],
+    metric: Metric,
 ) -> Figure:
     """A row for each name, in it a lane for each arm; the last row, an average, is set apart."""
     legend = [Line2D([], [], label=shown[arm].label, **_point(shown[arm])) for arm in values]
@@ -274,7 +277,9 @@ def _dots(
     return figure
 
 
-def _marks(axis: Axes, values: Sequence[Values], heights: Sequence[float], arm: Arm, metric: Metric) -> None:
+def _marks(
+    axis: Axes, values: Sequence[Values], heights: Sequence[float], arm: ArmStyle, metric: Metric
+) -> None:
     """Means over seeds with their standard errors."""
     found = [estimate(entry) for entry in values]
     means, errors = (

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
 
 from gap_jax.report import figures, tables
-from gap_jax.report.arms import INK, Arm, arms
+from gap_jax.report.arms import INK, ArmStyle, arms
 from gap_jax.report.results import CONSTANT, Example, Frame, Prompt, Results, load, write_whole
 
 SMALL = 128  # pixels: pictures up to here are shown enlarged, pixel by pixel; larger ones are compressed
@@ -160,7 +160,7 @@ def _page(results: Results, picture: _Pictures, drawn: Mapping[str, Figure]) -> 
 
 
 def _prompt(
-    index: int, prompt: Prompt, arm: Arm, picture: _Pictures, drawn: Mapping[str, Figure]
+    index: int, prompt: Prompt, arm: ArmStyle, picture: _Pictures, drawn: Mapping[str, Figure]
 ) -> dict[str, Any]:
     """What the page's script needs of a prompt."""
     found = {

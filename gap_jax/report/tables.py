@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from gap_jax.report.arms import Arm, arms
+from gap_jax.report.arms import ArmStyle, arms
 from gap_jax.report.results import CONSTANT, KINDS, Column, Metric, Results, Values
 
 DIGITS = 2
@@ -89,7 +89,7 @@ def main(results: Results, metric: str | None = None) -> Table:
         Row(name, arm.label, tuple(cells[name] for cells in by_column)) for name, arm in arms(results).items()
     ]
     title = "Results" if metric == first else f"Results in {shown.name}"
-    return Table(title, caption, "Arm", tuple(values), tuple(rows))
+    return Table(title, caption, "ArmStyle", tuple(values), tuple(rows))
 
 
 def corruptions(results: Results, kind: str) -> Table:
@@ -144,7 +144,7 @@ def efficiency(results: Results, target: str) -> Table:
     ]
     title = f"Data efficiency: {plain_name(target)}"
     caption = f"{results.main.caption}, by the number of generated images"
-    return Table(title, caption, "Arm", tuple(map(str, counts)), tuple(rows))
+    return Table(title, caption, "ArmStyle", tuple(map(str, counts)), tuple(rows))
 
 
 def tables(results: Results) -> list[Table]:
@@ -262,5 +262,5 @@ def _cell(values: Values, metric: Metric) -> Cell:
     return Cell(f"{metric.scale * mean:.{DIGITS}f}", scaled)
 
 
-def _labels(shown: Mapping[str, Arm]) -> tuple[str, ...]:
+def _labels(shown: Mapping[str, ArmStyle]) -> tuple[str, ...]:
     return tuple(arm.label for arm in shown.values())

@@ -6,7 +6,7 @@ for other shapes or labels, and for logits that are not finite.
 
 import numpy as np
 
-from gap_jax.tasks.classify import check_labels
+from gap_jax.tasks.classification import check_labels
 
 BINS = 15
 

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gap_jax.data.loader import Source
+
 NEGATIVE_PROMPT = (
     "comic,cartoon,synthetic,rendered,animated,painting,sketch,drawing,highly saturated,person,people,face,"
     "body parts,eyes"
@@ -151,3 +153,16 @@ def _check_shapes(prediction, depth, mask):
     if prediction.ndim != 4 or prediction.shape[-1] != 1 or len(set(shapes.values())) > 1:
         found = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
         raise ValueError(f"prediction, depth and mask must have one shape [B, H, W, 1], found {found}")
+
+
+def mean_map(source: Source) -> np.ndarray:
+    """The mean depth, `[H,W,1]`: of each pixel where it is valid, over 2,000 examples at the most."""
+    total = count = 0.0
+    for i in np.linspace(0, len(source) - 1, min(len(source), _AVERAGED)).astype(int):
+        example = source[int(i)]
+        total = total + np.where(example["mask"], example["depth"], 0)
+        count = count + example["mask"]
+    return (total / np.maximum(count, 1)).astype(np.float32)
+
+
+_AVERAGED = 2000  # maps

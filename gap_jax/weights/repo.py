@@ -112,6 +112,6 @@ def shipped(model: str | Path, part: str = "") -> str | Path:
     if not folder.is_dir():
         raise FileNotFoundError(
             f"this installation of gap_jax lacks {folder}: install it anew, or train the models of the small "
-            "world by `python -m gap_jax.experiments.pretrain`"
+            "world by `python -m gap_jax.small_worlds.pretrain`"
         )
     return folder

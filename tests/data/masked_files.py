@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tests.data.rgbd_files import save
+from tests.data.depth_files import save
 
 WIDTH, HEIGHT = 36, 24
 
@@ -69,7 +69,7 @@ def iwildcam(root: Path, number: str) -> tuple[Path, Path]:
 def write_iwildcam(root: Path, tables: dict[str, list[Shot]]) -> None:
     """A folder as WILDS' with ALIA's tables; masks, where there are animals, are twice as large, of ids 1, 2.
 
-    Row i of a table has the id `{table}-{i}`, and is `draw(i)`.
+    TableRow i of a table has the id `{table}-{i}`, and is `draw(i)`.
     """
     for table, shots in tables.items():
         columns = "split,location_remapped,location,sequence_remapped,seq_id,y,category_id,datetime,filename"

@@ -5,7 +5,6 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from gap_jax.data import wildlife
 from gap_jax.data.augment import (
     AUG_MIX,
     RAND_AUGMENT,
@@ -15,13 +14,13 @@ from gap_jax.data.augment import (
     aug_mix,
     cleaned,
     cut_mix,
-    mixed,
     rand_augment,
 )
-from gap_jax.data.corruptions import CORRUPTIONS
+from gap_jax.data.corruptions.common import CORRUPTIONS
 from gap_jax.data.loader import Batches
-from gap_jax.data.wildlife import Words
-from gap_jax.tasks.classify import class_weighted, cross_entropy
+from gap_jax.small_worlds import wildlife
+from gap_jax.small_worlds.wildlife.renderer import Words
+from gap_jax.tasks.classification import class_weighted, cross_entropy, mixed
 
 PLACES = ("grass", "forest", "lake", "sea", "dirt", "savanna")
 ALWAYS = ("Identity", "AutoContrast", "Equalize")  # whatever the magnitude

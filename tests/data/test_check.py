@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from gap_jax.data.__main__ import main
-from tests.data.rgbd_files import SIDE, draw, omnidata, save, taskonomy, truncate, write, write_taskonomy
+from tests.data.depth_files import SIDE, draw, omnidata, save, taskonomy, truncate, write, write_taskonomy
 
 
 def run(*args):

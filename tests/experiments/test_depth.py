@@ -15,14 +15,14 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from gap_jax.closed_loop.command import main, parse
 from gap_jax.closed_loop.programs import Programs, parts
 from gap_jax.closed_loop.settings import Evaluating, Finetuning, Generating, Optimizing, Settings
-from gap_jax.experiments.command import main, parse
 from gap_jax.experiments.depth import Depth
-from gap_jax.experiments.depth_files import Files
-from gap_jax.experiments.depth_rooms import SHIFTS, TARGETS, Rooms
-from gap_jax.experiments.depth_task import mean_map
+from gap_jax.experiments.depth_files import DepthFiles
+from gap_jax.experiments.depth_rooms import SHIFTS, TARGETS, SmallRooms
 from gap_jax.report.results import CONSTANT, load
+from gap_jax.tasks.depth import mean_map
 from tests.experiments.processes import (
     assert_images_agree,
     assert_same_end,
@@ -131,7 +131,7 @@ def test_a_preset_sets_defaults_and_arguments_change_them():
         Depth,
         ["generate", "--preset", "taskonomy-dpt", "--finetuning.steps", "7", "--world.targets", "fog", "a"],
     )
-    assert config.stage == "generate" and isinstance(config.world, Files)
+    assert config.stage == "generate" and isinstance(config.world, DepthFiles)
     assert (config.world.loss, config.world.size, set(config.world.targets)) == ("midas", 384, {"fog"})
     assert (config.settings.finetuning.steps, config.settings.finetuning.learning_rate) == (7, 1e-5)
     short = parse(Depth, ["--preset", "taskonomy-dpt", "--quick"])
@@ -142,14 +142,14 @@ def test_a_preset_sets_defaults_and_arguments_change_them():
 
 
 def test_a_student_is_not_iterated_on():
-    world = Rooms(original=2).build(held_out=1)
+    world = SmallRooms(original=2).build(held_out=1)
     with pytest.raises(ValueError, match="a student cannot be iterated on"):
         Programs(Settings(iterations=2), world._replace(student=world.critic))
     assert world.learner is world.model
 
 
 def test_guided_arms_without_targets_are_refused():
-    world = Rooms(original=2).build(held_out=1)._replace(targets={})
+    world = SmallRooms(original=2).build(held_out=1)._replace(targets={})
     with pytest.raises(ValueError, match="guided-adversarial need images of a target domain"):
         Programs(TINY, world)
     Programs(dataclasses.replace(TINY, arms=("control", "adversarial")), world)
@@ -158,7 +158,7 @@ def test_guided_arms_without_targets_are_refused():
 def test_a_batch_that_does_not_divide_is_refused_before_anything_runs(monkeypatch):
     monkeypatch.setattr("jax.device_count", lambda: 3)
     with pytest.raises(ValueError, match=r"optimizing.batch must be a multiple of the 3 devices, found 2"):
-        Programs(TINY, Rooms(original=2).build(held_out=1))
+        Programs(TINY, SmallRooms(original=2).build(held_out=1))
 
 
 @pytest.mark.parametrize(("count", "at_once", "expected"), [(8, 8, 1), (8, 3, 4), (12, 8, 2), (5, 2, 5)])
@@ -253,7 +253,7 @@ def test_two_processes_end_with_the_table_of_one(finished, tmp_path):
         "import sys\nfrom gap_jax import parallel\n"
         f"parallel.initialize('localhost:{port}', 2, int(sys.argv.pop(1)))\n"
         "parallel.initialize = lambda: None\n"
-        "from gap_jax.experiments.command import main, parse\n"
+        "from gap_jax.closed_loop.command import main, parse\n"
         "from gap_jax.experiments.depth import Depth\nmain(parse(Depth, sys.argv[1:]))"
     )
     given = command(work)[3:]

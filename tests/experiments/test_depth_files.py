@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from gap_jax.closed_loop.command import main, parse
 from gap_jax.data.__main__ import main as prepare
 from gap_jax.data.prepared import Prepared
-from gap_jax.experiments.command import main, parse
 from gap_jax.experiments.depth import Depth
-from gap_jax.experiments.depth_files import Files
+from gap_jax.experiments.depth_files import DepthFiles
 from gap_jax.report.results import load
-from tests.data import rgbd_files
-from tests.test_depth_unet import TorchUNet
+from tests.data import depth_files
+from tests.models.test_depth_unet import TorchUNet
 from tests.torch_depth import transformers_dpt
 
 SIDE = 64
@@ -33,18 +33,18 @@ def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     for number, building in enumerate(BUILDINGS):
         for point in range(6):
-            paths = rgbd_files.taskonomy(root / "taskonomy", building, point)
-            rgbd_files.write(paths, rgbd_files.draw(10 * number + point, (SIDE, SIDE)))
+            paths = depth_files.taskonomy(root / "taskonomy", building, point)
+            depth_files.write(paths, depth_files.draw(10 * number + point, (SIDE, SIDE)))
             corrupted = root / "3dcc" / "occlusion" / "1" / paths[0].relative_to(root / "taskonomy")
-            rgbd_files.save(corrupted, rgbd_files.draw(100 + point, (SIDE, SIDE)).image)
+            depth_files.save(corrupted, depth_files.draw(100 + point, (SIDE, SIDE)).image)
     with (root / "taskonomy" / "splits.csv").open("w", newline="") as stream:
         lines = csv.writer(stream)
         lines.writerow(("id", "train", "val", "test"))
         for building, split in BUILDINGS.items():
             lines.writerow((building, *(int(split == name) for name in ("train", "val", "test"))))
     for point in range(12):
-        paths = rgbd_files.omnidata(root / "omnidata", "replica", "hall", point)
-        rgbd_files.write(paths, rgbd_files.draw(50 + point, (SIDE, SIDE)))
+        paths = depth_files.omnidata(root / "omnidata", "replica", "hall", point)
+        depth_files.write(paths, depth_files.draw(50 + point, (SIDE, SIDE)))
     made = ["--data-dir", str(root / "prepared"), "--size", str(SIDE)]
     prepare(["prepare", "taskonomy", "--root", str(root / "taskonomy"), *made])
     prepare(
@@ -131,9 +131,9 @@ def test_data_that_is_not_prepared_says_how_to(tmp_path, data):
     with pytest.raises(ValueError, match="lack keep, found depth, file, id, image, mask"):
         Prepared(data / "prepared" / "omnidata", "train", fields=("image", "keep"))
     with pytest.raises(FileNotFoundError, match=r"occlusion/2 lacks|has no folders"):
-        Files(data=data / "prepared" / "taskonomy", corrupted=data / "taskonomy").build(2)
+        DepthFiles(data=data / "prepared" / "taskonomy", corrupted=data / "taskonomy").build(2)
     with pytest.raises(ValueError, match="domains cannot be named fog"):
-        Files(data=data / "prepared" / "taskonomy", domains={"fog": data}).build(2)
+        DepthFiles(data=data / "prepared" / "taskonomy", domains={"fog": data}).build(2)
     few = Prepared(data / "prepared" / "omnidata", "train")
     assert few.only(np.array([3, 1])).files() == [few.files()[3], few.files()[1]]
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gap_jax.data import rooms
-from gap_jax.data.corruptions import CORRUPTIONS
-from gap_jax.data.corruptions_3d import CORRUPTIONS_3D
+from gap_jax.data.corruptions.common import CORRUPTIONS
+from gap_jax.data.corruptions.three_d import CORRUPTIONS_3D
 from gap_jax.experiments.depth_task import METRICS, PICTURES
 from gap_jax.report import pictures
 from gap_jax.report.results import (
@@ -24,6 +23,7 @@ from gap_jax.report.results import (
     Results,
     save,
 )
+from gap_jax.small_worlds import rooms
 
 SEEDS = (0, 1, 2)
 STEPS = 40
@@ -197,7 +197,7 @@ def _examples(folder, name, size, count, style, optimised) -> tuple[Example, ...
 
 
 @lru_cache
-def _render(seed: int, count: int, style: rooms.Style, size: int) -> rooms.Rooms:
+def _render(seed: int, count: int, style: rooms.Style, size: int) -> rooms.RenderedRooms:
     return rooms.render(seed, range(count), [style] * count, size)
 
 

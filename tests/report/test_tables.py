@@ -164,7 +164,7 @@ def test_label_fidelity_stands_between_real_images_and_the_constant():
 TABLE = Table(
     "50 % & more_or_less",
     "L1 ×100",
-    "Arm",
+    "ArmStyle",
     ("δ < 1.25 #1",),
     (
         Row("a", "a|b", (Cell("1.00", "0.10", True),)),
@@ -176,7 +176,7 @@ TABLE = Table(
 
 def test_markdown():
     assert tables.markdown(TABLE).splitlines()[4:] == [
-        "| Arm | δ < 1.25 #1 |",
+        "| ArmStyle | δ < 1.25 #1 |",
         "| :-- | --: |",
         "| a\\|b | **1.00** ± 0.10 |",
         "| x_1^2~{y}\\z$ | – |",
@@ -192,7 +192,7 @@ def test_latex_escapes_what_is_special_there_and_sets_the_constant_apart():
             r"  \caption{50 \% \& more\_or\_less: L1 $\times$100.}",
             r"  \begin{tabular}{lr}",
             r"    \toprule",
-            r"    Arm & $\delta$ $<$ 1.25 \#1 \\",
+            r"    ArmStyle & $\delta$ $<$ 1.25 \#1 \\",
             r"    \midrule",
             r"    a|b & \textbf{1.00} $\pm$ 0.10 \\",
             r"    x\_1\textasciicircum{}2\textasciitilde{}\{y\}\textbackslash{}z\$ & -- \\",

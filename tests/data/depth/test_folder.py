@@ -1,0 +1,176 @@
+import json
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from gap_jax.data.depth.folder import DepthFolder, DepthFolderLayout
+from gap_jax.data.depth.omnidata import OmnidataLayout
+from gap_jax.data.depth.read import read
+from gap_jax.data.files import Fault
+from gap_jax.data.generated import write_chunk, write_images
+from gap_jax.data.image_folder import ImageFolder
+from tests.data.depth_files import SIDE, draw, save
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two images, one in a folder of its own, one depth map a PNG, one an NPY in metres; no masks."""
+    folder = tmp_path / "mine"
+    for i, (name, suffix) in enumerate((("a", ".png"), ("more/b", ".jpg"))):
+        save(folder / f"rgb/{name}{suffix}", draw(i).image)
+    save(folder / "depth/a.png", draw(0).depth)
+    (folder / "depth/more").mkdir()
+    np.save(folder / "depth/more/b.npy", metres())
+    return folder
+
+
+def metres():
+    depth = np.random.default_rng(0).uniform(0.5, 12, (SIDE, SIDE)).astype(np.float32)
+    depth[0], depth[1], depth[2], depth[3] = np.nan, np.inf, 0, -1
+    return depth
+
+
+def examples(layout, root):
+    return {files.id: files for files in layout.find(root).splits["train"]}
+
+
+def test_files_of_one_name_are_an_example(root):
+    found = DepthFolderLayout().find(root)
+    assert [example.id for example in found.splits["train"]] == ["a", "more/b"] and not found.faults
+    assert found.splits["train"][1].depth == str(root / "depth/more/b.npy")
+    save(root / "rgb/c.png", draw(2).image)
+    np.save(root / "depth/d.npy", metres())
+    found = DepthFolderLayout().find(root)
+    assert [str(fault) for fault in found.faults] == [
+        f"{root / 'rgb/c.png'} has no depth",
+        f"{root / 'depth/d.npy'} has no image",
+    ]
+
+
+def test_png_depth_is_of_65535_and_0_is_invalid(root):
+    raw = draw(0).depth
+    raw[5:9] = 0
+    save(root / "depth/a.png", raw)
+    found = read(examples(DepthFolderLayout(), root)["a"], DepthFolderLayout().decode, SIDE)
+    np.testing.assert_array_equal(found.mask[..., 0], raw > 0)
+    np.testing.assert_allclose(found.depth[..., 0], raw / 65535, atol=1e-7)
+
+
+def test_npy_depth_is_divided_by_far_and_what_is_no_distance_is_invalid(root):
+    layout = DepthFolderLayout(far=10.0)
+    found = read(examples(layout, root)["more/b"], layout.decode, SIDE)
+    raw = metres()
+    valid = np.arange(SIDE)[:, None] > 3
+    np.testing.assert_array_equal(found.mask[..., 0], np.broadcast_to(valid, raw.shape))
+    np.testing.assert_allclose(found.depth[4:, :, 0], np.minimum(raw[4:] / 10, 1), atol=1e-6)
+
+
+def test_metres_without_far_are_an_error(root):
+    with pytest.raises(Fault, match=r"b.npy holds depth above 1.0: say by `far` what depth 1 is"):
+        read(examples(DepthFolderLayout(), root)["more/b"], DepthFolderLayout().decode, SIDE)
+
+
+@pytest.mark.parametrize("far", [0, -1.0, float("nan")])
+def test_far_is_positive(far):
+    for layout in (DepthFolderLayout, OmnidataLayout):
+        with pytest.raises(ValueError, match="must be positive, found"):
+            layout(far=far)
+
+
+def test_masks_where_there_are_any_belong_to_all(root):
+    save(root / "mask/a.png", draw(0).mask)
+    found = DepthFolderLayout().find(root)
+    assert [str(fault) for fault in found.faults] == [f"{root / 'rgb/more/b.jpg'} has no mask"]
+    truth = read(found.splits["train"][0], DepthFolderLayout().decode, SIDE)
+    np.testing.assert_array_equal(truth.mask[..., 0], draw(0).mask)
+
+
+def test_prepared_it_is_what_the_files_hold(root, tmp_path):
+    layout = DepthFolderLayout(far=10_000)
+    np.save(root / "depth/more/b.npy", draw(1).depth)
+    builder = DepthFolder.prepared(layout, root, tmp_path / "data", 16)
+    source = tfds.builder_from_directory(builder.data_dir).as_data_source("train")
+    assert {example["file"].decode() for example in source} == {"rgb/a.png", "rgb/more/b.jpg"}
+    for example in source:
+        truth = read(examples(layout, root)[example["id"].decode()], layout.decode, 16)
+        np.testing.assert_array_equal(example["image"], truth.image)
+        np.testing.assert_allclose(example["depth"] / 65535, truth.depth, atol=1e-5)
+        np.testing.assert_array_equal(example["mask"] > 0, truth.mask)
+
+
+def test_generated_images_can_be_read_like_one_s_own(tmp_path):
+    truths = [draw(i) for i in range(2)]
+    arrays = {
+        "image": np.stack([truth.image for truth in truths]),
+        "depth": np.stack([truth.depth[..., None] / 65535 for truth in truths]),
+        "mask": np.stack([truth.mask[..., None] for truth in truths]),
+        "text": np.array(["a room"] * 2),
+        "dropped": np.array([""] * 2),
+    }
+    write_chunk(tmp_path / "chunks", "0", arrays)
+    write_images(tmp_path / "chunks", tmp_path / "images")
+    folder = tmp_path / "images" / "train"
+    captioned = ImageFolder(folder, SIDE)
+    for i, (name, files) in enumerate(examples(DepthFolderLayout(), folder).items()):
+        assert name == f"{i:06d}.png"
+        found, other = read(files, DepthFolderLayout().decode, SIDE), captioned[i]
+        for mask in (found.mask, other["mask"] > 0):
+            np.testing.assert_array_equal(mask[..., 0], truths[i].mask)
+        np.testing.assert_allclose(found.depth[..., 0], truths[i].mask * truths[i].depth / 65535, atol=1e-6)
+        np.testing.assert_array_equal(other["depth"][..., 0], truths[i].mask * truths[i].depth)
+
+
+def test_metadata_names_what_belongs_together(root):
+    lines = [{"file_name": "rgb/a.png", "depth_file_name": "depth/a.png"}]
+    lines += [{"file_name": "rgb/more/b.jpg", "depth_file_name": "depth/none.npy"}]
+    (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = DepthFolderLayout().find(root)
+    assert [example.id for example in found.splits["train"]] == ["rgb/a.png"]
+    assert [str(fault) for fault in found.faults] == [f"{root / 'rgb/more/b.jpg'} has no depth"]
+    lines = [line | {"depth_file_name": "depth/a.png"} for line in lines]
+    save(root / "mask.png", draw(0).mask)
+    lines[1] |= {"mask_file_name": "mask.png"}
+    (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert [str(fault) for fault in DepthFolderLayout().find(root).faults] == [
+        f"{root / 'rgb/a.png'} has no mask"
+    ]
+    (root / "metadata.jsonl").write_text('{"file_name": "rgb/a.png"}')
+    with pytest.raises(ValueError, match=r"metadata.jsonl:1 lacks 'depth_file_name'"):
+        DepthFolderLayout().find(root)
+
+
+def test_bad_folders_are_named(root, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"empty/rgb is missing: .*empty should hold rgb and depth"):
+        DepthFolderLayout().find(tmp_path / "empty")
+    save(root / "rgb/a.webp", draw(0).image)
+    with pytest.raises(ValueError, match=r"a.(webp|png) and .*a.(webp|png) have one name"):
+        DepthFolderLayout().find(root)
+    for name in ("a.webp", "a.png", "more/b.jpg"):
+        (root / "rgb" / name).unlink()
+    with pytest.raises(ValueError, match="none of 0 images goes together with one of 2 depth maps"):
+        DepthFolderLayout().find(root)
+
+
+def test_bad_files_are_named(root):
+    layout = DepthFolderLayout(far=10.0)
+    one, other = examples(layout, root).values()
+    for pixels, message in (
+        (metres()[:8], r"b.npy must be an NPY file of numbers of 24x24 pixels, found 24x8, float32"),
+        (metres() > 1, r"b.npy must be an NPY file of numbers of 24x24 pixels, found 24x24, bool"),
+        (np.zeros((SIDE, SIDE), np.float32), r"b.npy has no valid pixel"),
+        (np.array([None]), r"b.npy cannot be read as an NPY file of numbers"),
+    ):
+        np.save(other.depth, pixels)
+        with pytest.raises(Fault, match=message):
+            read(other, layout.decode, SIDE)
+    np.save(other.depth, metres()[..., None])
+    assert read(other, layout.decode, SIDE).mask.any()
+    content = (root / "depth/more/b.npy").read_bytes()
+    (root / "depth/more/b.npy").write_bytes(content[:200])
+    with pytest.raises(Fault, match=r"b.npy cannot be read as an NPY file of numbers"):
+        read(other, layout.decode, SIDE)
+    Image.new("L", (SIDE, SIDE), 3).save(one.depth)
+    with pytest.raises(Fault, match=r"a.png must be a 16-bit PNG of 24x24 pixels, found 24x24, mode L"):
+        read(one, layout.decode, SIDE)

@@ -1,0 +1,209 @@
+import json
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from gap_jax.data.depth.read import DepthPaths, read
+from gap_jax.data.depth.taskonomy import Taskonomy, TaskonomyLayout
+from gap_jax.data.files import Fault
+from gap_jax.data.inventory import check_share, count, summary
+from gap_jax.data.loader import Batches
+from tests.data.depth_files import SIDE, draw, save, taskonomy, truncate, write, write_taskonomy
+
+SPLITS = {"hanson": "train", "merom": "train", "corozal": "val", "ihlen": "test"}
+POINTS = 3
+
+
+@pytest.fixture
+def root(tmp_path):
+    write_taskonomy(tmp_path / "taskonomy", SPLITS, POINTS)
+    return tmp_path / "taskonomy"
+
+
+def read_one(paths, size=SIDE):
+    return read(DepthPaths("one", *map(str, paths)), TaskonomyLayout().decode, size)
+
+
+def test_buildings_are_found_in_their_splits(root):
+    found = TaskonomyLayout().find(root)
+    assert {split: len(examples) for split, examples in found.splits.items()} == {
+        "train": 2 * POINTS,
+        "validation": POINTS,
+        "test": POINTS,
+    }
+    assert [example.id for example in found.splits["test"]] == [f"ihlen/{i}/0" for i in range(POINTS)]
+    assert not found.faults and not found.notes
+    assert summary(found) == "found 6 train, 3 validation, 3 test"
+
+
+def test_depth_is_of_8000_and_invalid_where_65535_or_masked(root):
+    truth = draw(0)
+    found = read_one(taskonomy(root, "hanson", 0))
+    np.testing.assert_array_equal(found.image, truth.image)
+    valid = truth.mask & (truth.depth != 65535)
+    np.testing.assert_array_equal(found.mask[..., 0], valid)
+    expected = np.where(valid, np.minimum(truth.depth / 8000, 1), 0)
+    np.testing.assert_allclose(found.depth[..., 0], expected, atol=1e-7)
+    assert (truth.depth[valid] > 8000).any()
+
+
+def test_images_are_averaged_and_depth_is_not(root):
+    paths = taskonomy(root, "hanson", 0)
+    stripes = np.zeros((SIDE, SIDE, 3), np.uint8)
+    stripes[:, ::2] = 200
+    save(paths[0], stripes)
+    found, truth = read_one(paths, SIDE // 4), draw(0)
+    assert np.abs(found.image.astype(int) - 100).max() <= 20
+    assert np.isin(np.round(found.depth * 8000), [0, 8000, *truth.depth.flat]).all()
+    np.testing.assert_array_equal(found.mask[..., 0], (truth.mask & (truth.depth != 65535))[2::4, 2::4])
+
+
+def test_prepared_it_is_what_the_files_hold(root, tmp_path, capsys):
+    builder = Taskonomy.prepared(TaskonomyLayout(), root, tmp_path / "data", SIDE)
+    assert "found 6 train, 3 validation, 3 test" in capsys.readouterr().out
+    source = tfds.builder_from_directory(builder.data_dir).as_data_source("train")
+    assert len(source) == 2 * POINTS
+    for example in source:
+        building, point, _ = example["id"].decode().split("/")
+        paths = taskonomy(root, building, int(point))
+        truth = read_one(paths)
+        assert (root / example["file"].decode()) == paths[0]
+        np.testing.assert_array_equal(example["image"], truth.image)
+        np.testing.assert_array_equal(example["mask"] > 0, truth.mask)
+        np.testing.assert_allclose(example["depth"] / 65535, truth.depth, atol=1e-5)
+    batch = Batches(source, lambda e, _: {"depth": e["depth"]}, size=4, seed=0).load(0, slice(0, 4))
+    assert batch["depth"].shape == (4, SIDE, SIDE, 1) and batch["depth"].dtype == np.uint16
+    again = Taskonomy.prepared(TaskonomyLayout(), root, tmp_path / "data", SIDE)
+    assert again.data_dir == builder.data_dir and "found" not in capsys.readouterr().out
+
+
+def test_a_tfds_user_gives_the_folder_as_manual(root, tmp_path):
+    builder = Taskonomy(config="256", data_dir=tmp_path / "data", file_format="array_record")
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=root))
+    assert builder.as_data_source("test")[0]["image"].shape == (256, 256, 3)
+
+
+def test_other_options_are_another_data_set(root, tmp_path):
+    (root / "few.txt").write_text("\n".join(str(taskonomy(root, "hanson", i)[1]) for i in (0, 2)))
+    made = [
+        Taskonomy.prepared(layout, root, tmp_path / "data", size)
+        for layout, size in (
+            (TaskonomyLayout(selection="few.txt"), 16),
+            (TaskonomyLayout(selection="few.txt"), 8),
+            (TaskonomyLayout(selection=root / "few.txt"), 8),
+        )
+    ]
+    assert len({builder.data_dir for builder in made}) == 3
+    for builder in made:
+        assert {name: split.num_examples for name, split in builder.info.splits.items()} == {"train": 2}
+
+
+def test_unreadable_images_among_many_are_left_out_counted_and_listed(tmp_path, capsys):
+    root = tmp_path / "taskonomy"
+    write_taskonomy(root, {"hanson": "train"}, points=120)
+    broken = taskonomy(root, "hanson", 7)
+    truncate(broken[0])
+    taskonomy(root, "hanson", 8)[2].unlink()
+    builder = Taskonomy.prepared(TaskonomyLayout(), root, tmp_path / "data", 8)
+    assert builder.info.splits["train"].num_examples == 118
+    output = capsys.readouterr().out
+    assert f"left out 1, each has no mask: {taskonomy(root, 'hanson', 8)[0]}" in output
+    assert "train: left out 1, each cannot be read as an image" in output and str(broken[0]) in output
+    lost = json.loads((builder.data_path / "metadata.json").read_text())["left_out"]
+    assert len(lost) == 2 and any(str(broken[0]) in line for line in lost)
+
+
+def test_too_many_are_an_error_that_lists_them(root, tmp_path):
+    truncate(taskonomy(root, "hanson", 1)[1])
+    with pytest.raises(
+        ValueError, match=r"1 of 6 examples cannot be used, more than 0.01(.|\n)*hanson_depth"
+    ):
+        Taskonomy.prepared(TaskonomyLayout(), root, tmp_path / "data", SIDE)
+    builder = Taskonomy.prepared(TaskonomyLayout(), root, tmp_path / "data", SIDE, tolerance=0.2)
+    assert builder.info.splits["train"].num_examples == 5
+
+
+@pytest.mark.parametrize("part, lack", [(0, "has no image"), (1, "has no depth"), (2, "has no mask")])
+def test_a_missing_part_is_named(root, part, lack):
+    paths = taskonomy(root, "merom", 1)
+    paths[part].unlink()
+    found = TaskonomyLayout().find(root)
+    assert [str(fault) for fault in found.faults] == [f"{paths[1 if part == 0 else 0]} {lack}"]
+    assert len(found.splits["train"]) == 2 * POINTS - 1
+    with pytest.raises(ValueError, match=lack):
+        check_share(found.faults, count(found) + 1, 0.01)
+
+
+def test_buildings_without_masks_or_images_are_left_out_and_named(root):
+    for i in range(POINTS):
+        taskonomy(root, "merom", i)[2].unlink()
+        write(taskonomy(root, "tomkins", i), draw(i))
+    lines = (root / "splits.csv").read_text() + "\ntomkins,1,0,0\nallensville,1,0,0\n"
+    (root / "splits.csv").write_text(lines)
+    found = TaskonomyLayout().find(root)
+    assert len(found.splits["train"]) == POINTS
+    assert found.notes == [
+        "left out 1 of 5 buildings, which have no images: allensville",
+        "left out 1 of 5 buildings, which have no masks: merom",
+    ]
+    with pytest.raises(ValueError, match=r"5 buildings .* 4 no masks(.|\n)*elsewhere/{building}_mask_valid"):
+        TaskonomyLayout(masks=root / "elsewhere").find(root)
+
+
+def test_a_list_of_depth_paths_selects(root):
+    lines = ["/somewhere/else/hanson_depth_zbuffer/depth_zbuffer/point_2_view_0_domain_depth_zbuffer.png"]
+    lines += [str(taskonomy(root, "ihlen", 0)[1]), "", str(taskonomy(root, "ihlen", 9)[1])]
+    (root / "list.txt").write_text("\n".join(lines))
+    found = TaskonomyLayout(selection="list.txt").find(root)
+    ids = {split: [example.id for example in examples] for split, examples in found.splits.items()}
+    assert ids == {"train": ["hanson/2/0"], "test": ["ihlen/0/0"]}
+    assert [str(fault) for fault in found.faults] == [f"{lines[-1]} is not there, though selected"]
+    (root / "list.txt").write_text("hanson/2.png")
+    with pytest.raises(ValueError, match=r"list.txt:1 must be {building}_depth_zbuffer.*'hanson/2.png'"):
+        TaskonomyLayout(selection="list.txt").find(root)
+    with pytest.raises(FileNotFoundError, match=r"none.txt is missing"):
+        TaskonomyLayout(selection="none.txt").find(root)
+
+
+def test_bad_split_files_are_named(root):
+    path = root / "splits.csv"
+    for text, message in (
+        ("id,train,val\nhanson,1,0", r"splits.csv lacks the columns test, found \['id', 'train', 'val'\]"),
+        ("", "splits.csv lacks the columns id, train, val, test"),
+        ("id,train,val,test\nhanson,1,0,0\nmerom,1,1,0", "splits.csv:3 must have one 1 and else 0 for merom"),
+        ("id,train,val,test\nhanson,yes,0,0", "splits.csv:2 must have one 1"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            TaskonomyLayout().find(root)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"splits.csv is missing: a CSV of buildings"):
+        TaskonomyLayout().find(root)
+
+
+def test_bad_files_are_named(root):
+    paths, truth = taskonomy(root, "hanson", 0), draw(0)
+    depth, mask = (str(path) for path in paths[1:])
+    for path, pixels, message in (
+        (depth, truth.depth.astype(np.uint8), f"{depth} must be a 16-bit PNG of 24x24 pixels, .* mode L"),
+        (depth, truth.image, f"{depth} must be a 16-bit PNG of 24x24 pixels, found 24x24, mode RGB"),
+        (depth, truth.depth[:8], f"{depth} must be a 16-bit PNG of 24x24 pixels, found 24x8"),
+        (depth, np.full_like(truth.depth, 65535), f"{depth} has no valid pixel"),
+        (mask, np.zeros_like(truth.mask), f"{depth} has no valid pixel"),
+        (mask, truth.mask[:8], f"{mask} must be of 24x24 pixels, found 24x8"),
+        (mask, truth.image, f"{mask} must have one channel, .* mode RGB"),
+    ):
+        save(type(paths[0])(path), pixels)
+        with pytest.raises(Fault, match=message):
+            read_one(paths)
+        write(paths, truth)
+    for path in paths:
+        truncate(path)
+        with pytest.raises(Fault, match=f"{path} cannot be read as an image"):
+            read_one(paths)
+        write(paths, truth)
+        path.unlink()
+        with pytest.raises(Fault, match=f"{path} cannot be read as an image: .*No such file"):
+            read_one(paths)
+        write(paths, truth)

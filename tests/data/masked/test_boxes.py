@@ -1,0 +1,85 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gap_jax.data.__main__ import main
+from gap_jax.data.files import Fault
+from gap_jax.data.masked.boxes import read_boxes, write_masks
+from tests.data.depth_files import save
+from tests.data.masked_files import HEIGHT, WIDTH, draw
+
+BOXES = [("cat/a.png", (3, 4, 10, 5)), ("cat/a.png", (20.5, -2, 4.2, 8)), ("dog/b.png", (30, 20, 100, 100))]
+
+
+@pytest.fixture
+def images(tmp_path):
+    for i, name in enumerate(("cat/a.png", "dog/b.png", "dog/c.png")):
+        save(tmp_path / "images" / name, draw(i).image)
+    return tmp_path / "images"
+
+
+def as_csv(path, boxes=BOXES):
+    lines = [f"{name},{','.join(map(str, sides))}" for name, sides in boxes]
+    path.write_text("\n".join(["file_name,x,y,width,height", *lines]))
+    return path
+
+
+def as_coco(path):
+    names = ["cat/a.png", "dog/b.png", "dog/c.png"]
+    document = {
+        "images": [{"id": i, "file_name": name} for i, name in enumerate(names)],
+        "annotations": [{"image_id": names.index(name), "bbox": sides} for name, sides in BOXES],
+    }
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.mark.parametrize("write, name", [(as_csv, "boxes.csv"), (as_coco, "boxes.json")])
+def test_masks_are_255_where_a_box_is(images, tmp_path, write, name):
+    files = ("--boxes", write(tmp_path / name), "--images", images, "--masks", tmp_path / "masks")
+    main(["masks", *map(str, files)])
+    assert sorted(path.name for path in tmp_path.glob("masks/*/*")) == ["a.png", "b.png"]
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[4:9, 3:13] = expected[:6, 20:25] = 255
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "masks/cat/a.png")), expected)
+    corner = np.asarray(Image.open(tmp_path / "masks/dog/b.png"))
+    assert corner.shape == (HEIGHT, WIDTH) and corner[20:, 30:].all() and corner.sum() == 4 * 6 * 255
+
+
+def test_names_are_what_waterbirds_has(images, tmp_path):
+    assert write_masks(as_csv(tmp_path / "boxes.csv"), images, images, "_mask") == 2
+    assert (images / "cat/a_mask.png").is_file()
+
+
+def test_bad_boxes_are_named_with_their_row(images, tmp_path):
+    path = tmp_path / "boxes.csv"
+    for sides, why in (
+        ((40, 0, 5, 5), r"boxes.csv:3: the box \(40.0, 0.0, 5.0, 5.0\) has no pixel in .*a.png, .* 36x24"),
+        ((3, 3, 0, 5), r"boxes.csv:3: the box .* has no pixel"),
+        ((3, 3, "wide", 5), r"boxes.csv:3: a box must be four numbers x, y, width, height, found .*wide"),
+    ):
+        as_csv(path, [BOXES[0], ("cat/a.png", sides)])
+        with pytest.raises(ValueError, match=why):
+            write_masks(path, images, tmp_path / "masks")
+    with pytest.raises(Fault, match=r"cat/z.png cannot be read as an image"):
+        write_masks(as_csv(path, [("cat/z.png", (1, 1, 2, 2))]), images, tmp_path / "masks")
+    path.write_text("file,x,y,width,height\na.png,1,1,1,1")
+    with pytest.raises(ValueError, match=r"boxes.csv lacks the columns file_name, found file, x, y"):
+        read_boxes(path)
+
+
+def test_other_json_is_said_to_be(tmp_path):
+    path = tmp_path / "boxes.json"
+    for text, why in (
+        ("[]", r"boxes.json must be JSON with images \(id, file_name\) and annotations"),
+        ("{", r"boxes.json must be JSON with images"),
+        (
+            '{"images": [], "annotations": [{"image_id": 7, "bbox": [0, 0, 1, 1]}]}',
+            "annotation 0 is of image 7",
+        ),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=why):
+            read_boxes(path)

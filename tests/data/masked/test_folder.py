@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from gap_jax.data.__main__ import main
+from gap_jax.data.masked.folder import MaskedFolder, MaskedFolderLayout
+from tests.data.depth_files import save
+from tests.data.masked_files import draw, squeezed
+
+NAMES = [("cat", "a"), ("cat", "b"), ("dog", "a")]
+
+
+@pytest.fixture
+def root(tmp_path):
+    for i, (label, name) in enumerate(NAMES):
+        for folder, pixels in zip(("images", "masks"), draw(i), strict=True):
+            save(tmp_path / "mine" / folder / label / f"{name}.png", pixels)
+    return tmp_path / "mine"
+
+
+def test_folders_are_classes(root):
+    found = MaskedFolderLayout().find(root)
+    assert [(files.id, files.label, files.group) for files in found.splits["train"]] == [
+        ("cat/a", 0, 0),
+        ("cat/b", 0, 0),
+        ("dog/a", 1, 1),
+    ]
+    assert found.classes == ("cat", "dog") and found.notes == ["train: 2 cat, 1 dog"]
+    assert [files.label for files in MaskedFolderLayout(("dog", "cat")).find(root).splits["train"]] == [
+        0,
+        1,
+        1,
+    ]
+
+
+def test_prepared_it_is_what_the_files_hold(root, tmp_path, capsys):
+    arguments = ["masked-folder", "--root", str(root), "--data-dir", str(tmp_path / "data"), "--size", "16"]
+    main(["prepare", *arguments])
+    folder = capsys.readouterr().out.splitlines()[-1].split(" is complete")[0]
+    source = tfds.builder_from_directory(folder).as_data_source("train")
+    assert len(source) == len(NAMES)
+    for example in source:
+        i = NAMES.index(tuple(example["id"].decode().split("/")))
+        np.testing.assert_array_equal(example["keep"][..., 0] > 0, squeezed(draw(i).mask, 16))
+        assert example["label"] == example["group"] == (i == 2)
+        assert set(example) == {"image", "keep", "label", "group", "id", "file"}
+    builder = MaskedFolder.prepared(MaskedFolderLayout(), root, tmp_path / "data", 16)
+    assert str(builder.data_dir) == folder and builder.info.metadata["classes"] == ["cat", "dog"]
+
+
+def test_missing_masks_are_named(root):
+    (root / "masks/cat/b.png").unlink()
+    assert [str(fault) for fault in MaskedFolderLayout().find(root).faults] == [
+        f"{root / 'images/cat/b.png'} has no mask"
+    ]
+
+
+def test_two_images_of_one_name_are_named(root):
+    save(root / "images/cat/a.jpg", draw(0).image)
+    faults = MaskedFolderLayout().find(root).faults
+    assert [str(fault) for fault in faults] == [f"{root / 'images/cat/a.png'} is named a second time"]
+
+
+def test_classes_without_images_and_images_without_class_are_an_error(root):
+    (root / "images/fox").mkdir()
+    with pytest.raises(ValueError, match=r"images: no examples of the class fox among 3 to train on"):
+        MaskedFolderLayout().find(root)
+    with pytest.raises(
+        ValueError, match=r"images must have a folder for .* classes cat, dog, found also fox"
+    ):
+        MaskedFolderLayout(("cat", "dog")).find(root)
+
+
+def test_other_folders_are_said_to_be(root):
+    with pytest.raises(FileNotFoundError, match=r"nowhere/images is missing: .* should hold images/{class}"):
+        MaskedFolderLayout().find(root / "nowhere")
+    (root / "masks").rename(root / "mask")
+    with pytest.raises(FileNotFoundError, match=r"mine/masks is missing"):
+        MaskedFolderLayout().find(root)
+    (root / "flat/images").mkdir(parents=True)
+    (root / "flat/masks").mkdir()
+    with pytest.raises(ValueError, match=r"flat/images holds no folder: it should have one for each class"):
+        MaskedFolderLayout().find(root / "flat")

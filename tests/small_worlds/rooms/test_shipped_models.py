@@ -1,0 +1,93 @@
+"""The small world's models as they are shipped: small, and torch's as much as ours."""
+
+import diffusers
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import gap_jax
+from gap_jax.diffusion.align import Sampling, controlnet_depth, depth_condition
+from gap_jax.small_worlds import rooms
+from gap_jax.small_worlds.probe import rooms as probe
+from gap_jax.small_worlds.probe.measures import generated, zero_shot
+from gap_jax.weights.repo import shipped
+from tests.torch_folders import nchw, nhwc
+
+STYLES = (rooms.Style("red", "striped"), rooms.Style("blue", light="dark"), rooms.Style(air="foggy"))
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return rooms.render(rooms.SPLITS["test"], range(len(STYLES)), STYLES)
+
+
+def test_all_of_it_is_small():
+    files = [path for path in shipped("small").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 20e6
+
+
+def test_torch_diffusers_generates_the_same_images(truth):
+    pipe, params = gap_jax.load_pipeline("small")
+    theirs = diffusers.StableDiffusionControlNetPipeline.from_pretrained(
+        shipped("small"), torch_dtype=torch.float32
+    )
+    theirs.set_progress_bar_config(disable=True)
+    captions = [rooms.caption(style) for style in STYLES]
+    size = pipe.unet.sample_size
+    noise = np.array(jax.random.normal(jax.random.key(0), (len(STYLES), size, size, pipe.unet.in_channels)))
+    control = np.array(depth_condition(truth.depth, truth.mask))
+    context, uncond = (pipe.encode_text(params, pipe.tokenize(texts)) for texts in (captions, [""]))
+    latents = pipe.denoise(params, noise, context, uncond, num_steps=5, guidance_scale=2.0, control=control)
+    expected = theirs(
+        captions,
+        nchw(control),
+        latents=nchw(noise),
+        num_inference_steps=5,
+        guidance_scale=2.0,
+        output_type="pt",
+    ).images
+    np.testing.assert_allclose(pipe.decode(params, latents), nhwc(expected), atol=1e-3)
+
+
+def test_torch_transformers_sees_the_same_in_clip(truth):
+    clip, params = gap_jax.load_clip("small")
+    theirs = transformers.CLIPModel.from_pretrained(shipped("small", "clip")).float().eval()
+    images = truth.image.astype(np.float32) / 255
+    pixels = (images - np.array(clip.image_mean)) / np.array(clip.image_std)
+    with torch.no_grad():
+        expected = theirs.vision_model(nchw(pixels).float()).pooler_output
+    np.testing.assert_allclose(clip.image_features(params, images), expected, atol=1e-3)
+
+
+def test_clip_tells_the_styles():
+    styles = [rooms.draw_style(rooms.SPLITS["test"], i) for i in range(128)]
+    images = rooms.render(rooms.SPLITS["test"], range(128), styles).image.astype(np.float32) / 255
+    found = zero_shot(*gap_jax.load_clip("small"), images, styles, rooms.AXES, rooms.caption)
+    assert min(found.values()) > 0.85, found
+
+
+def test_a_room_alone_is_a_usual_one():
+    truth = rooms.render(rooms.SPLITS["test"], range(16), [rooms.Style()] * 16)
+    batch = truth.as_batch()
+    pipe, params = gap_jax.load_pipeline("small")
+    images = generated(pipe, params, ["a room"] * 16, batch, controlnet_depth(), Sampling(5, 1.5))
+    found = zero_shot(*gap_jax.load_clip("small"), images, truth.styles, rooms.AXES, rooms.caption)
+    assert min(found[axis] for axis in ("texture", "light", "air")) > 0.7, found
+
+
+def test_the_supervised_model_fails_in_fog_and_the_critic_does_not():
+    seed, mean = rooms.SPLITS["test"], probe.mean_map(128)
+    models = {part: probe.depth_model("small", part) for part in ("depth", "critic")}
+
+    def errors(style):
+        truth = rooms.render(seed, range(32), [style] * 32)
+        images = truth.image.astype(np.float32) / 255
+        own = {part: errors(images, truth).mean() for part, errors in models.items()}
+        return own | {"mean map": probe.l1(np.broadcast_to(mean, truth.depth.shape), truth).mean()}
+
+    clean, foggy = errors(rooms.Style()), errors(rooms.Style(air="foggy"))
+    assert clean["depth"] < 0.5 * clean["mean map"]
+    assert foggy["depth"] > 2 * clean["depth"]
+    assert foggy["critic"] < 0.5 * foggy["mean map"]

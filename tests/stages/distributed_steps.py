@@ -1,0 +1,96 @@
+"""Run a few optimisation steps on a mesh and save the embeddings: the program of `test_distributed.py`.
+
+python -m tests.stages.distributed_steps MODEL_FOLDER OUTPUT.npz [PROCESSES PROCESS PORT]
+"""
+
+import dataclasses
+import sys
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+import gap_jax
+from gap_jax import parallel
+from gap_jax.diffusion.align import Alignment, Sampling, Start, fold_keys
+from gap_jax.stages.objective import adversarial
+from gap_jax.stages.prompt_optimizer import Model, adamw, prompt_optimizer
+from gap_jax.tasks import depth
+
+PLACEHOLDERS, ROWS, STEPS, SIDE = 2, 16, 3, 16
+KERNEL = np.random.default_rng(9).standard_normal((3, 1)).astype(np.float32)
+
+
+def batch(step: int, rows: slice) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(step)
+    target = rng.random((ROWS, SIDE, SIDE, 1), dtype=np.float32)
+    return {"depth": target[rows], "mask": np.ones((ROWS, SIDE, SIDE, 1), bool)[rows]}
+
+
+def free(pipe, params, batch, keys, sampling) -> Start:
+    """No alignment: the images need not be faithful here, and what compiles soonest is best."""
+    side = SIDE // pipe.downscale
+    draw = jax.vmap(lambda key: jax.random.normal(key, (side, side, pipe.vae.latent_channels)))
+    return Start(draw(fold_keys(keys, "noise")))
+
+
+def run(optimizer, mesh: Mesh, populations) -> np.ndarray:
+    """The embeddings of each of some populations, `(keys, starts)`, after STEPS steps."""
+    step = parallel.spread(optimizer.step, mesh)
+    weights = parallel.replicate(mesh, optimizer.weights)
+    rows = parallel.local_rows(mesh, ROWS)
+    ends = []
+    for keys, starts in populations:
+        state = parallel.split_prompts(mesh, jax.vmap(optimizer.init)(keys, starts))
+        for i in range(STEPS):
+            state, _ = step(weights, state, parallel.feed(mesh, ROWS, batch(i, rows)))
+        ends.append(parallel.to_host(mesh, state.embeddings))
+    return np.concatenate(ends)
+
+
+def make_optimizer(folder: str):
+    """The pipeline of `folder`, and an optimiser of two placeholders on it."""
+    pipe, params = gap_jax.load_pipeline(folder)
+    pipe = dataclasses.replace(pipe, controlnet=None)
+    optimizer = prompt_optimizer(
+        pipe,
+        params,
+        Model(lambda kernel, images: jax.nn.sigmoid(images @ kernel), KERNEL),
+        [adversarial(depth.negative_l1)],
+        Alignment(free),
+        adamw(1e-3, eps=1e-5),  # so that rounding in a gradient near 0 does not decide its sign's update
+        placeholders=PLACEHOLDERS,
+        negative_prompt=None,
+        sampling=Sampling(num_steps=2, eta=1.0),
+        accumulation=2,
+        axis_name="data",
+    )
+    return pipe, optimizer
+
+
+def main(folder: str, output: str, *cluster: str) -> None:
+    if cluster:
+        processes, process, port = map(int, cluster)
+        parallel.initialize(f"localhost:{port}", processes, process)
+    _, optimizer = make_optimizer(folder)
+    rng = np.random.default_rng(0)
+    starts = rng.standard_normal((4, PLACEHOLDERS, 48), dtype=np.float32) * 0.03
+    keys = jax.random.split(jax.random.key(3), 4)
+    first = (keys[:1], starts[:1])
+    if cluster:
+        results = {"two_processes": run(optimizer, parallel.make_mesh(), [first])}
+    else:
+        one_device = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "prompt"))
+        separate = [(keys[i : i + 1], starts[i : i + 1]) for i in range(4)]
+        results = {
+            "start": starts,
+            "one_device": run(optimizer, one_device, separate),
+            "eight_devices": run(optimizer, parallel.make_mesh(), [first]),
+            "population": run(optimizer, parallel.make_mesh(prompts=4), [(keys, starts)]),
+        }
+    if jax.process_index() == 0:
+        np.savez(output, **results)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

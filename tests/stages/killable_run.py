@@ -1,0 +1,31 @@
+"""Optimise prompts of a real pipeline, to be killed: the program of `test_kill.py`.
+
+python -m tests.stages.killable_run MODEL_FOLDER RUN_FOLDER
+"""
+
+import sys
+
+import jax
+import numpy as np
+
+from gap_jax.stages.optimize import optimize
+from tests.stages.distributed_steps import PLACEHOLDERS, ROWS, batch, make_optimizer
+
+STEPS = 12
+
+if __name__ == "__main__":
+    model, folder = sys.argv[1:]
+    pipe, optimizer = make_optimizer(model)
+    starts = np.random.default_rng(0).standard_normal((2, PLACEHOLDERS, 48), dtype=np.float32) * 0.03
+    optimize(
+        pipe,
+        optimizer,
+        starts,
+        batch,
+        images_per_step=ROWS,
+        steps=STEPS,
+        key=jax.random.key(5),
+        folder=folder,
+        config={"learning_rate": 1e-3},
+        checkpoint_every=2,
+    )

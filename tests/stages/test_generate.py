@@ -1,0 +1,191 @@
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from gap_jax.data import generated
+from gap_jax.data.image_folder import ImageFolder
+from gap_jax.stages.generate import Filter, generate, plan
+
+SOURCES, SIZE = 7, 16
+DEPTH = np.random.default_rng(0).random((SOURCES, SIZE, SIZE, 1), np.float32)
+MASK = DEPTH > 0.1
+
+
+def load(sources):
+    return {"depth": DEPTH[sources], "mask": MASK[sources]}
+
+
+def make(weights, batch, keys):
+    """Depth in the prompt's colour, with noise; black for source 3."""
+    noise = jax.vmap(lambda key: jax.random.uniform(key, (SIZE, SIZE, 3)))(keys)
+    images = weights[batch["prompt"]][:, None, None] * batch["depth"] * 0.8 + 0.2 * noise
+    black = (batch["depth"] == DEPTH[3]).all((1, 2, 3))
+    return jnp.where(black[:, None, None, None], 0.0, images), {"error": images.mean((1, 2, 3))}
+
+
+COLOURS = jnp.array([[1.0, 0.5, 0.2], [0.1, 0.9, 0.4]])
+
+
+def run(folder, count=20, images_per_step=4, seed=0, load=load, **more):
+    planned = plan(count, [np.arange(SOURCES)] * len(COLOURS), seed)
+    return generate(
+        make,
+        COLOURS,
+        load,
+        planned,
+        images_per_step=images_per_step,
+        seed=seed,
+        folder=folder,
+        config={"count": count},
+        prompt_names=("<a>", "<b>"),
+        **more,
+    )
+
+
+def examples(folder):
+    """The TFDS data set by image number, in the order of generation."""
+    summary = json.loads((Path(folder) / "summary.json").read_text())
+    source = tfds.builder_from_directory(Path(folder) / summary["tfds"]).as_data_source("train")
+    return sorted(source, key=lambda e: (e["prompt_id"], e["source_id"], e["image"].tobytes()))
+
+
+def test_plans_use_every_source_before_any_twice_and_prompts_in_even_shares():
+    planned = plan(20, [np.arange(SOURCES)] * 2, seed=0)
+    assert sorted(planned.source[:SOURCES]) == sorted(planned.source[SOURCES : 2 * SOURCES]) == list(range(7))
+    assert all(set(planned.prompt[i : i + 2]) == {0, 1} for i in range(0, 20, 2))
+    assert not np.array_equal(planned.source, plan(20, [np.arange(SOURCES)] * 2, seed=1).source)
+
+
+def test_a_prompt_draws_from_its_own_pool_alone():
+    pools = [np.array([0, 2, 4]), np.array([5]), np.array([0, 2, 4])]
+    planned = plan(18, pools, seed=0)
+    assert set(planned.source[planned.prompt == 1]) == {5}
+    shared = planned.source[planned.prompt != 1]
+    assert sorted(shared[:3]) == sorted(shared[3:6]) == [0, 2, 4]
+    with pytest.raises(ValueError, match=r"nothing to generate: 2 images with prompts for \[0\] sources"):
+        plan(2, [np.array([], int)], 0)
+
+
+def test_both_forms_hold_the_images_with_their_labels(tmp_path):
+    summary = run(tmp_path)
+    planned = plan(20, [np.arange(SOURCES)] * 2, 0)
+    black = int((planned.source == 3).sum())
+    assert summary["images"] == 20 - black and summary["dropped"] == {"one colour": black}
+    found = examples(tmp_path)
+    assert len(found) == summary["images"]
+    for example in found:
+        source = example["source_id"]
+        np.testing.assert_allclose(example["depth"] / 65535, DEPTH[source], atol=1e-5)
+        np.testing.assert_array_equal(example["mask"] > 0, MASK[source])
+        assert example["text"].decode() == ("<a>", "<b>")[example["prompt_id"]]
+        assert example["error"] == pytest.approx(example["image"].mean() / 255, abs=2e-3)
+    folder = ImageFolder(tmp_path / "images" / "train", SIZE)
+    assert sorted(e["image"].tobytes() for e in folder) == sorted(e["image"].tobytes() for e in found)
+    assert set(folder.lines[0]) >= {"source_id", "prompt_id", "seed", "error", "mask_file_name"}
+    mask = np.asarray(Image.open(tmp_path / "images" / "train" / folder.lines[0]["mask_file_name"]))
+    np.testing.assert_array_equal(mask > 0, MASK[folder.lines[0]["source_id"]][..., 0])
+    assert not (tmp_path / "chunks").exists()
+
+
+def test_the_image_folder_is_one_that_datasets_reads(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    run(tmp_path / "set")
+    found = datasets.load_dataset(
+        "imagefolder", data_dir=str(tmp_path / "set" / "images"), cache_dir=str(tmp_path / "cache")
+    )["train"]
+    lines = (tmp_path / "set" / "images" / "train" / "metadata.jsonl").read_text().splitlines()
+    assert len(found) == len(lines)
+    assert [row["source_id"] for row in found] == [json.loads(line)["source_id"] for line in lines]
+
+
+def test_an_image_depends_on_seed_source_and_prompt_alone(tmp_path):
+    run(tmp_path / "4"), run(tmp_path / "3", images_per_step=3), run(tmp_path / "5", seed=5)
+    four, three, other = (examples(tmp_path / name) for name in ("4", "3", "5"))
+    assert [e["image"].tobytes() for e in four] == [e["image"].tobytes() for e in three]
+    assert not {e["image"].tobytes() for e in four} & {e["image"].tobytes() for e in other}
+
+
+def test_killed_and_started_again_nothing_is_lost_or_doubled(tmp_path):
+    made = []
+
+    def dies(sources):
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        made.append(sources)
+        return load(sources)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", load=dies)
+    assert len(list((tmp_path / "killed" / "chunks").glob("*.npz"))) == 3
+    asked = []
+    run(tmp_path / "killed", load=lambda sources: asked.append(sources) or load(sources))
+    assert len(asked) == 2
+    run(tmp_path / "whole")
+    killed, whole = (examples(tmp_path / name) for name in ("killed", "whole"))
+    assert [e["image"].tobytes() for e in killed] == [e["image"].tobytes() for e in whole]
+
+
+def test_a_finished_set_is_not_made_again(tmp_path):
+    first = run(tmp_path)
+
+    def fails(sources):
+        raise AssertionError
+
+    assert run(tmp_path, load=fails) == first
+
+
+def test_filters_drop_and_count(tmp_path):
+    run(tmp_path / "all")
+    errors = sorted(example["error"] for example in examples(tmp_path / "all"))
+    limit = (errors[4] + errors[5]) / 2
+    summary = run(tmp_path / "some", filters=(Filter("error", low=limit),))
+    assert summary["images"] == len(errors) - 5
+    assert summary["dropped"]["error"] == 5 and "one colour" in summary["dropped"]
+
+
+def test_a_full_disk_loses_nothing_made(tmp_path, monkeypatch):
+    real, calls = np.savez_compressed, []
+
+    def full(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(OSError, match=r"could not be written, all before it are kept: .*No space left"):
+        run(tmp_path)
+    assert sorted(path.suffix for path in (tmp_path / "chunks").iterdir()) == [".npz", ".npz"]
+    assert run(tmp_path)["images"] > 0
+
+
+def test_a_damaged_chunk_is_named(tmp_path):
+    generated.write_chunk(tmp_path, "a", {"image": np.zeros((2, 4, 4, 3), np.uint8)})
+    path = tmp_path / "a.npz"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match=r"a.npz is damaged: delete it"):
+        list(generated.read_chunks(tmp_path))
+
+
+def test_classes_have_folders_of_their_own(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)
+    records = {"image": images, "label": np.array([1, 0, 1]), "dropped": np.array(["", "", ""])}
+    generated.write_chunk(tmp_path / "chunks", "a", records)
+    assert generated.write_images(tmp_path / "chunks", tmp_path / "images", ("cat", "dog")) == 3
+    names = sorted(str(p.relative_to(tmp_path / "images")) for p in (tmp_path / "images").rglob("*.png"))
+    assert names == ["train/cat/000001.png", "train/dog/000000.png", "train/dog/000002.png"]
+
+
+def test_nothing_to_do_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="nothing to generate: 0 images"):
+        plan(0, [np.arange(SOURCES)], 0)
+    run(tmp_path)
+    with pytest.raises(ValueError, match="count is 24, saved was 20"):
+        run(tmp_path, count=24)

@@ -1,0 +1,246 @@
+"""Guidance losses, and their gradients, against METHOD.md's formulas on torch's CLIP and diffusers' UNet."""
+
+import dataclasses
+from functools import partial
+
+import diffusers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gap_jax.stages.guidance import (
+    FeatureStatistics,
+    cosine,
+    image_guidance,
+    l2,
+    standardised_l2,
+    text_guidance,
+    textual_inversion,
+)
+from gap_jax.stages.objective import Sample, Term, objective
+from tests.torch_folders import nchw, nhwc, relative_error
+
+
+def make_sample(images=None, context=None, key=None):
+    return Sample(images, context, None, {}, key)
+
+
+@partial(jax.jit, static_argnums=0)
+def value_and_gradient(loss, x, params):
+    """The losses `[B]`, and the gradient of their sum to `x`."""
+
+    def total(x):
+        values = loss(x, params)
+        return values.sum(), values
+
+    (_, values), gradient = jax.value_and_grad(total, has_aux=True)(x)
+    return values, gradient
+
+
+def pictures(count, height, width, seed=0):
+    return np.random.default_rng(seed).random((count, height, width, 3), dtype=np.float32)
+
+
+def torch_distances(features, targets):
+    """METHOD.md's, one number for each of the batch."""
+    mean, std = targets.mean(0, keepdim=True), targets.std(0, keepdim=True)
+    squares = (features - mean).pow(2)
+    return {
+        cosine: 1 - F.cosine_similarity(features, mean, dim=-1).reshape(len(features), -1).mean(1),
+        l2: squares.flatten(1).mean(1),
+        standardised_l2: (squares / std.clamp_min(1e-3)).flatten(1).mean(1),
+    }
+
+
+def torch_features(clip, images):
+    """CLIP's pooled state before projection, of images `[B,3,H,W]` in [0,1]."""
+    size = clip.torch.config.vision_config.image_size
+    small = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    mean, std = (torch.tensor(x)[:, None, None] for x in (clip.clip.image_mean, clip.clip.image_std))
+    return clip.torch.vision_model((small - mean) / std).pooler_output
+
+
+@pytest.mark.parametrize("distance", [cosine, l2, standardised_l2])
+def test_image_guidance_and_its_gradient_equal_torchs(clip, distance):
+    images, targets = pictures(2, 96, 80), pictures(11, 64, 72, seed=1)  # more than are encoded at a time
+    loss, params = image_guidance(clip.clip, clip.params, targets, distance)
+    variable = nchw(images).requires_grad_()
+    expected = torch_distances(torch_features(clip, variable), torch_features(clip, nchw(targets)))[distance]
+    expected.sum().backward()
+
+    value, gradient = value_and_gradient(lambda x, params: loss(params, make_sample(x)), images, params)
+    np.testing.assert_allclose(value, expected.detach(), rtol=1e-4)
+    assert relative_error(gradient, nhwc(variable.grad)) < 1e-3
+
+
+def test_image_guidance_is_zero_for_the_target_itself(clip):
+    target = pictures(1, 56, 56)
+    for distance in (cosine, l2):
+        loss, params = image_guidance(clip.clip, clip.params, target, distance)
+        np.testing.assert_allclose(loss(params, make_sample(jnp.asarray(target))), 0, atol=1e-5)
+
+
+def test_image_guidance_leaves_the_text_encoder_behind(clip):
+    _, params = image_guidance(clip.clip, clip.params, pictures(2, 56, 56))
+    assert "vision_model" in params["clip"] and "text_model" not in params["clip"]
+
+
+@pytest.mark.parametrize("distance", [cosine, l2, standardised_l2])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_text_guidance_and_its_gradient_equal_torchs(sd15, distance, batch):
+    texts = ["a room", "fog", "a blurred room"]
+    loss, params = text_guidance(sd15.pipe, sd15.params, texts, distance)
+    context = np.random.default_rng(0).standard_normal((batch, *params.mean.shape), dtype=np.float32)
+    ids = sd15.torch.tokenizer(texts, padding="max_length", max_length=77, return_tensors="pt").input_ids
+    variable = torch.tensor(context, requires_grad=True)
+    expected = torch_distances(variable, sd15.torch.text_encoder(ids)[0])[distance]
+    expected.sum().backward()
+
+    value, gradient = value_and_gradient(
+        lambda x, params: loss(params, make_sample(context=x)), context, params
+    )
+    np.testing.assert_allclose(value, expected.detach(), rtol=1e-4)
+    assert relative_error(gradient, variable.grad) < 1e-3
+
+
+@pytest.mark.parametrize("distance", [cosine, l2, standardised_l2])
+def test_distances_have_finite_gradients_at_zero(distance):
+    target = FeatureStatistics(jnp.zeros(4), jnp.zeros(4))
+    gradient = jax.grad(lambda x: distance(x, target).sum())(jnp.zeros((2, 4)))
+    assert np.isfinite(gradient).all()
+
+
+def torch_textual_inversion(model, network, targets, context, keys):
+    """The squared error under `context` `[B,L,D]`, on the draws that the docstring promises."""
+    scheduler = diffusers.DDIMScheduler.from_config(model.torch.scheduler.config)
+    vae, scale = model.torch.vae, model.torch.vae.config.scaling_factor
+    latents = vae.encode(2 * nchw(targets) - 1).latent_dist.mean * scale
+    draws = [jax.random.split(key, 3) for key in keys]
+    chosen = [int(jax.random.randint(which, (), 0, len(targets))) for which, _, _ in draws]
+    steps = torch.tensor([int(jax.random.randint(when, (), 0, 1000)) for _, when, _ in draws])
+    noise = nchw(np.stack([jax.random.normal(what, nhwc(latents).shape[1:]) for _, _, what in draws]))
+    assert len(set(chosen)) > 1
+    noisy, answer = scheduler.add_noise(latents[chosen], noise, steps), noise
+    if scheduler.config.prediction_type == "v_prediction":
+        answer = scheduler.get_velocity(latents[chosen], noise, steps)
+    if model.torch.unet.config.in_channels == 9:
+        grey = vae.encode(torch.zeros_like(nchw(targets[:1]))).latent_dist.mean * scale
+        noisy = torch.cat([noisy, torch.ones_like(noisy[:, :1]), grey.expand_as(noisy)], 1)
+    return (network(noisy, steps, context) - answer).pow(2).mean((1, 2, 3))
+
+
+def test_textual_inversion_and_its_gradient_to_a_shared_prompt_equal_diffusers(sd15):
+    targets, keys = pictures(4, 32, 48), jax.random.split(jax.random.key(5), 3)
+    context = np.random.default_rng(1).standard_normal((1, 77, 48), dtype=np.float32)
+    loss, params = textual_inversion(sd15.pipe, sd15.params, targets)
+    variable = torch.tensor(context, requires_grad=True)
+    expected = torch_textual_inversion(
+        sd15, lambda *inputs: sd15.torch.unet(*inputs).sample, targets, variable.expand(3, -1, -1), keys
+    )
+    expected.sum().backward()
+    value, gradient = value_and_gradient(
+        lambda x, params: loss(params, make_sample(context=x, key=keys)), context, params
+    )
+    np.testing.assert_allclose(value, expected.detach(), rtol=1e-4)
+    assert relative_error(gradient, variable.grad) < 5e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class StandIn:
+    """A network that compiles fast, sensitive to all of a UNet's inputs."""
+
+    in_channels: int
+
+    def apply(self, variables, noisy, timesteps, context):
+        shift = context.mean((1, 2)) + timesteps / 1000
+        return noisy @ variables["params"]["kernel"] + shift[:, None, None, None]
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sd21", "inpaint"])
+def test_textual_inversion_asks_every_kind_of_unet_what_it_was_trained_for(models, kind):
+    model, targets, keys = models(kind), pictures(4, 32, 48), jax.random.split(jax.random.key(5), 3)
+    rng = np.random.default_rng(1)
+    context = rng.standard_normal((3, 77, 48), dtype=np.float32)
+    channels = model.pipe.unet.in_channels
+    kernel = rng.standard_normal((channels, 4), dtype=np.float32)
+    pipe = dataclasses.replace(model.pipe, unet=StandIn(channels))
+    loss, params = textual_inversion(pipe, model.params | {"unet": {"kernel": kernel}}, targets)
+    value = loss(params, make_sample(context=context, key=keys))
+
+    def network(noisy, steps, context):
+        mixed = torch.einsum("bchw,cd->bdhw", noisy, torch.from_numpy(kernel))
+        return mixed + (context.mean((1, 2)) + steps / 1000)[:, None, None, None]
+
+    expected = torch_textual_inversion(model, network, targets, torch.from_numpy(context), keys)
+    np.testing.assert_allclose(value, expected.detach(), rtol=1e-4)
+
+
+def test_guidance_is_the_middle_of_a_term_and_its_networks_are_arguments(sd15, clip):
+    images = pictures(3, 64, 64)
+    terms = [
+        Term("image", *image_guidance(clip.clip, clip.params, images), weight=10.0),
+        Term("text", *text_guidance(sd15.pipe, sd15.params, ["a room"]), start=3),
+        Term("inversion", *textual_inversion(sd15.pipe, sd15.params, images)),
+    ]
+    evaluate, params = objective(terms)
+    sample = make_sample(jnp.asarray(images), jnp.zeros((1, 77, 48)), jax.random.split(jax.random.key(0), 3))
+    jaxpr, (total, values) = jax.make_jaxpr(evaluate, return_shape=True)(params, sample, 0)
+    assert set(values) == {"image", "text", "inversion"} and total.shape == ()
+    assert max((np.size(const) for const in jaxpr.consts), default=0) <= 1000  # the schedule, at most
+
+
+@pytest.fixture(params=["image_guidance", "textual_inversion"])
+def build(request, sd15, clip):
+    if request.param == "image_guidance":
+        return lambda targets: image_guidance(clip.clip, clip.params, targets)
+    return lambda targets: textual_inversion(sd15.pipe, sd15.params, targets)
+
+
+@pytest.mark.parametrize(
+    "targets, message",
+    [
+        ([], "targets is empty"),
+        (np.zeros((0, 32, 32, 3), np.float32), "targets is empty"),
+        (pictures(2, 32, 32)[..., :1], r"must have shape \[n, H, W, 3\], found \[2, 32, 32, 1\]"),
+        (pictures(1, 32, 32)[0], r"must have shape \[n, H, W, 3\], found \[32, 32, 3\]"),
+        (
+            [pictures(1, 32, 32)[0], pictures(1, 32, 40)[0]],
+            r"target 1 has shape \[32, 40, 3\], target 0 \[32, 32, 3\]",
+        ),
+        (np.zeros((1, 32, 32, 3), np.uint8), "must be float in .*found uint8"),
+        (pictures(2, 32, 32) * 255, r"target 0 must be in \[0, 1\], found"),
+        (np.where(np.arange(2)[:, None, None, None] == 1, np.nan, pictures(2, 32, 32)), "target 1 has NaN"),
+    ],
+)
+def test_bad_target_images_are_named(build, targets, message):
+    with pytest.raises(ValueError, match=message):
+        build(targets)
+
+
+def test_target_images_the_vae_cannot_encode_are_refused(sd15):
+    size = 4 * sd15.pipe.downscale
+    with pytest.raises(ValueError, match=f"{size + 1}x{size} pixels: both sides must be divisible by"):
+        textual_inversion(sd15.pipe, sd15.params, pictures(1, size + 1, size))
+
+
+def test_bad_target_texts_are_refused(sd15):
+    pipe = sd15.pipe
+    with pytest.raises(ValueError, match="texts is empty"):
+        text_guidance(pipe, sd15.params, [])
+    with pytest.raises(TypeError, match="list of strings"):
+        text_guidance(pipe, sd15.params, "a room")
+    loss, target = text_guidance(pipe, sd15.params, ["a room"])
+    with pytest.raises(
+        ValueError, match=r"\[2, 70, 48\], must have the target texts' length and width, \[77, 48\]"
+    ):
+        loss(target, make_sample(context=jnp.zeros((2, 70, 48))))
+
+
+def test_standardising_by_a_single_target_is_refused(sd15, clip):
+    with pytest.raises(ValueError, match="two or more"):
+        image_guidance(clip.clip, clip.params, pictures(1, 56, 56), standardised_l2)
+    with pytest.raises(ValueError, match="two or more"):
+        text_guidance(sd15.pipe, sd15.params, ["a room"], standardised_l2)

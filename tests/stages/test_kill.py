@@ -1,0 +1,59 @@
+"""A run of a real pipeline, killed with SIGKILL at random moments, ends where an uninterrupted one does."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from gap_jax import metrics, prompts
+from gap_jax.stages.optimize import load_trajectory
+from tests.stages.killable_run import STEPS
+
+
+def run(model, folder, cache):
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    command = [sys.executable, "-W", "ignore", "-m", "tests.stages.killable_run", str(model), str(folder)]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+
+
+def kill_at(process, folder, step, delay):
+    """Kill the process a moment after it has written the metrics of `step`."""
+    path = folder / "metrics.jsonl"
+    while process.poll() is None and not (path.exists() and len(path.read_text().splitlines()) >= step):
+        time.sleep(0.005)
+    time.sleep(delay)
+    process.kill()
+    process.communicate()
+
+
+def test_killed_at_three_random_moments_it_ends_bit_identical(models, tmp_path):
+    model = models("sd15").folder
+    whole, parts, cache = tmp_path / "whole", tmp_path / "parts", tmp_path / "cache"
+    finish(run(model, whole, cache))
+    moments = sorted(random.sample(range(1, STEPS), 3))
+    for moment in moments:
+        process = run(model, parts, cache)
+        kill_at(process, parts, moment, random.uniform(0, 0.3))
+        assert process.returncode == -9, f"ended before it was killed at {moments}"
+    finish(run(model, parts, cache))
+    for i in range(2):
+        name = f"prompts/{i}/learned_embeds.safetensors"
+        np.testing.assert_array_equal(prompts.load(parts / name), prompts.load(whole / name))
+    assert metrics.read(parts) == metrics.read(whole)
+    ours, theirs = load_trajectory(parts), load_trajectory(whole)
+    for name in theirs:
+        np.testing.assert_array_equal(ours[name], theirs[name])

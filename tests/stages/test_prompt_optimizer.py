@@ -1,0 +1,350 @@
+"""Prompt optimisation against a torch version of the step, written from METHOD.md with diffusers' classes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+
+from gap_jax.diffusion.align import (
+    Sampling,
+    controlnet_depth,
+    depth_condition,
+    fold_keys,
+    inpaint,
+    latent_mask,
+)
+from gap_jax.stages.guidance import image_guidance
+from gap_jax.stages.objective import Term, adversarial
+from gap_jax.stages.prompt_optimizer import EarlyStop, Model, adamw, advance, begin, prompt_optimizer
+from gap_jax.tasks import classification, depth
+from tests.diffusion.test_denoise import embed_through
+from tests.torch_folders import nchw, relative_error
+from tests.torch_sampler import torch_denoise
+
+PLACEHOLDERS, MICRO, ACCUMULATION, STEPS = 3, 2, 2, 10
+SIDE = 16
+KERNEL = np.random.default_rng(9).standard_normal((3, 3, 3, 1)).astype(np.float32) / 5
+
+
+def predict_depth(kernel, images):
+    out = jax.lax.conv_general_dilated(
+        images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return jax.nn.sigmoid(out)
+
+
+def torch_predict_depth(images):
+    kernel = torch.from_numpy(KERNEL).permute(3, 2, 0, 1)
+    return torch.sigmoid(torch.nn.functional.conv2d(images, kernel, padding=1))
+
+
+def batch_of(step, rows=MICRO * ACCUMULATION):
+    """A step's batch: originals, depth, and masks, from its number."""
+    rng = np.random.default_rng(step)
+    mask = rng.random((rows, SIDE, SIDE, 1)) < 0.9
+    keep = np.zeros((rows, SIDE, SIDE, 1), bool)
+    keep[:, : SIDE // 2] = True
+    return {
+        "image": rng.random((rows, SIDE, SIDE, 3), dtype=np.float32),
+        "depth": rng.random((rows, SIDE, SIDE, 1), dtype=np.float32),
+        "mask": mask,
+        "keep": keep,
+    }
+
+
+def optimizer_for(model, terms, alignment=None, sampling=None, learning_rate=2e-3, **options):
+    return prompt_optimizer(
+        model.pipe,
+        model.params,
+        Model(predict_depth, KERNEL),
+        terms,
+        alignment or controlnet_depth(),
+        adamw(learning_rate),
+        placeholders=PLACEHOLDERS,
+        negative_prompt="cartoon",
+        sampling=sampling or Sampling(num_steps=2),
+        **options,
+    )
+
+
+def start(seed=0):
+    return np.random.default_rng(seed).standard_normal((PLACEHOLDERS, 48), dtype=np.float32) * 0.03
+
+
+def image_keys(state_key, step, rows):
+    key = jax.random.fold_in(state_key, step)
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(rows))
+
+
+def draw(keys, shape):
+    return np.asarray(jax.vmap(lambda key: jax.random.normal(key, shape))(keys))
+
+
+class TorchStep:
+    """The loss of one micro-batch in torch, for a given alignment, with the noise that our keys draw."""
+
+    def __init__(self, model, clip, targets, inpaints, sampling):
+        self.model, self.clip, self.inpaints, self.sampling = model, clip, inpaints, sampling
+        self.target = self.features(nchw(targets)).mean(0)
+        ids = torch.from_numpy(np.asarray(model.pipe.tokenize(["cartoon"]))).long()
+        self.uncond = model.torch.text_encoder(ids)[0]
+        self.ids = torch.from_numpy(model.pipe.tokenize(["<0>,<1>,<2>"], PLACEHOLDERS)).long()
+
+    def features(self, images):
+        size = self.clip.clip.model.vision_model.image_size
+        pixels = torch.nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+        mean, std = (
+            torch.tensor(x)[:, None, None] for x in (self.clip.clip.image_mean, self.clip.clip.image_std)
+        )
+        return self.clip.torch.vision_model((pixels - mean) / std).pooler_output
+
+    def loss(self, embeddings, batch, keys):
+        model, pipe = self.model, self.model.torch
+        rows = len(keys)
+        table = pipe.text_encoder.get_input_embeddings().weight
+        context = embed_through(pipe.text_encoder, torch.cat([table, embeddings])[self.ids])
+        shape = (SIDE // model.pipe.downscale, SIDE // model.pipe.downscale, 4)
+        noise = nchw(draw(fold_keys(keys, "noise"), shape))
+        arguments, keep = {}, None
+        if self.inpaints:
+            posterior = pipe.vae.encode(nchw(2 * batch["image"] - 1)).latent_dist
+            sampled = posterior.mean + posterior.std * nchw(draw(fold_keys(keys, "encode"), shape))
+            source = sampled * pipe.vae.config.scaling_factor
+            keep = nchw(latent_mask(batch["keep"], model.pipe.downscale).astype(np.float32)), source, noise
+            step_keys = fold_keys(keys, "denoise")
+            fold = jax.vmap(jax.random.fold_in, (0, None))
+            arguments["noises"] = [
+                nchw(draw(fold(step_keys, i), shape)) for i in range(self.sampling.num_steps)
+            ]
+        if pipe.__class__.__name__.find("ControlNet") > 0:
+            arguments["control"] = nchw(depth_condition(batch["depth"], batch["mask"]))
+        latents = torch_denoise(
+            pipe,
+            noise,
+            context.expand(rows, -1, -1),
+            self.uncond.expand(rows, -1, -1),
+            num_steps=self.sampling.num_steps,
+            guidance_scale=self.sampling.guidance_scale,
+            eta=self.sampling.eta,
+            keep=keep,
+            **arguments,
+        )
+        images = (pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+        if self.inpaints:
+            images = torch.where(nchw(batch["keep"]), nchw(batch["image"]), images)
+        error = torch.abs(torch_predict_depth(images) - nchw(batch["depth"])) * nchw(batch["mask"])
+        guide = 1 - torch.nn.functional.cosine_similarity(self.features(images), self.target[None])
+        return -error.mean() + 2.0 * guide.mean()
+
+    def optimise(self, embeddings, key):
+        leaf = torch.tensor(embeddings, requires_grad=True)
+        optimizer = torch.optim.AdamW([leaf], lr=2e-3, weight_decay=1e-2)
+        for step in range(STEPS):
+            batch, keys = batch_of(step), image_keys(key, step, MICRO * ACCUMULATION)
+            optimizer.zero_grad()
+            for first in range(0, MICRO * ACCUMULATION, MICRO):
+                rows = slice(first, first + MICRO)
+                micro = {name: array[rows] for name, array in batch.items()}
+                (self.loss(leaf, micro, keys[rows]) / ACCUMULATION).backward()
+            optimizer.step()
+        return leaf.detach().numpy()
+
+
+@pytest.mark.parametrize("inpaints", [False, True], ids=["controlnet", "inpainting-eta-1"])
+def test_ten_adamw_steps_equal_torch(models, clip, inpaints):
+    """With both guidances and accumulation 2; on ControlNet, or inpainting with noise and pasting."""
+    model = models("sd15")
+    alignment = controlnet_depth()
+    if inpaints:
+        model = without_controlnet(model)
+        alignment = inpaint(paste=True)
+    sampling = Sampling(num_steps=3, guidance_scale=5.0, eta=float(inpaints))
+    targets = np.random.default_rng(4).random((3, 40, 40, 3), dtype=np.float32)
+    terms = [
+        adversarial(depth.negative_l1),
+        Term("guidance", *image_guidance(clip.clip, clip.params, targets), weight=2.0),
+    ]
+    ours = optimizer_for(model, terms, alignment, sampling, accumulation=ACCUMULATION)
+    key = jax.random.key(7)
+    state = ours.init(key, start())
+    step = jax.jit(ours.step)
+    for i in range(STEPS):
+        state, metrics = step(ours.weights, state, batch_of(i))
+    assert np.isfinite(metrics["loss"])
+    theirs = TorchStep(model, clip, targets, inpaints, sampling).optimise(start(), key)
+    assert relative_error(state.embeddings, theirs) < 1e-3
+    assert relative_error(state.embeddings - start(), theirs - start()) < 1e-2
+
+
+def without_controlnet(model):
+    """The same networks as a text-to-image pipeline, ours and torch's."""
+    import dataclasses
+    from types import SimpleNamespace
+
+    import diffusers
+
+    components = {name: value for name, value in model.torch.components.items() if name != "controlnet"}
+    torch_pipe = diffusers.StableDiffusionPipeline(**components, requires_safety_checker=False)
+    return SimpleNamespace(
+        torch=torch_pipe, pipe=dataclasses.replace(model.pipe, controlnet=None), params=model.params
+    )
+
+
+@pytest.fixture(scope="module")
+def short(models):
+    """An optimiser of one adversarial term that begins at step 1, and its compiled step."""
+    ours = optimizer_for(
+        models("sd15"), [adversarial(depth.negative_l1, start=1)], sampling=Sampling(num_steps=1)
+    )
+    return ours, jax.jit(ours.step)
+
+
+def test_a_terms_start_holds_it_back(short):
+    ours, step = short
+    state, metrics = step(ours.weights, ours.init(jax.random.key(0), start()), batch_of(0))
+    assert metrics["loss"] == 0 and metrics["gradient_norm"] == 0 and metrics["adversarial"] < 0
+    _, metrics = step(ours.weights, state, batch_of(1))
+    assert metrics["loss"] < 0 and metrics["gradient_norm"] > 0
+
+
+def test_optimising_raises_the_models_error(short):
+    ours, step = short
+    fixed = ours.init(jax.random.key(0), start())._replace(step=jnp.int32(1))
+    state, first = step(ours.weights, fixed, batch_of(0))
+    for _ in range(15):
+        state = state._replace(step=fixed.step)  # the same noise again
+        state, metrics = step(ours.weights, state, batch_of(0))
+    assert metrics["adversarial"] < first["adversarial"]
+
+
+def test_a_batch_with_nan_is_skipped_and_counted(short):
+    ours, step = short
+    state = ours.init(jax.random.key(0), start())._replace(step=jnp.int32(1))
+    bad = batch_of(1) | {"depth": np.full((4, SIDE, SIDE, 1), np.nan, np.float32)}
+    after, metrics = step(ours.weights, state, bad)
+    assert metrics["skipped"] == 1 and after.skipped == 1 and after.step == 2
+    np.testing.assert_array_equal(after.embeddings, state.embeddings)
+
+
+def run_updates(losses, early_stop, finite=None):
+    """The states of as many updates, with a gradient of ones."""
+    tx = adamw(1e-2)
+    state = begin(jax.random.key(0), jnp.zeros((2, 3)), optimizer=tx, early_stop=early_stop)
+    states = [state]
+    for i, loss in enumerate(losses):
+        ok = jnp.bool_(finite is None or finite[i])
+        gradient = jnp.where(ok, jnp.ones((2, 3)), jnp.nan)
+        update = advance(states[-1], gradient, ok, jnp.float32(loss), optimizer=tx, early_stop=early_stop)
+        states.append(update)
+    return states
+
+
+def test_an_update_that_is_not_finite_changes_nothing_but_the_counts():
+    states = run_updates([-1.0] * 4, None, finite=[True, False, False, True])
+    assert [int(state.skipped) for state in states] == [0, 0, 1, 2, 0]
+    assert [int(state.step) for state in states] == [0, 1, 2, 3, 4]
+    for name in ("embeddings", "opt_state", "losses", "past"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(states[3], name), getattr(states[1], name))
+    twice = run_updates([-1.0] * 2, None)
+    np.testing.assert_array_equal(states[4].embeddings, twice[2].embeddings)
+
+
+def test_early_stopping_returns_the_oldest_embeddings_of_the_first_full_window_below():
+    states = run_updates([-0.1, -0.1, -0.3, -0.3, -0.3, -0.9], EarlyStop(3, -0.2))
+    assert [bool(state.stopped) for state in states] == [False, False, False, False, True, True, True]
+    np.testing.assert_array_equal(states[4].embeddings, states[1].embeddings)
+    np.testing.assert_array_equal(states[6].embeddings, states[4].embeddings)
+    assert states[6].step == 6
+
+
+def test_early_stopping_waits_for_a_full_window():
+    assert not any(state.stopped for state in run_updates([-9.0, -9.0], EarlyStop(3, -0.2)))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (dict(accumulation=0), "accumulation"),
+        (dict(early_stop=EarlyStop(0, -0.2)), "window"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(models, options, match):
+    with pytest.raises(ValueError, match=match):
+        optimizer_for(models("sd15"), [adversarial(depth.negative_l1)], **options)
+
+
+def test_early_stopping_needs_an_adversarial_term(models):
+    fidelity = Term("fidelity", lambda params, sample: sample.images.mean())
+    with pytest.raises(ValueError, match="adversarial"):
+        optimizer_for(models("sd15"), [fidelity], early_stop=EarlyStop(3, -0.2))
+
+
+def test_a_batch_that_does_not_divide_is_refused(models):
+    ours = optimizer_for(models("sd15"), [adversarial(depth.negative_l1)], accumulation=3)
+    with pytest.raises(ValueError, match=r"4 images per device .* 3 micro-batches"):
+        ours.step(ours.weights, ours.init(jax.random.key(0), start()), batch_of(0))
+
+
+def test_embeddings_of_another_shape_are_refused(models):
+    ours = optimizer_for(models("sd15"), [adversarial(depth.negative_l1)])
+    with pytest.raises(ValueError, match=r"\[3, 48\], found \[2, 48\]"):
+        ours.init(jax.random.key(0), start()[:2])
+
+
+def test_classification_losses_work_through_inpainting(models):
+    model = without_controlnet(models("sd15"))
+    ours = prompt_optimizer(
+        model.pipe,
+        model.params,
+        Model(
+            lambda kernel, images: predict_depth(kernel, images).mean((1, 2)) * jnp.array([1.0, -1.0]), KERNEL
+        ),
+        [adversarial(classification.other_class())],
+        inpaint(),
+        adamw(1e-3),
+        placeholders=PLACEHOLDERS,
+        negative_prompt=None,
+        sampling=Sampling(num_steps=1, eta=1.0),
+    )
+    batch = {name: batch_of(0)[name] for name in ("image", "keep")} | {"label": np.array([0, 1, 1, 0])}
+    _, metrics = jax.jit(ours.step)(ours.weights, ours.init(jax.random.key(0), start()), batch)
+    assert metrics["gradient_norm"] > 0
+
+
+def test_learning_rate_is_scaled_warmed_up_and_decayed():
+    def rates(count, **options):
+        transformation = adamw(1e-2, weight_decay=0.0, **options)
+        state = transformation.init(jnp.zeros(1))
+        out = []
+        for _ in range(count):
+            update, state = transformation.update(jnp.ones(1), state, jnp.zeros(1))
+            out.append(-float(update[0]))
+        return out
+
+    np.testing.assert_allclose(rates(3, images_per_step=8), [8e-2] * 3, rtol=1e-4)
+    np.testing.assert_allclose(rates(4, decay="linear", steps=4), [1e-2, 7.5e-3, 5e-3, 2.5e-3], rtol=1e-4)
+    np.testing.assert_allclose(rates(4, warmup_steps=2), [0, 5e-3, 1e-2, 1e-2], rtol=1e-4, atol=1e-9)
+    assert rates(5, decay="cosine", steps=4)[4] == pytest.approx(0, abs=1e-9)
+    with pytest.raises(ValueError, match="decay"):
+        adamw(1e-2, decay="exponential", steps=3)
+    with pytest.raises(ValueError, match="steps"):
+        adamw(1e-2, decay="linear")
+
+
+def test_the_optimiser_is_any_of_optaxs(models):
+    ours = prompt_optimizer(
+        models("sd15").pipe,
+        models("sd15").params,
+        Model(predict_depth, KERNEL),
+        [adversarial(depth.negative_l1)],
+        controlnet_depth(strength=0.5),
+        optax.sgd(1.0, momentum=0.9),
+        placeholders=PLACEHOLDERS,
+        negative_prompt="cartoon",
+        sampling=Sampling(num_steps=2),
+    )
+    state, metrics = jax.jit(ours.step)(ours.weights, ours.init(jax.random.key(0), start()), batch_of(0))
+    assert metrics["gradient_norm"] > 0
+    assert relative_error(state.embeddings, start()) > 0

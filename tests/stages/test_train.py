@@ -1,0 +1,146 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from gap_jax import metrics
+from gap_jax.data.loader import Batches
+from tests.stages import toy_training as toy
+
+SCRIPT = Path(toy.__file__)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return jax.device_get(toy.run(tmp_path_factory.mktemp("whole") / "toy"))
+
+
+def same(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), expected)
+
+
+def test_it_learns(uninterrupted):
+    assert np.abs(uninterrupted["w"] - toy.TRUE).max() < 1.2
+
+
+class Interrupted(Batches):
+    """Ctrl-C at the given step."""
+
+    stop: int
+
+    def load(self, step, rows):
+        if step == self.stop:
+            raise KeyboardInterrupt
+        return super().load(step, rows)
+
+
+def test_ctrl_c_saves_and_the_next_run_ends_as_an_uninterrupted_one(tmp_path, uninterrupted, capsys):
+    batches = Interrupted(toy.source(), toy.transform, size=16, seed=0)
+    batches.stop = 23
+    with pytest.raises(KeyboardInterrupt):
+        toy.run(tmp_path, batches=batches)
+    saved = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal())
+    assert 7 < saved <= 23 and "run the same command to go on" in capsys.readouterr().out
+    same(toy.run(tmp_path), uninterrupted)
+    steps = [line["step"] for line in metrics.read(tmp_path)]
+    assert steps == sorted(set(steps))
+
+
+def test_killed_and_run_again_it_ends_with_the_same_bits(tmp_path):
+    def start(folder):
+        return subprocess.Popen([sys.executable, SCRIPT, folder, "60"], cwd=SCRIPT.parents[2])
+
+    assert start(tmp_path / "whole").wait() == 0
+    folder = tmp_path / "killed"
+    process = start(folder)
+    while not (folder / "checkpoints" / "14").exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "result.npz").exists()
+    assert start(folder).wait() == 0
+    results = [np.load(tmp_path / name / "result.npz") for name in ("whole", "killed")]
+    for name in ("w", "b"):
+        np.testing.assert_array_equal(results[0][name], results[1][name])
+
+
+def test_eight_devices_do_what_one_does(tmp_path):
+    results = []
+    for count in (1, 8):
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+        folder = tmp_path / str(count)
+        command = [sys.executable, SCRIPT, folder, "20"]
+        subprocess.run(command, cwd=SCRIPT.parents[2], env=os.environ | {"XLA_FLAGS": flags}, check=True)
+        results.append(np.load(folder / "result.npz"))
+    for name in ("w", "b"):
+        np.testing.assert_allclose(results[1][name], results[0][name], atol=1e-5)
+
+
+def test_a_finished_training_is_not_repeated(tmp_path, uninterrupted):
+    toy.run(tmp_path)
+    batches = Interrupted(toy.source(), toy.transform, size=16, seed=0)
+    batches.stop = 0
+    same(toy.run(tmp_path, batches=batches), uninterrupted)
+
+
+def test_without_an_average_the_parameters_come_back(tmp_path, uninterrupted):
+    params = toy.run(tmp_path, average=None)
+    assert np.abs(params["w"] - uninterrupted["w"]).max() > 0
+
+
+def test_probes_are_written_and_drawn(tmp_path):
+    def probe(params):
+        return {"w": float(params["w"].mean())}, {"row": np.full((4, 8, 3), 0.5)}
+
+    toy.run(tmp_path, steps=10, probe=probe, probe_every=5)
+    lines = [line for line in metrics.read(tmp_path) if "w" in line]
+    assert [line["step"] for line in lines] == [5, 10]
+    picture = np.asarray(Image.open(tmp_path / "pictures" / "row-000010.png"))
+    assert picture.shape == (4, 8, 3) and (picture == 128).all()
+
+
+def test_the_best_parameters_on_a_probe_are_returned_also_after_a_resume(tmp_path):
+    def distance(params):  # least somewhere on the way
+        return {"distance": abs(float(params["w"][0, 1]) - 0.5)}, {}
+
+    options = dict(probe=distance, probe_every=5, best="distance")
+    batches = Interrupted(toy.source(), toy.transform, size=16, seed=0)
+    batches.stop = 43
+    with pytest.raises(KeyboardInterrupt):
+        toy.run(tmp_path / "cut", batches=batches, **options)
+    best = jax.device_get(toy.run(tmp_path / "whole", **options))
+    values = {
+        line["step"]: line["distance"] for line in metrics.read(tmp_path / "whole") if "distance" in line
+    }
+    least = min(values, key=values.get)
+    assert least < 60 and abs(best["w"][0, 1] - 0.5) == pytest.approx(values[least], abs=1e-6)
+    same(toy.run(tmp_path / "cut", **options), best)
+    same(toy.run(tmp_path / "whole", **options), best)
+
+
+def test_another_configuration_is_refused(tmp_path):
+    toy.run(tmp_path, steps=5, config={"rate": 1})
+    with pytest.raises(ValueError, match="rate is 2, saved was 1"):
+        toy.run(tmp_path, steps=5, config={"rate": 2})
+
+
+def test_updates_that_are_not_finite_end_it_with_the_last_good_parameters(tmp_path):
+    def explodes(params, frozen, batch, keys):
+        value, found = toy.loss(params, frozen, batch, keys)
+        late = batch["x"].sum() * 0 + jnp.where(params["w"].sum() > 3, jnp.nan, 0.0)
+        return value + late * params["w"].sum(), found
+
+    with pytest.raises(FloatingPointError, match="4 updates in a row were not finite"):
+        toy.run(tmp_path, loss=explodes, max_skipped=4, log_every=1)
+    saved = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal())
+    params = toy.run(tmp_path, steps=saved, config={"steps": 60})
+    assert np.isfinite(params["w"]).all()
