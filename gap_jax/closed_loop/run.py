@@ -20,7 +20,8 @@ from gap_jax.closed_loop.world import Arrays, Baseline, Network, take
 from gap_jax.data.corruptions.common import CORRUPTIONS
 from gap_jax.data.corruptions.three_d import CORRUPTIONS_3D
 from gap_jax.data.prepared import Prepared
-from gap_jax.report.results import CONSTANT, WORST, write_whole
+from gap_jax.files import write_whole
+from gap_jax.report.results import CONSTANT, WORST
 from gap_jax.stages.evaluate import Shift, evaluate, shifts
 from gap_jax.stages.finetune import Mixture, finetune
 from gap_jax.stages.generate import generate, plan

@@ -16,9 +16,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 from PIL import Image, UnidentifiedImageError
 
+from gap_jax.files import write_whole
 from gap_jax.report import figures, tables
 from gap_jax.report.arms import INK, ArmStyle, arms
-from gap_jax.report.results import CONSTANT, Example, Frame, Prompt, Results, load, write_whole
+from gap_jax.report.results import CONSTANT, Example, Frame, Prompt, Results, load
 
 SMALL = 128  # pixels: pictures up to here are shown enlarged, pixel by pixel; larger ones are compressed
 LARGEST = 512

@@ -6,7 +6,6 @@ infinity, which JSON does not have, are null there and NaN when read.
 
 import json
 import math
-import os
 import types
 import typing
 from collections import Counter
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from gap_jax.files import write_whole
 
 KINDS = ("clean", "cc", "3dcc", "domain")
 CONSTANT = "constant"  # the arm that predicts the same for all images
@@ -239,18 +240,6 @@ def load(path: str | Path) -> Results:
         return _typed(Results, json.loads(path.read_text(encoding="utf-8")), "")
     except ValueError as error:
         raise ValueError(f"{path} is no results file: {error}") from error
-
-
-def write_whole(path: str | Path, content: bytes) -> None:
-    """Write a file that is at any moment the old one or the complete new one; makes its folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        scratch.write_bytes(content)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _values_by_seed(results: Results) -> typing.Iterator[tuple[str, Values]]:
