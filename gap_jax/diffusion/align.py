@@ -1,25 +1,39 @@
-"""Images that stay faithful to their labels: how generation starts, what it is conditioned on, how it ends.
+"""Alignments: how generated images stay faithful to their labels.
 
-An `Alignment` is a value made of functions. It reads from a batch, a dict of arrays, what it needs:
-`image` float `[B,H,W,3]` in [0,1], the original; `depth` float `[B,H,W,1]` in [0,1] with `mask` boolean
-`[B,H,W,1]`, True = valid; `keep` boolean `[B,H,W,1]`, True = keep.
+An `Alignment` says how sampling starts, what it is conditioned on, and how the images are finished. The paper
+(arXiv 2403.15309) uses ControlNet for depth, `controlnet_depth`, and inpainting for classification,
+`inpaint`.
+
+An alignment takes what it needs from a batch:
+
+- `image` float `[B,H,W,3]` in [0,1]: the original image.
+- `depth` float `[B,H,W,1]` in [0,1], and `mask` boolean `[B,H,W,1]`, True = valid depth.
+- `keep` boolean `[B,H,W,1]`, True = keep the original's pixel.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from gap_jax.data.batch import Batch
 from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.diffusion.sampler import Keep
 from gap_jax.diffusion.schedule import Solver, ddim
 
-Batch = Mapping[str, jax.Array]
-
 
 class Sampling(NamedTuple):
-    """How images are sampled; see `Pipeline.denoise`. Defaults: the paper's for optimising depth prompts."""
+    """The settings of the sampler, passed on to `Pipeline.denoise`.
+
+    - `num_steps`: solver steps over the whole schedule.
+    - `guidance_scale`: scale of classifier-free guidance (Ho & Salimans, arXiv 2207.12598); 1 is no guidance.
+    - `eta`: DDIM's noise, from 0 (deterministic) to 1 (ancestral sampling).
+    - `solver`: `ddim` or `dpm_solver`.
+    - `backprop_steps`: gradients go through that many last steps (DRaFT-K, arXiv 2309.17400); None: all.
+
+    The defaults are the paper's for optimising depth prompts.
+    """
 
     num_steps: int = 5
     guidance_scale: float = 7.0
@@ -29,7 +43,7 @@ class Sampling(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Arguments of `Pipeline.denoise` that come from a batch."""
+    """The arguments of `Pipeline.denoise` that come from a batch."""
 
     latents: jax.Array
     control: jax.Array | None = None
@@ -37,7 +51,15 @@ class Start(NamedTuple):
 
 
 class Alignment(NamedTuple):
-    """`start(pipe, params, batch, keys, sampling) -> Start`, `finish(images, batch) -> images`."""
+    """A way to keep generated images faithful to the labels of a batch.
+
+    - `start(pipe, params, batch, keys, sampling)` returns a `Start`: the first latents and their conditions.
+      `keys` `[B]` are one per image.
+    - `finish(images, batch)` returns the final images: of the decoded `images` `[B,H,W,3]` in [0,1].
+    - `strength` in (0,1]: SDEdit's (Meng et al., arXiv 2108.01073). 1 starts from pure noise; a smaller
+      strength starts from the noised original and runs the last `⌊num_steps · strength⌋` steps only.
+    - `control_scale`: multiplier of the ControlNet's residuals.
+    """
 
     start: Callable[[Pipeline, Params, Batch, jax.Array, Sampling], Start]
     finish: Callable[[jax.Array, Batch], jax.Array] = lambda images, batch: images
@@ -46,35 +68,46 @@ class Alignment(NamedTuple):
 
 
 def controlnet_depth(strength: float = 1.0, control_scale: float = 1.0) -> Alignment:
-    """ControlNet on the batch's `depth` and `mask`; with `strength` < 1, SDEdit from its `image`."""
+    """Return an alignment that keeps the depth of a scene: ControlNet (Zhang et al., arXiv 2302.05543).
+
+    The ControlNet sees `depth_condition` of the batch's `depth` and `mask`. With `strength` < 1, generation
+    starts from the batch's `image` too (SDEdit). `strength` in (0,1] and `control_scale` as in `Alignment`.
+    The pipeline must have a ControlNet; `Pipeline.denoise` raises ValueError otherwise.
+    """
 
     def start(pipe, params, batch, keys, sampling):
-        noise = _noise(pipe, batch["depth"], keys)
+        noise = _first_noise(pipe, batch["depth"], keys)
         control = depth_condition(batch["depth"], batch["mask"])
         if strength == 1:
             return Start(noise, control)
         source = pipe.encode_image(params, batch["image"], fold_keys(keys, "encode"))
-        return Start(_noised(pipe, source, noise, strength, sampling), control)
+        return Start(_sdedit_start(pipe, source, noise, strength, sampling), control)
 
     return Alignment(start, strength=strength, control_scale=control_scale)
 
 
 def inpaint(strength: float = 1.0, paste: bool = False) -> Alignment:
-    """Keep the batch's `image` where `keep` is True; SDEdit with `strength` < 1.
+    """Return an alignment that keeps the batch's `image` where `keep` is True and generates the rest.
 
-    `paste`: the kept pixels of the result are the original's, exactly.
+    An inpainting UNet (9 channels; Rombach et al., arXiv 2112.10752) sees the mask and the masked image.
+    With any other UNet, the kept latents are put back after each step (RePaint, Lugmayr et al., arXiv
+    2201.09865, without its resampling).
+
+    - `strength` in (0,1]: SDEdit's, as in `Alignment`.
+    - `paste`: copy the kept pixels of the original into the result, so that they are exactly the same.
+      Otherwise they pass through the VAE, which changes them a little.
     """
 
     def start(pipe, params, batch, keys, sampling):
         image, keep = batch["image"], batch["keep"]
-        noise = _noise(pipe, image, keys)
+        noise = _first_noise(pipe, image, keys)
         encode_keys = fold_keys(keys, "encode")
         source = pipe.encode_image(params, image, encode_keys)
         mask = latent_mask(keep, pipe.downscale)
-        latents = noise if strength == 1 else _noised(pipe, source, noise, strength, sampling)
+        latents = noise if strength == 1 else _sdedit_start(pipe, source, noise, strength, sampling)
         if pipe.inpaints:
-            hidden = pipe.encode_image(params, jnp.where(keep, image, 0.5), encode_keys)
-            return Start(latents, keep=Keep(mask, hidden, None))
+            masked = pipe.encode_image(params, jnp.where(keep, image, 0.5), encode_keys)
+            return Start(latents, keep=Keep(mask, masked, None))
         return Start(latents, keep=Keep(mask, source, noise))
 
     def finish(images, batch):
@@ -93,10 +126,15 @@ def generate(
     alignment: Alignment,
     sampling: Sampling,
 ) -> jax.Array:
-    """Images `[B,H,W,3]` in [0,1] of a batch's labels under a prompt; pure, differentiable to `context`.
+    """Generate an image for each row of a batch, faithful to its label: float32 `[B,H,W,3]` in [0,1].
 
-    `context` `[B or 1,L,D]`, `uncond` `[1,L,D]`; `keys` `[B]`: an image depends on its own key alone, not on
-    the batch it is made in.
+    - `context` float `[B or 1,L,D]`: the prompt's states, as `Pipeline.encode_text` returns them.
+    - `uncond` float `[1,L,D]`: the states of the negative prompt, or None for no guidance.
+    - `batch`: the arrays that the alignment reads; the module's docstring lists them.
+    - `keys` `[B]`: one per image. An image depends on its own key and row, not on the rest of the batch.
+
+    A pure function, differentiable to `context`. Raises ValueError for shapes that do not fit, before it
+    compiles.
     """
     start = alignment.start(pipe, params, batch, keys, sampling)
     latents = pipe.denoise(
@@ -119,10 +157,10 @@ def generate(
 
 
 def depth_condition(depth: jax.Array, mask: jax.Array) -> jax.Array:
-    """ControlNet's depth condition: near is bright, invalid is black.
+    """Return ControlNet's condition of a depth map, float `[B,H,W,3]`: near is bright, invalid is black.
 
-    `depth` float `[B,H,W,1]` in [0,1], `mask` boolean `[B,H,W,1]`, True = valid. Returns `[B,H,W,3]`:
-    1 - depth over valid pixels, min-max normalised per image to [0,1]; elsewhere 0.
+    `depth` float `[B,H,W,1]` in [0,1]; `mask` boolean `[B,H,W,1]`, True = valid. The condition is 1 - depth,
+    min-max normalised to [0,1] over the valid pixels of each image, and 0 elsewhere.
     """
     near = 1 - depth
     low = jnp.min(near, (1, 2, 3), keepdims=True, where=mask, initial=jnp.inf)
@@ -132,23 +170,27 @@ def depth_condition(depth: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def latent_mask(mask: jax.Array, downscale: int) -> jax.Array:
-    """A mask of images `[B,H,W,1]` at the size of their latents `[B,H/f,W/f,1]`, by nearest neighbour."""
+    """Return a mask of pixels, boolean `[B,H,W,1]`, at the latents' size `[B,H/f,W/f,1]`, f = `downscale`.
+
+    A latent takes the value of its first pixel (nearest neighbour), as in diffusers' inpainting pipeline.
+    """
     return mask[:, ::downscale, ::downscale]
 
 
 def fold_keys(keys: jax.Array, purpose: str) -> jax.Array:
-    """Keys `[B]` for a purpose, from each image's own."""
+    """Return keys `[B]` for a purpose ("noise", "encode", "denoise" or "terms"), from each image's own."""
     number = {"noise": 0, "encode": 1, "denoise": 2, "terms": 3}[purpose]
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
-def _noise(pipe: Pipeline, like: jax.Array, keys: jax.Array) -> jax.Array:
-    height, width = (side // pipe.downscale for side in like.shape[1:3])
+def _first_noise(pipe: Pipeline, images: jax.Array, keys: jax.Array) -> jax.Array:
+    """Draw standard normal latents for images of the size of `images`."""
+    height, width = (side // pipe.downscale for side in images.shape[1:3])
     shape = (height, width, pipe.vae.latent_channels)
     return jax.vmap(lambda key: jax.random.normal(key, shape))(fold_keys(keys, "noise"))
 
 
-def _noised(pipe, source, noise, strength, sampling):
+def _sdedit_start(pipe, source, noise, strength, sampling):
     return pipe.add_noise(
         source, noise, num_steps=sampling.num_steps, strength=strength, solver=sampling.solver
     )

@@ -1,4 +1,4 @@
-"""The loss that denoisers are trained with."""
+"""The loss that denoisers are trained with, and the noising that all such losses share."""
 
 from collections.abc import Callable
 
@@ -8,41 +8,65 @@ import numpy as np
 
 from gap_jax.diffusion.align import depth_condition
 from gap_jax.diffusion.pipeline import Pipeline
+from gap_jax.diffusion.schedule import Schedule
+
+
+def noised(
+    schedule: Schedule, clean: jax.Array, noise: jax.Array, timestep: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return `clean` latents noised to a timestep, and the target that a denoiser is trained to predict.
+
+    With `abar = schedule.alphas_cumprod()[timestep]`, `alpha = sqrt(abar)` and `sigma = sqrt(1 - abar)`:
+
+        noisy = alpha clean + sigma noise      (Ho et al., arXiv 2006.11239, eq. 4)
+        target = noise                         (prediction_type "epsilon": eq. 14)
+        target = alpha noise - sigma clean     ("v_prediction": Salimans & Ho, arXiv 2202.00512, section 4)
+
+    `clean` scaled latents and `noise` standard normal, float32 of one shape; `timestep` an integer scalar in
+    `0..num_train_timesteps - 1`. Map over a batch by `jax.vmap`.
+    """
+    alphas = schedule.alphas_cumprod()
+    alpha, sigma = (
+        jnp.asarray(np.sqrt(variance).astype(np.float32))[timestep] for variance in (alphas, 1 - alphas)
+    )
+    target = noise if schedule.prediction_type == "epsilon" else alpha * noise - sigma * clean
+    return alpha * clean + sigma * noise, target
 
 
 def denoising(
     pipe: Pipeline, timestep_power: float = 1.0
 ) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
-    """The mean squared error of the predicted noise (or v): Ho et al., arXiv 2006.11239, eq. 14.
+    """Return `loss(params, frozen, batch, keys)`: the mean squared error of the predicted noise or v.
 
-    Trains what of `unet` and `controlnet` is in `params`, `frozen` holds the rest; a ControlNet sees `depth`
-    and `mask`.
-    Needs `tokens` and `latents` `[B,h,w,C]`, scaled, or `image`, which is then encoded at every step.
-    Timesteps are `⌊T u^timestep_power⌋`: 1 is Stable Diffusion's way, less draws more noise. `split(key)` of
-    each row's key draws u, by `uniform`, and the noise, by `normal`.
+    It is the loss of Ho et al., arXiv 2006.11239, eq. 14, averaged over the batch and its latents.
+
+    - `params`: the weights to train, of `unet`, `controlnet` or both; `frozen` holds all others.
+    - `batch`: `tokens` int `[B,L]`, and `latents` float `[B,h,w,C]`, scaled, or `image` float `[B,H,W,3]` in
+      [0,1], which is then encoded at every step. A ControlNet also needs `depth` and `mask`
+      (`depth_condition`).
+    - `keys` `[B]`: `split(keys[b])` draws u of row b by `uniform`, and its noise by `normal`.
+    - `timestep_power`: the timesteps are `⌊T u^timestep_power⌋` of T. 1 is Stable Diffusion's choice; a
+      smaller power draws noisier timesteps.
     """
-    alphas = pipe.schedule.alphas_cumprod()
-    levels = np.sqrt(alphas).astype(np.float32), np.sqrt(1 - alphas).astype(np.float32)
+    num_timesteps = pipe.schedule.num_train_timesteps
 
     def draw(clean, key):
-        when, what = jax.random.split(key)
-        timestep = (len(alphas) * jax.random.uniform(when) ** timestep_power).astype(int)
-        noise = jax.random.normal(what, clean.shape)
-        alpha, sigma = (jnp.asarray(level)[timestep] for level in levels)
-        answer = noise if pipe.schedule.prediction_type == "epsilon" else alpha * noise - sigma * clean
-        return alpha * clean + sigma * noise, timestep, answer
+        timestep_key, noise_key = jax.random.split(key)
+        timestep = (num_timesteps * jax.random.uniform(timestep_key) ** timestep_power).astype(int)
+        noisy, target = noised(pipe.schedule, clean, jax.random.normal(noise_key, clean.shape), timestep)
+        return noisy, timestep, target
 
     def loss(params, frozen, batch, keys):
         weights = {**frozen, **params}
         context = pipe.encode_text(frozen, batch["tokens"])
         latents = batch["latents"] if "latents" in batch else pipe.encode_image(frozen, batch["image"], keys)
-        noisy, timesteps, answer = jax.vmap(draw)(latents, keys)
+        noisy, timesteps, target = jax.vmap(draw)(latents, keys)
         residuals = None
         if pipe.controlnet is not None:
             control = depth_condition(batch["depth"], batch["mask"])
             variables = {"params": weights["controlnet"]}
             residuals = pipe.controlnet.apply(variables, noisy, timesteps, context, control)
         output = pipe.unet.apply({"params": weights["unet"]}, noisy, timesteps, context, residuals)
-        return jnp.square(output.astype(jnp.float32) - answer).mean(), {}
+        return jnp.square(output.astype(jnp.float32) - target).mean(), {}
 
     return loss

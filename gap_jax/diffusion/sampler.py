@@ -1,4 +1,4 @@
-"""The differentiable sampling loop: one `lax.scan` over the rows of a solver's table."""
+"""The differentiable sampling loop: one `lax.scan` over the steps of a solver."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,10 +10,11 @@ from gap_jax.diffusion.schedule import SolverCoefficients
 
 
 class Keep(NamedTuple):
-    """The part of the latents that sampling must keep (a blended-latent RePaint, arXiv 2201.09865).
+    """The part of the latents that sampling keeps: blended latents as in RePaint (arXiv 2201.09865).
 
-    `mask` boolean `[B,h,w,1]`, True = keep; `source` the scaled latents to keep `[B,h,w,C]`; `noise` as
-    `source`: what brings them to the noise level of each step.
+    - `mask` boolean `[B,h,w,1]`, True = keep.
+    - `source` float `[B,h,w,C]`: the scaled latents to keep.
+    - `noise` as `source`: the noise that brings the source to the noise level of each step.
     """
 
     mask: jax.Array
@@ -24,20 +25,25 @@ class Keep(NamedTuple):
 def sample(
     predict: Callable[[jax.Array, jax.Array], jax.Array],
     latents: jax.Array,
-    table: SolverCoefficients,
+    coefficients: SolverCoefficients,
     *,
     prediction_type: str,
     keys: jax.Array | None = None,
     keep: Keep | None = None,
     backprop_steps: int | None = None,
 ) -> jax.Array:
-    """Carry `latents` `[B,h,w,C]` from the noise level of the table's first row to that after its last.
+    """Denoise `latents` `[B,h,w,C]` through all steps of a solver; return float32 `[B,h,w,C]`.
 
-    `predict(latents, timestep)` is the network, guidance included; it returns the noise or v. `keys` `[B]`
-    draw each image's noise, `normal(fold_in(keys[b], step))`, and are needed only where the table has any.
-    The state is float32 throughout, and reverse differentiation recomputes each step, so that memory
-    does not grow with their number; it goes back through the last `backprop_steps` only, if given (DRaFT-K,
-    Clark et al. 2023, arXiv 2309.17400).
+    - `predict(latents, timestep)` is the network with its guidance; it returns the noise or v, as
+      `prediction_type` says.
+    - `coefficients`: one row a step; `latents` have the noise level of the first.
+    - `keys` `[B]` draw the noise of each image, `normal(fold_in(keys[b], step))`. They are needed only if the
+      coefficients have noise.
+    - `backprop_steps`: differentiate through that many last steps only (DRaFT-K, Clark et al. 2023, arXiv
+      2309.17400); None: through all.
+
+    The state is float32 throughout. Reverse differentiation recomputes each step, so that its memory does not
+    grow with the number of steps.
     """
 
     def step(carry, inputs):
@@ -59,14 +65,16 @@ def sample(
         return (x, clean), None
 
     latents = latents.astype(jnp.float32)
-    table = jax.tree.map(jnp.asarray, table)
-    kept_alpha, kept_sigma = jnp.append(table.alpha[1:], 1.0), jnp.append(table.sigma[1:], 0.0)
-    inputs = (jnp.arange(len(table.timestep)), table, kept_alpha, kept_sigma)
+    coefficients = jax.tree.map(jnp.asarray, coefficients)
+    num_steps = len(coefficients.timestep)
+    kept_alpha = jnp.append(coefficients.alpha[1:], 1.0)
+    kept_sigma = jnp.append(coefficients.sigma[1:], 0.0)
+    inputs = (jnp.arange(num_steps), coefficients, kept_alpha, kept_sigma)
     carry = (latents, jnp.zeros_like(latents))
-    first = 0 if backprop_steps is None else max(len(table.timestep) - backprop_steps, 0)
+    first_differentiated = 0 if backprop_steps is None else max(num_steps - backprop_steps, 0)
     step = jax.checkpoint(step, prevent_cse=False)
-    if first:
-        carry, _ = jax.lax.scan(step, carry, jax.tree.map(lambda x: x[:first], inputs))
+    if first_differentiated:
+        carry, _ = jax.lax.scan(step, carry, jax.tree.map(lambda x: x[:first_differentiated], inputs))
         carry = jax.lax.stop_gradient(carry)
-    (latents, _), _ = jax.lax.scan(step, carry, jax.tree.map(lambda x: x[first:], inputs))
+    (latents, _), _ = jax.lax.scan(step, carry, jax.tree.map(lambda x: x[first_differentiated:], inputs))
     return latents

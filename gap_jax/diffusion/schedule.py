@@ -1,12 +1,13 @@
-"""The noise schedule of a `scheduler_config.json`, and its solvers as tables of coefficients.
+"""The noise schedule of a `scheduler_config.json`, and the solvers that step through it.
 
-Every solver here makes the step from a latent `x` (signal level `alpha`, noise level `sigma`) to the next
-from the network's estimate of the clean latent `x0` and of the noise `eps`:
+A solver is a table of coefficients, one row a step. A step goes from the latent `x` (signal level `alpha`,
+noise level `sigma`) to the next one, `x'`, by the network's estimates of the clean latent `x0` and of the
+noise `eps`:
 
     x' = alpha' x0 + direction eps + correction (x0 - previous x0) + noise n,    n ~ N(0, 1)
 
-DDIM (Song et al. 2020, arXiv 2010.02502, eq. 12) is that without a correction; DPM-Solver++(2M) (Lu et al.
-2022, arXiv 2211.01095, algorithm 2) is DDIM with eta = 0 plus the correction that makes it second order.
+DDIM (Song et al. 2020, arXiv 2010.02502, eq. 12) has no correction. DPM-Solver++(2M) (Lu et al. 2022, arXiv
+2211.01095, algorithm 2) is DDIM with eta = 0 and the correction that makes it second order.
 """
 
 import dataclasses
@@ -18,7 +19,10 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """The fields of diffusers' scheduler configurations that define the diffusion; hashable."""
+    """The fields of diffusers' scheduler configurations that define the diffusion; hashable.
+
+    Raises ValueError for a value that is not supported or does not fit the others.
+    """
 
     num_train_timesteps: int = 1000
     beta_start: float = 0.0001
@@ -32,25 +36,26 @@ class Schedule:
     rescale_betas_zero_snr: bool = False
 
     def __post_init__(self):
-        for field, known in (
+        for field, supported in (
             ("beta_schedule", ("linear", "scaled_linear", "squaredcos_cap_v2")),
             ("timestep_spacing", ("leading", "trailing", "linspace")),
             ("prediction_type", ("epsilon", "v_prediction")),
         ):
-            if getattr(self, field) not in known:
-                raise ValueError(f"{field} must be one of {known}, found {getattr(self, field)!r}")
+            if getattr(self, field) not in supported:
+                raise ValueError(f"{field} must be one of {supported}, found {getattr(self, field)!r}")
         if self.trained_betas is not None and len(self.trained_betas) != self.num_train_timesteps:
             raise ValueError(
-                f"trained_betas has {len(self.trained_betas)} values, num_train_timesteps is "
-                f"{self.num_train_timesteps}"
+                f"trained_betas must have as many values as num_train_timesteps, {self.num_train_timesteps}; "
+                f"found {len(self.trained_betas)} values"
             )
         if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
             raise ValueError(
-                "with rescale_betas_zero_snr, prediction_type must be 'v_prediction': at zero signal"
+                "with rescale_betas_zero_snr, prediction_type must be 'v_prediction', found 'epsilon': no "
+                "image can be recovered from the noise at the last timestep, which has no signal"
             )
 
     def alphas_cumprod(self) -> np.ndarray:
-        """The share of signal variance left at each training timestep, float64 `[num_train_timesteps]`."""
+        """Return the share of signal variance at each training timestep, float64 `[num_train_timesteps]`."""
         steps = self.num_train_timesteps
         if self.trained_betas is not None:
             betas = np.asarray(self.trained_betas, np.float64)
@@ -69,7 +74,7 @@ class Schedule:
 
 
 class SolverCoefficients(NamedTuple):
-    """A solver's coefficients, float32 `[steps]` each; a row of it drives one step of the sampler."""
+    """The coefficients of a solver's steps, float32 `[steps]` each, as in the equation above."""
 
     timestep: np.ndarray
     alpha: np.ndarray
@@ -84,12 +89,16 @@ Solver = Callable[[Schedule, int, float, float], SolverCoefficients]
 
 
 def ddim(schedule: Schedule, num_steps: int, strength: float = 1.0, eta: float = 0.0) -> SolverCoefficients:
-    """DDIM's table: `num_steps` over the whole range, of which `strength` in (0,1] keeps the last part.
+    """Return DDIM's coefficients for the last `⌊num_steps · strength⌋` of `num_steps` steps.
 
-    `eta` 0 is deterministic, 1 has the variance of ancestral sampling.
+    - `num_steps`: 1 to the schedule's `num_train_timesteps`, spread over the whole schedule.
+    - `strength` in (0,1]: the share of the steps that is kept.
+    - `eta` in [0,1]: 0 is deterministic, 1 has the variance of ancestral sampling.
+
+    Raises ValueError for a value out of range, and if no step is left.
     """
     total = schedule.num_train_timesteps
-    _check(num_steps, strength, total)
+    _check_steps(num_steps, strength, total)
     if schedule.timestep_spacing == "linspace":
         timesteps = np.linspace(0, total - 1, num_steps).round()[::-1]
     elif schedule.timestep_spacing == "leading":
@@ -97,22 +106,25 @@ def ddim(schedule: Schedule, num_steps: int, strength: float = 1.0, eta: float =
     else:
         timesteps = np.arange(total, 0, -total / num_steps).round()[:num_steps] - 1
     alphas = schedule.alphas_cumprod()
-    timesteps = _last(timesteps.astype(int), num_steps, strength, total)
+    timesteps = _last_part(timesteps.astype(int), num_steps, strength, total)
     following = timesteps - total // num_steps
     final = 1.0 if schedule.set_alpha_to_one else alphas[0]
-    now, after = alphas[timesteps], np.where(following >= 0, alphas[following], final)
-    variance = np.maximum((1 - after) / (1 - now) * (1 - now / after), 0)
+    signal, next_signal = alphas[timesteps], np.where(following >= 0, alphas[following], final)
+    variance = np.maximum((1 - next_signal) / (1 - signal) * (1 - signal / next_signal), 0)
     noise = eta * np.sqrt(variance)
-    direction = np.sqrt(np.maximum(1 - after - noise**2, 0))
-    return _coefficients(timesteps, now, after, direction, np.zeros_like(now), noise)
+    direction = np.sqrt(np.maximum(1 - next_signal - noise**2, 0))
+    return _coefficients(timesteps, signal, next_signal, direction, np.zeros_like(signal), noise)
 
 
 def dpm_solver(
     schedule: Schedule, num_steps: int, strength: float = 1.0, eta: float = 0.0
 ) -> SolverCoefficients:
-    """DPM-Solver++(2M)'s table; as good as DDIM in about half the steps. Deterministic: `eta` must be 0."""
+    """Return DPM-Solver++(2M)'s coefficients: as good as DDIM in about half the steps.
+
+    Arguments and errors are those of `ddim`, but `eta` must be 0, since the solver is deterministic.
+    """
     total = schedule.num_train_timesteps
-    _check(num_steps, strength, total)
+    _check_steps(num_steps, strength, total)
     if eta:
         raise ValueError(f"dpm_solver is deterministic: eta must be 0, found {eta}; use ddim")
     if schedule.timestep_spacing == "linspace":
@@ -121,20 +133,20 @@ def dpm_solver(
         timesteps = np.arange(1, num_steps + 1)[::-1] * (total // (num_steps + 1)) + schedule.steps_offset
     else:
         timesteps = np.arange(total, 0, -total / num_steps).round()[:num_steps] - 1
-    timesteps = _last(timesteps.astype(int), num_steps, strength, total)
-    now = np.maximum(schedule.alphas_cumprod()[timesteps], 2.0**-24)
-    after = np.append(now[1:], 1.0)
-    alpha, sigma, next_alpha, next_sigma = (np.sqrt(x) for x in (now, 1 - now, after, 1 - after))
-    log_snr = np.log(alpha / sigma)
-    interval = np.diff(log_snr)
-    correction = np.zeros_like(now)
-    inner = slice(1, len(now) - 1)
+    timesteps = _last_part(timesteps.astype(int), num_steps, strength, total)
+    signal = np.maximum(schedule.alphas_cumprod()[timesteps], 2.0**-24)
+    next_signal = np.append(signal[1:], 1.0)
+    alpha, sigma = np.sqrt(signal), np.sqrt(1 - signal)
+    next_alpha, next_sigma = np.sqrt(next_signal), np.sqrt(1 - next_signal)
+    interval = np.diff(np.log(alpha / sigma))
+    correction = np.zeros_like(signal)
+    inner = slice(1, len(signal) - 1)
     gain = next_alpha - next_sigma * alpha / sigma
     correction[inner] = (gain[inner] / 2) * interval[1:] / interval[:-1]
-    return _coefficients(timesteps, now, after, next_sigma, correction, np.zeros_like(now))
+    return _coefficients(timesteps, signal, next_signal, next_sigma, correction, np.zeros_like(signal))
 
 
-def _check(num_steps: int, strength: float, total: int) -> None:
+def _check_steps(num_steps: int, strength: float, total: int) -> None:
     if not 1 <= num_steps <= total:
         raise ValueError(f"num_steps must be in 1..{total}, found {num_steps}")
     if not 0 < strength <= 1:
@@ -143,14 +155,18 @@ def _check(num_steps: int, strength: float, total: int) -> None:
         raise ValueError(f"strength {strength} leaves none of {num_steps} steps: raise one of the two")
 
 
-def _last(timesteps: np.ndarray, num_steps: int, strength: float, total: int) -> np.ndarray:
+def _last_part(timesteps: np.ndarray, num_steps: int, strength: float, total: int) -> np.ndarray:
+    """Return the last `⌊num_steps · strength⌋` timesteps; raise ValueError for one outside the schedule."""
     if timesteps.max() >= total or timesteps.min() < 0:
-        raise ValueError(f"timesteps {timesteps.tolist()} leave 0..{total - 1}: check steps_offset")
+        raise ValueError(
+            f"timesteps must be in 0..{total - 1}, found {timesteps.min()} to {timesteps.max()}: check the "
+            "schedule's steps_offset"
+        )
     return timesteps[num_steps - int(num_steps * strength) :]
 
 
-def _coefficients(timesteps, now, after, direction, correction, noise) -> SolverCoefficients:
-    levels = np.sqrt(now), np.sqrt(1 - now), np.sqrt(after)
-    return SolverCoefficients(
-        *(np.asarray(x, np.float32) for x in (timesteps, *levels, direction, correction, noise))
-    )
+def _coefficients(timesteps, signal, next_signal, direction, correction, noise) -> SolverCoefficients:
+    """Return coefficients as float32; `signal` and `next_signal` are shares of variance, squares of alpha."""
+    levels = np.sqrt(signal), np.sqrt(1 - signal), np.sqrt(next_signal)
+    columns = timesteps, *levels, direction, correction, noise
+    return SolverCoefficients(*(np.asarray(column, np.float32) for column in columns))

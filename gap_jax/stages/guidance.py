@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gap_jax.diffusion.denoising_loss import noised
 from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.models.clip import Clip
 
@@ -108,26 +109,22 @@ def textual_inversion(pipe: Pipeline, params: Params, targets: np.ndarray) -> Gu
     images = _check_images(targets)
     latents = _in_batches(lambda chunk: pipe.encode_image(params, chunk), images)
     nothing = pipe.encode_image(params, jnp.full_like(images[:1], 0.5))[0] if pipe.inpaints else None
-    alphas = pipe.schedule.alphas_cumprod()
-    levels = np.sqrt(alphas).astype(np.float32), np.sqrt(1 - alphas).astype(np.float32)
 
     def draw(latents, key):
-        which, when, what = jax.random.split(key, 3)
-        clean = latents[jax.random.randint(which, (), 0, len(latents))]
-        timestep = jax.random.randint(when, (), 0, len(alphas))
-        noise = jax.random.normal(what, clean.shape)
-        alpha, sigma = (jnp.asarray(level)[timestep] for level in levels)
-        answer = noise if pipe.schedule.prediction_type == "epsilon" else alpha * noise - sigma * clean
-        return alpha * clean + sigma * noise, timestep, answer
+        target_key, timestep_key, noise_key = jax.random.split(key, 3)
+        clean = latents[jax.random.randint(target_key, (), 0, len(latents))]
+        timestep = jax.random.randint(timestep_key, (), 0, pipe.schedule.num_train_timesteps)
+        noisy, prediction = noised(pipe.schedule, clean, jax.random.normal(noise_key, clean.shape), timestep)
+        return noisy, timestep, prediction
 
     def loss(params, sample):
-        noisy, timesteps, answer = jax.vmap(draw, (None, 0))(params["latents"], sample.key)
+        noisy, timesteps, prediction = jax.vmap(draw, (None, 0))(params["latents"], sample.key)
         if pipe.inpaints:
             repaint = jnp.ones_like(noisy[..., :1])
             noisy = jnp.concatenate([noisy, repaint, jnp.broadcast_to(params["nothing"], noisy.shape)], -1)
         context = jnp.broadcast_to(sample.context, (len(noisy), *sample.context.shape[1:]))
         output = pipe.unet.apply({"params": params["unet"]}, noisy, timesteps, context)
-        return _average(jnp.square(output.astype(jnp.float32) - answer))
+        return _average(jnp.square(output.astype(jnp.float32) - prediction))
 
     return loss, {"unet": params["unet"], "latents": latents, "nothing": nothing}
 

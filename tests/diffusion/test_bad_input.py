@@ -181,7 +181,10 @@ KEEPING_CALLS = {
         denoise(keep=(MASK, zeros(1, 4, 8, 4), LATENTS)),
         "keep's source must have shape [2, 4, 8, 4], found [1, 4, 8, 4]",
     ),
-    "no noise": (denoise(keep=(MASK, LATENTS, None)), "keep's noise is missing: the noise that the latents"),
+    "no noise": (
+        denoise(keep=(MASK, LATENTS, None)),
+        "keep's noise is missing: give keep=(mask, source, noise) with the noise that latents began",
+    ),
     "noise of another size": (
         denoise(keep=(MASK, LATENTS, zeros(2, 4, 4, 4))),
         "keep's noise must have shape [2, 4, 8, 4], found [2, 4, 4, 4]",
