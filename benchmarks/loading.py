@@ -19,8 +19,9 @@ import numpy as np
 import optax
 from PIL import Image
 
-from gap_jax.data.depth.read import read
-from gap_jax.data.depth.taskonomy import RAW_AT_1, Taskonomy, TaskonomyLayout
+from gap_jax.data.depth.dataset import Taskonomy
+from gap_jax.data.depth.read import read_depth_example
+from gap_jax.data.depth.taskonomy import FAR, TaskonomyLayout
 from gap_jax.data.encoding import DEPTH_SCALE
 from gap_jax.data.loader import Batches
 from gap_jax.models.depth_unet import DepthUNet
@@ -42,7 +43,7 @@ def write_taskonomy(root: Path, images: int) -> None:
         image, depth, mask = (part[point % ROOMS] for part in (drawn.image, drawn.depth, drawn.mask))
         parts = {
             f"{BUILDING}_rgb/rgb": np.uint8(np.clip(image + random.normal(0, NOISE, image.shape), 0, 255)),
-            f"{BUILDING}_depth_zbuffer/depth_zbuffer": np.uint16(depth[..., 0] * RAW_AT_1),
+            f"{BUILDING}_depth_zbuffer/depth_zbuffer": np.uint16(depth[..., 0] * FAR),
             f"masks/{BUILDING}_mask_valid": np.uint8(mask[..., 0]) * 255,
         }
         for folder, pixels in parts.items():
@@ -113,7 +114,7 @@ def main() -> None:
         report(
             "PNGs to arrays",
             args.images,
-            lambda: [read(files, layout.decode, args.size) for files in examples],
+            lambda: [read_depth_example(files, layout.decode, args.size) for files in examples],
         )
         report(
             "preparation, PNGs to ArrayRecord",

@@ -145,13 +145,17 @@ def test_every_tenth_training_image_is_for_validation(cub, cub_py):
 @pytest.mark.parametrize(
     "path, content, message",
     [
-        ("images.txt", None, r"images.txt is missing: a table, without a header, with the columns id, path"),
-        ("train_test_split.txt", "", r"train_test_split.txt has no lines"),
-        ("image_class_labels.txt", "1\n", r"image_class_labels.txt:1 has nothing in the columns class"),
+        (
+            "images.txt",
+            None,
+            r"images.txt is missing: it must be a table without a header, with the columns id, path",
+        ),
+        ("train_test_split.txt", "", r"train_test_split.txt has no rows"),
+        ("image_class_labels.txt", "1\n", r"image_class_labels.txt:1 is empty in the columns class"),
         ("image_class_labels.txt", "1 1\n", r"image_class_labels.txt, .* must be of the same images"),
         ("classes.txt", "1 001.Cardinal\n", r"classes.txt lacks the classes 2, 3"),
         ("segmentations", None, r"segmentations is missing: unpack segmentations.tgz in CUB_200_2011"),
-        (f"images/{name(2)}.jpg", None, rf"1 of 24 examples cannot .*\n.* is not there: .*{name(2)}.jpg"),
+        (f"images/{name(2)}.jpg", None, rf"1 of 24 examples cannot .*\n.* is missing: .*{name(2)}.jpg"),
         (
             f"segmentations/{name(3)}.png",
             None,

@@ -1,19 +1,20 @@
-"""Data sets of one's own: `python -m gap_jax.data check taskonomy --root …`, `prepare`, masks from boxes."""
+"""Check and prepare data sets of your own, and make masks from boxes; docs/data.md describes the layouts.
+
+Example: `python -m gap_jax.data check taskonomy --root FOLDER`.
+"""
 
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import tyro
 
-from gap_jax.data.check import DEPTH, MASKED, View, check
-from gap_jax.data.depth.folder import DepthFolder, DepthFolderLayout
-from gap_jax.data.depth.omnidata import Omnidata, OmnidataLayout
-from gap_jax.data.depth.taskonomy import Taskonomy, TaskonomyLayout
-from gap_jax.data.folder_dataset import FolderDataset
+from gap_jax.data.depth.folder import DepthFolderLayout
+from gap_jax.data.depth.omnidata import OmnidataLayout
+from gap_jax.data.depth.taskonomy import TaskonomyLayout
 from gap_jax.data.masked.boxes import write_masks
-from gap_jax.data.masked.folder import MaskedFolder, MaskedFolderLayout
-from gap_jax.data.masked.iwildcam import IWildCam, IWildCamLayout
-from gap_jax.data.masked.waterbirds import Waterbirds, WaterbirdsLayout
+from gap_jax.data.masked.folder import MaskedFolderLayout
+from gap_jax.data.masked.iwildcam import IWildCamLayout
+from gap_jax.data.masked.waterbirds import WaterbirdsLayout
 
 LayoutChoice = (
     Annotated[TaskonomyLayout, tyro.conf.subcommand("taskonomy")]
@@ -23,75 +24,80 @@ LayoutChoice = (
     | Annotated[IWildCamLayout, tyro.conf.subcommand("iwildcam")]
     | Annotated[MaskedFolderLayout, tyro.conf.subcommand("masked-folder")]
 )
+_DEPTH_LAYOUTS = (TaskonomyLayout, OmnidataLayout, DepthFolderLayout)
 
-
-class _DataSet(NamedTuple):
-    builder: type[FolderDataset]
-    view: View
-
-
-_KINDS = {
-    TaskonomyLayout: _DataSet(Taskonomy, DEPTH),
-    OmnidataLayout: _DataSet(Omnidata, DEPTH),
-    DepthFolderLayout: _DataSet(DepthFolder, DEPTH),
-    WaterbirdsLayout: _DataSet(Waterbirds, MASKED),
-    IWildCamLayout: _DataSet(IWildCam, MASKED),
-    MaskedFolderLayout: _DataSet(MaskedFolder, MASKED),
-}
+# TFDS, Grain and matplotlib are imported by the commands that use them, so that --help is fast.
 
 
 def run_check(
-    source: LayoutChoice,
+    layout: LayoutChoice,
     root: Path,
     sheet: Path = Path("contact_sheet.png"),
     sample: int = 200,
     size: int = 256,
     tolerance: float = 0.01,
 ) -> None:
-    """Say what is in a folder and what is missing, and draw examples to look at.
+    """Tell what a folder holds and what is missing, and draw examples to look at.
 
     Args:
-        source: What lies how.
-        root: The folder.
-        sheet: Where examples are drawn: image, depth or foreground, mask.
-        sample: How many images are read, 0 for all.
-        size: Of what is drawn, in pixels.
-        tolerance: Which share of images may be unusable.
+        layout: data set, whose layout the folder must have
+        root: folder of the data set
+        sheet: PNG file to draw examples in; each row has an image, its depth or foreground, and its mask
+        sample: number of examples to read; 0 reads all
+        size: side of the drawn images, in pixels
+        tolerance: share of examples that may be unusable; more are an error
     """
-    view = _KINDS[type(source)].view
-    check(view, source, root, sheet=sheet, sample=sample, size=size, tolerance=tolerance)
+    from gap_jax.data.check import DEPTH_VIEW, MASKED_VIEW, check
+
+    view = DEPTH_VIEW if isinstance(layout, _DEPTH_LAYOUTS) else MASKED_VIEW
+    check(view, layout, root, sheet=sheet, sample=sample, size=size, tolerance=tolerance)
 
 
 def run_prepare(
-    source: LayoutChoice, root: Path, data_dir: Path, size: int = 256, tolerance: float = 0.01
+    layout: LayoutChoice, root: Path, data_dir: Path, size: int = 256, tolerance: float = 0.01
 ) -> None:
-    """Check every image of a folder, and write the data set that is trained on.
+    """Read every image of a folder and write the data set to train on.
 
     Args:
-        source: What lies how.
-        root: The folder.
-        data_dir: Where data sets are kept.
-        size: Of images, in pixels.
-        tolerance: Which share of images may be unusable.
+        layout: data set, whose layout the folder must have
+        root: folder of the data set
+        data_dir: folder to keep prepared data sets in
+        size: side of the prepared images, in pixels
+        tolerance: share of examples that may be unusable; more are an error
     """
-    builder = _KINDS[type(source)].builder.prepared(source, root, data_dir, size, tolerance)
-    print(f'{builder.data_dir} is complete: tfds.builder_from_directory(…).as_data_source("train") reads it')
+    from gap_jax.data.depth.dataset import DepthFolder, Omnidata, Taskonomy
+    from gap_jax.data.folder_dataset import FolderDataset
+    from gap_jax.data.masked.dataset import IWildCam, MaskedFolder, Waterbirds
+
+    builders: dict[type, type[FolderDataset]] = {
+        TaskonomyLayout: Taskonomy,
+        OmnidataLayout: Omnidata,
+        DepthFolderLayout: DepthFolder,
+        WaterbirdsLayout: Waterbirds,
+        IWildCamLayout: IWildCam,
+        MaskedFolderLayout: MaskedFolder,
+    }
+    builder = builders[type(layout)].prepared(layout, root, data_dir, size, tolerance)
+    print(
+        f"{builder.data_dir} is complete: read it by "
+        f'tfds.builder_from_directory("{builder.data_dir}").as_data_source("train")'
+    )
 
 
 def run_masks(boxes: Path, images: Path, masks: Path, suffix: str = "") -> None:
     """Make masks from boxes around the foreground.
 
     Args:
-        boxes: A CSV with the columns file_name,x,y,width,height, in pixels, or COCO's JSON.
-        images: The folder that file names are relative to.
-        masks: The folder that masks are written to, as PNG files with the images' names.
-        suffix: What is added to a mask's name before .png; Waterbirds' is _mask.
+        boxes: CSV file with the columns file_name,x,y,width,height, in pixels, or JSON file in COCO's format
+        images: folder that the file names of the boxes are relative to
+        masks: folder to write masks to, as PNG files with the images' names
+        suffix: text between the image's name and .png in a mask's name; _mask for Waterbirds
     """
     print(f"{masks}: wrote {write_masks(boxes, images, masks, suffix)} masks")
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run a command; what is wrong with the data ends it with a message."""
+    """Run a command; an error in the data ends the program with its message."""
     commands = {"check": run_check, "prepare": run_prepare, "masks": run_masks}
     config = (tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes)
     try:

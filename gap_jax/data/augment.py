@@ -1,29 +1,32 @@
-"""The usual augmentations to compare with: RandAugment, AugMix, CutMix, pasted foregrounds, balanced groups.
+"""Established augmentations as baselines: RandAugment, AugMix, CutMix, pasted foregrounds, balanced groups.
 
-An image is float32 `[H,W,3]` in [0,1], and so is what is made of it; ValueError for any other. What is random
-comes from the generator that is given, or from (seed, index). Functions of images go into a transform such as
+Images are float32 `[H,W,3]` in [0,1], before and after; others raise ValueError. Random numbers come from the
+given generator, or from (seed, index) alone. A function of images is used in a transform such as
 `lambda example, random: {**example, "image": rand_augment(example["image"], random)}`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from gap_jax.data.loader import Example, Source
+from gap_jax.data.batch import Example, Transform
+from gap_jax.data.loader import Source
 
-Loss = Callable[[Any, Mapping[str, Any]], Any]
-MAGNITUDES = 30  # the greatest of RandAugment's
-SEVERITIES = 10  # the greatest of AugMix's
+MAX_MAGNITUDE = 30  # of RandAugment
+MAX_SEVERITY = 10  # of AugMix
 
-_LOOK = {"resample": Image.Resampling.BILINEAR, "fillcolor": (128,) * 3}
-_RADIUS = 3.0  # pixels from which one is painted over
+_RESAMPLING = {"resample": Image.Resampling.BILINEAR, "fillcolor": (128,) * 3}
+_INPAINTING_RADIUS = 3.0  # pixels
 
 
 class Operation(NamedTuple):
-    """A change of an 8-bit image by a value from `weakest` to `strongest`; `signed`: or minus that."""
+    """A change of an 8-bit image, `change(picture, value)`.
+
+    The value is from `weakest` to `strongest`; if `signed`, it is negated with probability 1/2.
+    """
 
     change: Callable[[Image.Image, float], Image.Image]
     weakest: float = 0.0
@@ -31,34 +34,36 @@ class Operation(NamedTuple):
     signed: bool = False
 
     def __call__(self, picture: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
-        """The picture changed by `strength` in [0,1], in a random direction if it has two."""
+        """Change a picture; `strength` in [0,1] goes from the weakest value to the strongest."""
         value = self.weakest + strength * (self.strongest - self.weakest)
         return self.change(picture, -value if self.signed and random.random() < 0.5 else value)
 
 
 def _affine(picture: Image.Image, *matrix: float) -> Image.Image:
-    return picture.transform(picture.size, Image.Transform.AFFINE, matrix, **_LOOK)
+    return picture.transform(picture.size, Image.Transform.AFFINE, matrix, **_RESAMPLING)
 
 
-def _enhanced(enhancer: Callable[[Image.Image], Any]) -> Operation:
+def _enhancement(enhancer: Callable[[Image.Image], Any]) -> Operation:
     return Operation(lambda p, change: enhancer(p).enhance(1 + change), 0, 0.9, True)
 
 
-RAND_AUGMENT = {  # by degrees, levels, bits that are lost, slopes, shares of a side
+RAND_AUGMENT = {  # values in degrees, levels, lost bits, slopes and shares of a side
     "Identity": Operation(lambda p, _: p),
     "AutoContrast": Operation(lambda p, _: ImageOps.autocontrast(p)),
     "Equalize": Operation(lambda p, _: ImageOps.equalize(p)),
-    "Rotate": Operation(lambda p, degrees: p.rotate(degrees, **_LOOK), 0, 30, True),
+    "Rotate": Operation(lambda p, degrees: p.rotate(degrees, **_RESAMPLING), 0, 30, True),
     "Solarize": Operation(lambda p, levels: ImageOps.solarize(p, 256 - int(levels)), 0, 256),
-    "Posterize": Operation(lambda p, bits: ImageOps.posterize(p, 8 - int(bits)), 0.5, 4.5),  # 0 to 4, rounded
+    "Posterize": Operation(
+        lambda p, bits: ImageOps.posterize(p, 8 - int(bits)), 0.5, 4.5
+    ),  # truncated: 0 to 4
     "ShearX": Operation(lambda p, slope: _affine(p, 1, slope, 0, 0, 1, 0), 0, 0.3, True),
     "ShearY": Operation(lambda p, slope: _affine(p, 1, 0, 0, slope, 1, 0), 0, 0.3, True),
     "TranslateX": Operation(lambda p, x: _affine(p, 1, 0, int(x * p.width), 0, 1, 0), 0, 150 / 331, True),
     "TranslateY": Operation(lambda p, y: _affine(p, 1, 0, 0, 0, 1, int(y * p.height)), 0, 150 / 331, True),
-    "Brightness": _enhanced(ImageEnhance.Brightness),
-    "Color": _enhanced(ImageEnhance.Color),
-    "Contrast": _enhanced(ImageEnhance.Contrast),
-    "Sharpness": _enhanced(ImageEnhance.Sharpness),
+    "Brightness": _enhancement(ImageEnhance.Brightness),
+    "Color": _enhancement(ImageEnhance.Color),
+    "Contrast": _enhancement(ImageEnhance.Contrast),
+    "Sharpness": _enhancement(ImageEnhance.Sharpness),
 }
 AUG_MIX = {
     **{n: RAND_AUGMENT[n] for n in ("AutoContrast", "Equalize", "Rotate", "Solarize", "ShearX", "ShearY")},
@@ -70,19 +75,21 @@ AUG_MIX = {
 def rand_augment(
     image: np.ndarray, random: np.random.Generator, operations: int = 2, magnitude: float = 9
 ) -> np.ndarray:
-    """RandAugment (Cubuk et al., arXiv 1909.13719): so many of `RAND_AUGMENT`, one after the other.
+    """Apply random operations of `RAND_AUGMENT` one after the other (RandAugment, arXiv 1909.13719).
 
-    `magnitude` in 0..30, with torchvision's ranges, but that solarising begins above white, so that 0 changes
-    nothing. In 8 bits, to which images are rounded; bilinear; what comes into view is grey, 128/255. Raises
-    ValueError for other images and magnitudes, and a negative number of operations.
+    `magnitude` is in 0..30, with torchvision's ranges, except that solarising begins above white, so that 0
+    changes nothing. Operations work on 8 bits, to which images are rounded, and interpolate bilinearly;
+    pixels from outside the image are grey, 128/255. Raises ValueError for other images and magnitudes, and
+    for a negative number of operations.
     """
-    if not (0 <= magnitude <= MAGNITUDES and operations >= 0):
+    if not (0 <= magnitude <= MAX_MAGNITUDE and operations >= 0):
         raise ValueError(
-            f"magnitude must be in 0..{MAGNITUDES}, operations 0 or more, found {magnitude}, {operations}"
+            f"magnitude must be in 0..{MAX_MAGNITUDE} and operations 0 or more, found magnitude {magnitude}, "
+            f"operations {operations}"
         )
     picture = _picture(image)
     for name in random.choice(list(RAND_AUGMENT), operations):
-        picture = RAND_AUGMENT[name](picture, magnitude / MAGNITUDES, random)
+        picture = RAND_AUGMENT[name](picture, magnitude / MAX_MAGNITUDE, random)
     return _floats(picture)
 
 
@@ -94,46 +101,56 @@ def aug_mix(
     depth: int = -1,
     alpha: float = 1.0,
 ) -> np.ndarray:
-    """AugMix (Hendrycks et al., arXiv 1912.02781, alg. 1): an image mixed with a mixture of changed ones.
+    """Mix an image with a mixture of augmented versions of it (AugMix, arXiv 1912.02781, algorithm 1).
 
-    Each of `width` chains is `depth` (-1: 1 to 3) of `AUG_MIX`, which has nothing in common with Common
-    Corruptions. Strengths are uniform from 0.1 to `severity` (1 to 10) of 10, the chains' weights Dirichlet,
-    their share in the result Beta, of `alpha`. Operations are as in `rand_augment`, where the authors' fill
-    with black and turn by whole degrees; their consistency loss is not here. Raises ValueError for images and
-    settings unlike these.
+    Each of the `width` versions is made by a chain of `depth` operations (1 to 3 if it is -1) of `AUG_MIX`,
+    which has none of the Common Corruptions. The strength of an operation is uniform from 0.1 to `severity`
+    (1 to 10) tenths. The weights of the versions come from a Dirichlet distribution, their total share in the
+    result from a Beta distribution, both with parameter `alpha`.
+
+    Operations work as in `rand_augment`, while the authors' fill with black and rotate by whole degrees;
+    their consistency loss is not included. Raises ValueError for other images and settings.
     """
-    if not (1 <= severity <= SEVERITIES and width >= 1 and (depth >= 1 or depth == -1) and alpha > 0):
+    if not (1 <= severity <= MAX_SEVERITY and width >= 1 and (depth >= 1 or depth == -1) and alpha > 0):
         raise ValueError(
-            f"severity must be in 1..{SEVERITIES}, width 1 or more, depth too or -1, alpha above 0, found "
-            f"{severity}, {width}, {depth}, {alpha}"
+            f"severity must be in 1..{MAX_SEVERITY}, width 1 or more, depth -1 or 1 or more, and alpha above "
+            f"0, found severity {severity}, width {width}, depth {depth}, alpha {alpha}"
         )
     picture, mixture = _picture(image), np.zeros_like(image)
     for weight in random.dirichlet([alpha] * width):
         chain = picture
         for name in random.choice(list(AUG_MIX), random.integers(1, 4) if depth == -1 else depth):
-            chain = AUG_MIX[name](chain, random.uniform(0.1, severity) / SEVERITIES, random)
+            chain = AUG_MIX[name](chain, random.uniform(0.1, severity) / MAX_SEVERITY, random)
         mixture += np.float32(weight) * _floats(chain)
     share = np.float32(random.beta(alpha, alpha))
     return np.clip((1 - share) * image + share * mixture, 0, 1)
 
 
-def cut_mix(source: Source, alpha: float = 1.0) -> Callable[[Example, np.random.Generator], dict[str, Any]]:
-    """CutMix (Yun et al., arXiv 1905.04899, eq. 1 and 2) with random examples of `source`, as a transform.
+def cut_mix(source: Source, alpha: float = 1.0) -> Transform:
+    """Return a transform that mixes an example with a random one of `source` (CutMix, arXiv 1905.04899).
 
-    Of an example it makes `image`, in which a box is the other's; `label` and the other's `label_b`; `lam`
-    float32, the share of pixels that are still its own. For losses that are `mixed`. The share is drawn from
-    Beta(alpha, alpha), and grows where the box reaches over the edge. Raises ValueError for alpha not above
-    0 and an empty source, `transform` for images that are unlike those of this module or each other.
+    By equations 1 and 2, the result has `image`, in which a random box comes from the other image; `label`
+    and the other's `label_b`; and `lam`, float32, the share of pixels outside the box. Its loss is lam
+    times the loss of `label` plus 1 - lam times that of `label_b`. `lam` is drawn from Beta(alpha, alpha),
+    and is larger if the box reaches over an edge.
+
+    Raises ValueError for `alpha` not above 0 and an empty source; the transform raises it for images of
+    another form or of different sizes.
     """
     if not (alpha > 0 and len(source)):
-        raise ValueError(f"needs alpha above 0 and examples, found alpha {alpha}, {len(source)} examples")
+        raise ValueError(
+            f"CutMix needs alpha above 0 and at least one example, found alpha {alpha} and {len(source)} "
+            "examples"
+        )
 
     def transform(example: Example, random: np.random.Generator) -> dict[str, Any]:
         other = source[int(random.integers(len(source)))]
         _check_alike(example["image"], other["image"])
         image = example["image"].copy()
         side = np.sqrt(1 - random.beta(alpha, alpha))
-        box = tuple(_stretch(int(random.integers(length)), int(side * length)) for length in image.shape[:2])
+        box = tuple(
+            _clipped_interval(int(random.integers(length)), int(side * length)) for length in image.shape[:2]
+        )
         image[box] = other["image"][box]
         lam = np.float32(1 - image[box].size / image.size)
         return {"image": image, "label": example["label"], "label_b": other["label"], "lam": lam}
@@ -142,41 +159,44 @@ def cut_mix(source: Source, alpha: float = 1.0) -> Callable[[Example, np.random.
 
 
 class Balanced:
-    """All examples, repeated so that every value of the integer `field` is as often; a `Source`.
+    """Examples repeated so that all values of the integer `field` are equally frequent; a `Source`.
 
-    Group-balanced sampling (RWG of Idrissi et al., arXiv 2110.14503), exact over an epoch: of each value as
-    many as of the most frequent. Reads all of `source` once. Raises ValueError for an empty source, and
-    examples in which the field is missing or no integer.
+    This is group-balanced sampling (RWG of Idrissi et al., arXiv 2110.14503), exact in each epoch: every
+    value has as many examples as the most frequent one. All of `source` is read once. Raises ValueError for
+    an empty source, and for examples in which the field is missing or not an integer.
     """
 
     def __init__(self, source: Source, field: str = "group"):
         if not len(source):
             raise ValueError("the data set is empty")
         values = np.array([_integer(source[index], field, index) for index in range(len(source))])
-        most = np.unique_counts(values).counts.max()
-        places = [np.resize(np.flatnonzero(values == value), most) for value in np.unique(values)]
-        self._source, self._places = source, np.stack(places, 1).ravel().tolist()
+        largest = np.unique_counts(values).counts.max()
+        indices = [np.resize(np.flatnonzero(values == value), largest) for value in np.unique(values)]
+        self._source, self._indices = source, np.stack(indices, 1).ravel().tolist()
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._indices)
 
     def __getitem__(self, index: int) -> Example:
-        return self._source[self._places[index]]
+        return self._source[self._indices[index]]
 
 
 class CopyPaste:
-    """Each example's foreground on the picture of another, drawn from (seed, index); a `Source`.
+    """Each example's foreground pasted on the background of another one; a `Source`.
 
-    Examples have `image`, `label`, and `keep` bool `[H,W,1]`, True on the foreground, and so have those made:
-    label and keep are the foreground's. Groups are left out: they are unknown. The other picture is `cleaned`
-    first; it is all there is where nothing is kept, as of a picture of nothing. After Ghiasi et al., arXiv
-    2012.07177, but places and scales stay. Raises ValueError for less than two examples, reading for images
-    and masks that are unlike those or each other.
+    Examples have `image`, `label` and `keep`, bool `[H,W,1]`, True on the foreground. The results have the
+    same fields; label and mask are the foreground's. Other fields, such as the group, are unknown and
+    dropped. The other example is drawn from (seed, index), and its own foreground is removed by
+    `remove_foreground`. An example without foreground becomes the other background alone. This follows
+    Ghiasi et al., arXiv 2012.07177, but foregrounds keep their place and scale.
+
+    Raises ValueError for fewer than two examples, and on reading for images and masks of another form or of
+    different sizes.
     """
 
     def __init__(self, source: Source, seed: int = 0):
         if len(source) < 2:
-            raise ValueError(f"copying from one to another needs two examples or more, found {len(source)}")
+            raise ValueError(f"copy and paste needs two examples or more, found {len(source)}")
         self._source, self._seed = source, seed
 
     def __len__(self) -> int:
@@ -188,29 +208,30 @@ class CopyPaste:
         other = self._source[int(index + random.integers(1, len(self))) % len(self)]
         _check_alike(example["image"], other["image"])
         _check_keep(example["keep"], example["image"])
-        image = np.where(example["keep"], example["image"], cleaned(other["image"], other["keep"]))
+        background = remove_foreground(other["image"], other["keep"])
+        image = np.where(example["keep"], example["image"], background)
         return {"image": image, "keep": example["keep"], "label": example["label"]}
 
 
-def cleaned(image: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """The image without what `keep`, bool `[H,W,1]`, is True on, and its edges; the rest is as it was.
+def remove_foreground(image: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """Inpaint the pixels where `keep`, bool `[H,W,1]`, is True, and a rim around them; no others change.
 
-    Edges are a 64th of the shorter side wide, 2 pixels at least. Painted over from around, by Telea's method
-    (2004); grey where nothing else is left. Raises ValueError for other images and masks.
+    The rim is 1/64 of the shorter side wide, and at least 2 pixels. Pixels are filled from their surroundings
+    by Telea's method (2004), or with grey if none are left. Raises ValueError for other images and masks.
     """
-    edge = max(2, round(min(image.shape[:2]) / 64))
+    rim = max(2, round(min(image.shape[:2]) / 64))
     picture = np.array(_picture(image))
     _check_keep(keep, image)
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * edge + 1,) * 2)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * rim + 1,) * 2)
     hole = cv2.dilate(keep[..., 0].astype(np.uint8), disc) > 0
     if hole.all():
         return np.full_like(image, 0.5)
-    picture[hole] = picture[~hole].mean(0)  # else traces are left where the hole reaches an edge
-    painted = cv2.inpaint(picture, hole.astype(np.uint8), _RADIUS, cv2.INPAINT_TELEA)
+    picture[hole] = picture[~hole].mean(0)  # or traces remain where the hole reaches the image's edge
+    painted = cv2.inpaint(picture, hole.astype(np.uint8), _INPAINTING_RADIUS, cv2.INPAINT_TELEA)
     return np.where(hole[..., None], painted / np.float32(255), image)
 
 
-def _stretch(middle: int, length: int) -> slice:
+def _clipped_interval(middle: int, length: int) -> slice:
     start = middle - length // 2
     return slice(max(start, 0), start + length)
 
@@ -218,7 +239,9 @@ def _stretch(middle: int, length: int) -> slice:
 def _integer(example: Example, field: str, index: int) -> int:
     value = example.get(field)
     if np.ndim(value) or not isinstance(np.asarray(value)[()], np.integer):
-        raise ValueError(f"example {index}: no integer {field!r}, found {value!r} among {list(example)}")
+        raise ValueError(
+            f"example {index} must have an integer {field!r}, found {value!r}; its fields are {list(example)}"
+        )
     return int(value)
 
 
@@ -233,7 +256,7 @@ def _check_alike(image: np.ndarray, other: np.ndarray) -> None:
     _check(image)
     _check(other)
     if image.shape != other.shape:
-        raise ValueError(f"images must be of one size, found {list(image.shape)} and {list(other.shape)}")
+        raise ValueError(f"images must have equal sizes, found {list(image.shape)} and {list(other.shape)}")
 
 
 def _check_keep(keep: np.ndarray, image: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""What a folder of images holds, to read and to look at before anything is trained on it."""
+"""The check of a data set's folder before training: its contents in numbers and in pictures."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,26 +9,34 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from gap_jax.data.depth import read as depth
+from gap_jax.data.depth.read import DepthExample, read_depth_example
 from gap_jax.data.files import Fault
-from gap_jax.data.inventory import Layout, check_share, count, listed, spread, summary
-from gap_jax.data.masked import read as masked
+from gap_jax.data.inventory import Layout, check_fault_share, describe_faults, sample_evenly
+from gap_jax.data.masked.read import MaskedExample, check_kept_share, read_masked_example
 
-_GAP = 4  # pixels
-_DESCRIBED = 3
+_GAP = 4  # pixels between panels
+_DESCRIBED = 3  # examples whose numbers and paths are printed
 _BINS = 1000
 
 
 class View(NamedTuple):
-    """How one kind of examples is read, told in numbers and drawn."""
+    """The way in which one kind of example is read, described in numbers and drawn.
 
-    read: Callable[[Any, Any, int], Any]  # layout, files, size -> example; raises `Fault`
-    values: Callable[[Any], np.ndarray]  # example -> numbers in [0,1], `[n]`
-    of: str  # what they are
+    - `read(layout, paths, size)` returns the example or raises `Fault`.
+    - `values(example)` returns the numbers in [0,1], `[n]`, whose quantiles are printed.
+    - `quantity` names these numbers.
+    - `describe(example)` returns a short text.
+    - `panels(example)` returns pictures, uint8 `[S,S,3]` each; `legend` says what they show.
+    - `check_median(layout, median)` raises ValueError if the median of all values reveals an error.
+    """
+
+    read: Callable[[Any, Any, int], Any]
+    values: Callable[[Any], np.ndarray]
+    quantity: str
     describe: Callable[[Any], str]
-    panels: Callable[[Any], Sequence[np.ndarray]]  # example -> uint8 `[S,S,3]` each
-    look: str  # what is to be seen on them
-    judge: Callable[[Any, float], None]  # layout, median of values -> raises ValueError for a wrong one
+    panels: Callable[[Any], Sequence[np.ndarray]]
+    legend: str
+    check_median: Callable[[Any, float], None]
 
 
 def check(
@@ -42,56 +50,58 @@ def check(
     pictures: int = 8,
     tolerance: float = 0.01,
 ) -> None:
-    """Print what is there and what is missing, read a `sample` of examples, draw some of them on a `sheet`.
+    """Print what a folder holds and what is missing, read examples, and draw some of them.
 
-    All of them are read if `sample` is 0. Raises ValueError if more than the share `tolerance` cannot be
-    used, as the layout's `find`, and as the view's `judge`.
+    `sample` examples are read, at even distances, or all if it is 0; `pictures` of them are drawn in the PNG
+    file `sheet`. Raises the errors of the layout's `find` and of the view's `check_median`, and ValueError if
+    more than the share `tolerance` of the examples cannot be used.
     """
-    found = layout.find(root)
-    print(summary(found))
-    everything = [files for examples in found.splits.values() for files in examples]
-    chosen = spread(everything, sample or len(everything))
-    good, faults, bins = [], [], np.zeros(_BINS + 1, int)
-    for files in tqdm(chosen, desc="read", unit="image"):
+    inventory = layout.find(root)
+    print(inventory.summary())
+    examples = [paths for split in inventory.splits.values() for paths in split]
+    chosen = sample_evenly(examples, sample or len(examples))
+    readable, faults, bins = [], [], np.zeros(_BINS + 1, int)
+    for paths in tqdm(chosen, desc="read", unit="image"):
         try:
-            example = view.read(layout, files, size)
+            example = view.read(layout, paths, size)
         except Fault as fault:
             faults.append(fault)
             continue
         bins += np.bincount((view.values(example) * _BINS).astype(int), minlength=_BINS + 1)
-        good.append((files, view.describe(example)))
-    print("\n".join([f"read {len(chosen)} of {len(everything)}, {len(good)} are good", *listed(faults)]))
-    middle = None
+        readable.append((paths, view.describe(example)))
+    counts = f"read {len(chosen)} of {len(examples)} examples; {len(readable)} can be used"
+    print("\n".join([counts, *describe_faults(faults)]))
+    median = None
     if bins.any():
-        low, middle, high = np.searchsorted(bins.cumsum() / bins.sum(), (0.01, 0.5, 0.99)) / _BINS
-        print(f"{view.of}: 1 % up to {low:.3f}, half up to {middle:.3f}, 99 % up to {high:.3f}")
-    if good:
-        for files, description in spread(good, _DESCRIBED):
-            paths = [part for part in files[1:] if isinstance(part, str) and part]
-            print("\n  ".join([f"{files.id}: {description}", *paths]))
-        drawn = [view.panels(view.read(layout, files, size)) for files, _ in spread(good, pictures)]
+        low, median, high = np.searchsorted(bins.cumsum() / bins.sum(), (0.01, 0.5, 0.99)) / _BINS
+        print(f"{view.quantity}: 1st percentile {low:.3f}, median {median:.3f}, 99th percentile {high:.3f}")
+    if readable:
+        for paths, description in sample_evenly(readable, _DESCRIBED):
+            names = [part for part in paths[1:] if isinstance(part, str) and part]
+            print("\n  ".join([f"{paths.id}: {description}", *names]))
+        rows = [view.panels(view.read(layout, paths, size)) for paths, _ in sample_evenly(readable, pictures)]
         sheet.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(contact_sheet(drawn)).save(sheet)
-        print(f"{sheet}: look whether {view.look} go together")
-    check_share(found.faults, count(found) + len(found.faults), tolerance)
-    check_share(faults, len(chosen), tolerance)
-    if middle is not None:
-        view.judge(layout, middle)
+        Image.fromarray(contact_sheet(rows)).save(sheet)
+        print(f"{sheet} shows {view.legend}: look at it and see that they belong together")
+    inventory.check_faults(tolerance)
+    check_fault_share(faults, len(chosen), tolerance)
+    if median is not None:
+        view.check_median(layout, median)
 
 
 def contact_sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    """Rows of panels, each uint8 `[S,S,3]`, with black between them, uint8 `[H,W,3]`."""
-    sides = ((0, _GAP), (0, _GAP), (0, 0))
-    return np.concatenate([np.concatenate([np.pad(panel, sides) for panel in row], 1) for row in rows])
+    """Join rows of panels, uint8 `[S,S,3]` each, with black gaps, to one picture, uint8 `[H,W,3]`."""
+    gaps = ((0, _GAP), (0, _GAP), (0, 0))
+    return np.concatenate([np.concatenate([np.pad(panel, gaps) for panel in row], 1) for row in rows])
 
 
-def _depth_panels(example: depth.DepthExample) -> list[np.ndarray]:
+def _depth_panels(example: DepthExample) -> list[np.ndarray]:
     image, depth, mask = example
-    painted = np.uint8(255 * matplotlib.colormaps["viridis"](depth[..., 0])[..., :3]) * mask
-    return [image, painted, _white(mask, image.shape)]
+    coloured = np.uint8(255 * matplotlib.colormaps["viridis"](depth[..., 0])[..., :3]) * mask
+    return [image, coloured, _white(mask, image.shape)]
 
 
-def _masked_panels(example: masked.MaskedExample) -> list[np.ndarray]:
+def _masked_panels(example: MaskedExample) -> list[np.ndarray]:
     image, keep = example
     return [image, image * keep, _white(keep, image.shape)]
 
@@ -100,35 +110,35 @@ def _white(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to(np.uint8(255) * mask, shape)
 
 
-def _depth_values(example: depth.DepthExample) -> np.ndarray:
+def _valid_depth(example: DepthExample) -> np.ndarray:
     return example.depth[example.mask]
 
 
-def _describe_depth(example: depth.DepthExample) -> str:
-    depth = _depth_values(example)
+def _describe_depth(example: DepthExample) -> str:
+    depth = _valid_depth(example)
     return f"depth {depth.min():.3f} to {depth.max():.3f}, {example.mask.mean():.1%} valid"
 
 
-def _share_kept(example: masked.MaskedExample) -> np.ndarray:
-    """Nothing for what is kept nothing of: that has no mask."""
+def _share_kept(example: MaskedExample) -> np.ndarray:
+    """Return the share of pixels that the mask keeps, `[1]`; `[0]` for an image without a mask."""
     return example.keep.mean(keepdims=True).ravel() if example.keep.any() else np.zeros(0)
 
 
-DEPTH = View(
-    read=lambda layout, files, size: depth.read(files, layout.decode, size, layout.frame),
-    values=_depth_values,
-    of="depth of all valid pixels",
+DEPTH_VIEW = View(
+    read=lambda layout, paths, size: read_depth_example(paths, layout.decode, size, layout.frame),
+    values=_valid_depth,
+    quantity="depth of all valid pixels",
     describe=_describe_depth,
     panels=_depth_panels,
-    look="image, depth (bright is far) and mask (white is valid)",
-    judge=lambda layout, middle: None,
+    legend="image, depth (bright is far) and mask (white is valid)",
+    check_median=lambda layout, median: None,
 )
-MASKED = View(
-    read=lambda layout, files, size: masked.read(files, size, layout.scaled),
+MASKED_VIEW = View(
+    read=lambda layout, paths, size: read_masked_example(paths, size, layout.scaled_masks),
     values=_share_kept,
-    of="share of an image that its mask keeps",
+    quantity="share of an image that its mask keeps",
     describe=lambda example: f"{example.keep.mean():.1%} kept",
     panels=_masked_panels,
-    look="image, foreground and mask (white is kept)",
-    judge=lambda layout, middle: masked.check_kept(middle, layout.most_kept),
+    legend="image, foreground and mask (white is kept)",
+    check_median=lambda layout, median: check_kept_share(median, layout.most_kept),
 )

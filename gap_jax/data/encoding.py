@@ -1,4 +1,4 @@
-"""Examples as data sets keep them: images, depth and masks as PNG, and back to arrays."""
+"""The stored form of examples, in which images, depth and masks are PNG files, and their arrays."""
 
 from collections.abc import Mapping
 from io import BytesIO
@@ -7,32 +7,37 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-DEPTH_SCALE = 65535  # 16-bit depth is depth in [0,1] times this, rounded
+DEPTH_SCALE = 65535  # stored depth is depth in [0,1] times this, rounded to uint16
 
 
 def as_arrays(example: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """An example as losses and alignments take it.
+    """Convert a stored example to the arrays that losses and alignments take.
 
-    `image`, of 8 bits, and `depth`, of 16, become float32 in [0,1], other images masks, bool, and integers
-    int32; the rest is left out.
+    `image` (uint8) and `depth` (uint16) become float32 in [0,1]; every other array `[H,W,C]` is a mask and
+    becomes bool; integers become int32. All other fields, such as strings, are dropped.
     """
-    scales, found = {"image": 255, "depth": DEPTH_SCALE}, {}
+    scales = {"image": 255, "depth": DEPTH_SCALE}
+    arrays: dict[str, Any] = {}
     for name, value in example.items():
         if name in scales:
-            found[name] = value.astype(np.float32) / scales[name]
+            arrays[name] = value.astype(np.float32) / scales[name]
         elif np.ndim(value) == 3:
-            found[name] = value > 0
+            arrays[name] = value > 0
         elif np.ndim(value) == 0 and isinstance(value, int | np.integer):
-            found[name] = np.int32(value)
-    return found
+            arrays[name] = np.int32(value)
+    return arrays
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """A PNG of uint8 `[H,W,3]`; of a mask or 16-bit depth, `[H,W,1]` boolean or float in [0,1]."""
+    """Encode pixels as a PNG file.
+
+    `pixels` is an image, uint8 `[H,W,3]`; a mask, bool `[H,W,1]`, stored as 0 and 255; or depth, floats in
+    [0,1] `[H,W,1]`, stored in 16 bits.
+    """
     if pixels.dtype == bool:
         pixels = pixels[..., 0].astype(np.uint8) * 255
     elif np.issubdtype(pixels.dtype, np.floating):
         pixels = np.round(pixels[..., 0] * DEPTH_SCALE).astype(np.uint16)
     stream = BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG", compress_level=3)  # 4 times as fast as 6, 8 % larger
+    Image.fromarray(pixels).save(stream, "PNG", compress_level=3)  # 4 times as fast as level 6, 8 % larger
     return stream.getvalue()

@@ -1,4 +1,4 @@
-"""Reading of image files: decoding, masks, the central square, and the fault that a file may have."""
+"""Reading of image files: decoding, masks and crops of the central square."""
 
 from pathlib import Path
 
@@ -9,18 +9,18 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 class Fault(ValueError):
-    """A file that cannot be used, and why."""
+    """The error of one file that cannot be used: its path and the reason, which completes "{path} …"."""
 
-    def __init__(self, path: str | Path, why: str):
-        super().__init__(str(path), why)
-        self.path, self.why = str(path), why
+    def __init__(self, path: str | Path, reason: str):
+        super().__init__(str(path), reason)
+        self.path, self.reason = str(path), reason
 
     def __str__(self) -> str:
-        return f"{self.path} {self.why}"
+        return f"{self.path} {self.reason}"
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """An image, decoded; raises `Fault` for one that is missing, damaged or truncated."""
+    """Open and decode an image; raise `Fault` if it is missing, damaged or truncated."""
     try:
         image = Image.open(path)
         image.load()
@@ -30,19 +30,26 @@ def open_image(path: str | Path) -> Image.Image:
 
 
 def read_mask(path: str | Path, size: tuple[int, int] | None) -> np.ndarray:
-    """Where an image of one channel is not zero, bool `[H,W]`; raises `Fault` if not of `size` (W, H)."""
+    """Read a single-channel image as a mask, bool `[H,W]`, True where a pixel is not 0.
+
+    Raises `Fault` for an image that has several channels or is not of `size` (width, height; None for any).
+    """
     image = open_image(path)
     if size and image.size != size:
-        raise Fault(path, f"must be of {times(size)} pixels, found {times(image.size)}")
+        raise Fault(path, f"must be {format_size(size)} pixels large, found {format_size(image.size)}")
     pixels = np.asarray(image)
     if pixels.ndim != 2:
-        raise Fault(path, f"must have one channel, 0 where a pixel does not count, found mode {image.mode}")
+        raise Fault(path, f"must be a mask of one channel, found mode {image.mode}: convert it")
     return pixels != 0
 
 
-def square(pixels: np.ndarray, size: int, frame: tuple[int, int] | None = None) -> np.ndarray:
-    """The central square of `[H,W]`, by nearest neighbour `[size,size]`; `frame` as in `read`."""
-    left, top, right, bottom = _window(pixels.shape[1::-1], frame)
+def square_array(pixels: np.ndarray, size: int, frame: tuple[int, int] | None = None) -> np.ndarray:
+    """Crop an array `[H,W]` to its central square and resize it to `[size,size]` by nearest neighbour.
+
+    `frame` is the width and height that the array stands for: a square is cut out as if the array had first
+    been resized to them. The default is the array's own size. A square frame squeezes the whole array.
+    """
+    left, top, right, bottom = _central_square(pixels.shape[1::-1], frame)
     steps = (np.arange(size) + 0.5) / size
     rows, columns = (top + steps * (bottom - top)).astype(int), (left + steps * (right - left)).astype(int)
     return pixels[rows[:, None], columns]
@@ -54,12 +61,15 @@ def square_image(
     frame: tuple[int, int] | None = None,
     kernel: Image.Resampling = Image.Resampling.BILINEAR,
 ) -> np.ndarray:
-    """The central square of an RGB image, uint8 `[size,size,3]`, without aliasing; `frame` as in `read`."""
-    return np.asarray(image.resize((size, size), kernel, _window(image.size, frame)))
+    """Crop an RGB image to its central square and resize it without aliasing to uint8 `[size,size,3]`.
+
+    `frame` is that of `square_array`.
+    """
+    return np.asarray(image.resize((size, size), kernel, _central_square(image.size, frame)))
 
 
-def _window(size, frame):
-    """Left, top, right and bottom of the central square, in pixels, left and top whole."""
+def _central_square(size, frame):
+    """Return left, top, right and bottom of the central square in pixels; left and top are whole numbers."""
     width, height = frame or size
     shares = min(width, height) / width, min(width, height) / height
     across, down = (length * share for length, share in zip(size, shares, strict=True))
@@ -67,6 +77,6 @@ def _window(size, frame):
     return left, top, left + across, top + down
 
 
-def times(size: tuple[int, int]) -> str:
-    """Width and height in words."""
+def format_size(size: tuple[int, int]) -> str:
+    """Return width and height as text, such as "640x480"."""
     return "x".join(map(str, size))

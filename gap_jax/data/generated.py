@@ -1,8 +1,9 @@
-"""Generated data sets on disk: chunks while they grow, at the end a TFDS folder and an image folder.
+"""Generated data sets on disk: chunks while they grow, then a TFDS folder and an image folder.
 
-`chunks/*.npz`: what one process made in one step; a file is whole or not there. From them come
-`tfds/generated/1.0.0` (ArrayRecord; `tfds.builder_from_directory(…).as_data_source()`) and `images/train`
-(PNG files with `metadata.jsonl`, by class if there are classes; `datasets.load_dataset("imagefolder")`).
+- `chunks/*.npz`: each holds the records that one process made in one step, and is complete or absent.
+- `tfds/generated/1.0.0`: ArrayRecord files for `tfds.builder_from_directory(…).as_data_source("train")`.
+- `images/train`: PNG files with `metadata.jsonl`, in a folder for each class if there are classes, for
+  `datasets.load_dataset("imagefolder")`.
 """
 
 import contextlib
@@ -11,69 +12,74 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gap_jax.data.encoding import png
-from gap_jax.data.tfds_progress import without_bars
+from gap_jax.data.tfds_progress import hide_progress_bars
+from gap_jax.files import write_whole
 
 Record = dict[str, Any]
 
 
 def write_chunk(folder: Path, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Keep records, arrays of equal first axes, as the chunk `name`; raises OSError, e.g. for a full disk.
+    """Write `n` records as the chunk `name`, atomically.
 
-    `image` uint8 `[n,H,W,3]`; `depth` float `[n,H,W,1]` in [0,1]; boolean `[n,H,W,1]` are masks; the rest
-    is numbers or strings `[n]`. `dropped`: why an image is not to be used, "" for one that is.
+    The arrays are `image`, uint8 `[n,H,W,3]`; `depth`, floats in [0,1] `[n,H,W,1]`; masks, bool `[n,H,W,1]`;
+    and numbers or strings `[n]`. The string `dropped` is the reason why an image is not to be used, "" for an
+    image that is. Raises OSError if the chunk cannot be written, for example because the disk is full.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / f".{name}.{os.getpid()}"
+    stream = BytesIO()
     try:
-        with scratch.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(scratch, folder / f"{name}.npz")
+        np.savez_compressed(stream, **arrays)
+        write_whole(folder / f"{name}.npz", stream.getvalue())
     except OSError as error:
-        raise OSError(f"{folder / name}.npz could not be written, all before it are kept: {error}") from error
-    finally:
-        scratch.unlink(missing_ok=True)
+        raise OSError(
+            error.errno, f"{error.strerror or error}; all earlier chunks are kept: run again to continue"
+        ) from error
 
 
 def read_chunks(folder: Path) -> Iterator[Record]:
-    """The records of all chunks in the order of their names; raises ValueError for one that is damaged."""
+    """Iterate over the records of all chunks, in the order of the chunks' names.
+
+    Raises ValueError naming a damaged chunk.
+    """
     for path in sorted(folder.glob("*.npz")):
         try:
             with np.load(path) as file:
                 arrays = dict(file)
         except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is damaged: delete it, and run again to make it anew") from error
+            raise ValueError(f"{path} is damaged: delete it and run again to make it anew") from error
         for i in range(len(next(iter(arrays.values()), ()))):
             yield {name: array[i] for name, array in arrays.items()}
 
 
 def drop_chunks_of_other_lengths(folder: Path, length: int) -> None:
-    """Remove what another number of processes made: names end in the first row and the one after the last."""
+    """Delete chunks that do not have `length` rows, which another number of processes made.
+
+    The names of chunks end in their first row and the row after their last.
+    """
     for path in folder.glob("*.npz"):
         start, stop = map(int, path.stem.split("-")[-2:])
         if stop - start != length:
             path.unlink()
 
 
-def used(chunks: Path) -> Iterator[Record]:
-    """The records that were not dropped."""
+def kept_records(chunks: Path) -> Iterator[Record]:
+    """Iterate over the records that were not dropped."""
     for record in read_chunks(chunks):
         if not record.pop("dropped"):
             yield record
 
 
 def write_images(chunks: Path, folder: Path, class_names: tuple[str, ...] | None = None) -> int:
-    """Write `folder` anew as an image folder; returns the number of images.
+    """Write `folder` anew as an image folder and return the number of images.
 
-    With `class_names`, an image goes to the folder of its `label`'s class. Other numbers and strings go to
-    `metadata.jsonl`, depth and masks to PNG files that it names as `depth_file_name`, `mask_file_name`.
+    With `class_names`, an image goes to the folder of its `label`'s class. Depth and masks go to PNG files
+    that `metadata.jsonl` names as `{name}_file_name`; numbers and strings go to `metadata.jsonl` itself.
     """
     scratch = folder.with_name(f".{folder.name}")
     shutil.rmtree(scratch, ignore_errors=True)
@@ -81,7 +87,7 @@ def write_images(chunks: Path, folder: Path, class_names: tuple[str, ...] | None
     train.mkdir(parents=True)
     count = 0
     with (train / "metadata.jsonl").open("w", encoding="utf-8") as lines:
-        for record in used(chunks):
+        for record in kept_records(chunks):
             line = {"file_name": f"{count:06d}.png"}
             if class_names is not None:
                 line["file_name"] = f"{class_names[record['label']]}/{count:06d}.png"
@@ -102,12 +108,15 @@ def write_images(chunks: Path, folder: Path, class_names: tuple[str, ...] | None
 
 
 def write_tfds(chunks: Path, folder: Path) -> Path:
-    """Write a TFDS data set with the split `train` into `folder` anew; returns its own folder."""
+    """Write `folder` anew as a TFDS data set with the split `train`; return the data set's own folder.
+
+    Raises ValueError if no image is left.
+    """
     import tensorflow_datasets as tfds
 
-    first = next(used(chunks), None)
+    first = next(kept_records(chunks), None)
     if first is None:
-        raise ValueError(f"{chunks} holds no images: nothing was generated, or everything dropped")
+        raise ValueError(f"{chunks} has no images: none were generated, or all were dropped")
 
     def feature(name: str, value: Any) -> Any:
         if np.ndim(value) == 0:
@@ -129,11 +138,11 @@ def write_tfds(chunks: Path, folder: Path) -> Path:
             return {"train": self._generate_examples()}
 
         def _generate_examples(self):
-            for number, record in enumerate(used(chunks)):
-                yield number, {n: png(v) if np.ndim(v) else v.item() for n, v in record.items()}
+            for index, record in enumerate(kept_records(chunks)):
+                yield index, {n: png(v) if np.ndim(v) else v.item() for n, v in record.items()}
 
     shutil.rmtree(folder, ignore_errors=True)
     builder = Generated(data_dir=folder, file_format="array_record")
-    with without_bars(), contextlib.redirect_stdout(None):
+    with hide_progress_bars(), contextlib.redirect_stdout(None):
         builder.download_and_prepare()
     return Path(builder.data_dir)

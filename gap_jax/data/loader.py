@@ -1,45 +1,44 @@
-"""Batches for training, by Grain: shuffled, without end, and the same for any number of processes."""
+"""Training batches by Grain: shuffled, endless, and the same for any number of processes."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 import grain
 import numpy as np
 
-Example = Mapping[str, Any]
-HostBatch = dict[str, np.ndarray]
+from gap_jax.data.batch import Example, HostBatch, Transform
 
 
 class Source(Protocol):
-    """Examples by number: a TFDS data source, a list, an object of one's own."""
+    """Examples by index: a TFDS data source, a list, or an object of one's own."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Example: ...
 
 
 class Subset:
-    """Some examples of a source, by their numbers in it; a `Source`."""
+    """The examples of a source at the given indices; a `Source`."""
 
-    def __init__(self, source: Source, numbers: Sequence[int]):
-        self._source, self._numbers = source, numbers
+    def __init__(self, source: Source, indices: Sequence[int]):
+        self._source, self._indices = source, indices
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self._indices)
 
     def __getitem__(self, index: int) -> Example:
-        return self._source[int(self._numbers[index])]
+        return self._source[int(self._indices[index])]
 
 
-def stack(examples: Sequence[Mapping[str, np.ndarray]]) -> HostBatch:
-    """Examples, one or more with arrays of the same names, as one batch."""
+def stack(examples: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Stack one or more examples, whose arrays have the same names and shapes, into a batch."""
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 
 class Batches:
-    """Batches of `size` examples, a new order in every epoch, from any step on.
+    """Batches of `size` examples in a new order in every epoch, starting at any step.
 
-    - `transform(example, random)`: arrays by name, drawing what it likes from `random`, a numpy Generator
-      that depends on `seed` and the example's place in the run alone.
+    `transform(example, random)` returns an example's arrays by name. It may draw from `random`, a numpy
+    Generator that depends only on `seed` and the example's position in the run.
 
     Raises ValueError for an empty source.
     """
@@ -47,7 +46,7 @@ class Batches:
     def __init__(
         self,
         source: Source,
-        transform: Callable[[Example, np.random.Generator], Mapping[str, np.ndarray]],
+        transform: Transform,
         *,
         size: int,
         seed: int,
@@ -60,13 +59,16 @@ class Batches:
         self._examples = examples.random_map(lambda example, random: dict(transform(example, random)))
 
     def load(self, step: int, rows: slice) -> HostBatch:
-        """These rows of the batch of a step, arrays `[rows,…]`, with each one's place in the run as `row`."""
-        places = range(step * self.size + rows.start, step * self.size + rows.stop)
-        stacked = stack([self._examples[place] for place in places])
-        return stacked | {"row": np.array([place % 2**32 for place in places], np.uint32)}
+        """Load rows of the batch of a step: arrays `[rows,…]`.
+
+        The array `row`, uint32, has each example's position in the run, modulo 2³².
+        """
+        positions = range(step * self.size + rows.start, step * self.size + rows.stop)
+        stacked = stack([self._examples[position] for position in positions])
+        return stacked | {"row": np.array([position % 2**32 for position in positions], np.uint32)}
 
     def __call__(self, first: int, steps: int, rows: slice) -> Iterator[HostBatch]:
-        """These rows of the batches of steps `first` to `steps`, read ahead by threads."""
-        numbers = grain.MapDataset.range(first, steps)
+        """Iterate over these rows of the batches of steps `first` to `steps` - 1, read ahead by threads."""
+        step_numbers = grain.MapDataset.range(first, steps)
         options = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=2 * self._threads)
-        return iter(numbers.map(lambda step: self.load(int(step), rows)).to_iter_dataset(options))
+        return iter(step_numbers.map(lambda step: self.load(int(step), rows)).to_iter_dataset(options))

@@ -1,4 +1,4 @@
-"""Prepared data sets: TFDS folders, as `python -m gap_jax.data prepare` and generation write them."""
+"""Prepared data sets: TFDS folders as `python -m gap_jax.data prepare` and image generation write them."""
 
 from pathlib import Path
 
@@ -11,65 +11,74 @@ _INFO = "dataset_info.json"
 
 
 class Prepared:
-    """Examples of one split, the `fields` that `generated.as_arrays` makes of each; a `loader.Source`.
+    """The examples of one split, each with its `fields` as `encoding.as_arrays` returns them; a `Source`.
 
-    `folder` has the data set or, below it, a single one. `numbers`: which of its examples, all by default.
-    Raises FileNotFoundError for a folder without a data set, ValueError for more than one, a split without
-    examples, and examples without a field.
+    `folder` is the data set's own folder or one above it. `indices` choose examples of the split; the default
+    is all. Raises FileNotFoundError if `folder` has no data set, ValueError if it has several, if the split
+    has no examples, or if the examples lack a field.
     """
 
     def __init__(
         self,
         folder: str | Path,
         split: str,
-        numbers: np.ndarray | None = None,
+        indices: np.ndarray | None = None,
         fields: tuple[str, ...] = ("image", "depth", "mask"),
     ):
-        self.folder, self.split, self.fields = find(Path(folder)), split, fields
+        self.folder, self.split, self.fields = find_dataset(Path(folder)), split, fields
         builder = tfds.builder_from_directory(self.folder)
         sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
         if not sizes.get(split):
-            raise ValueError(f"{self.folder} has no examples in the split {split!r}, found {sizes}")
-        known = set(builder.info.features)
-        if missing := set(fields) - known:
-            missing, found = (", ".join(sorted(names)) for names in (missing, known))
-            raise ValueError(f"examples of {self.folder} lack {missing}, found {found}")
+            raise ValueError(
+                f"{self.folder} has no examples in the split {split!r}; examples by split: {sizes}"
+            )
+        features = set(builder.info.features)
+        if missing := set(fields) - features:
+            raise ValueError(
+                f"the examples of {self.folder} lack {', '.join(sorted(missing))}; "
+                f"found {', '.join(sorted(features))}"
+            )
         self._source = builder.as_data_source(split)
-        self._numbers = np.arange(len(self._source)) if numbers is None else numbers
+        self._indices = np.arange(len(self._source)) if indices is None else indices
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self._indices)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        example = self._source[int(self._numbers[index])]
+        example = self._source[int(self._indices[index])]
         return as_arrays({name: example[name] for name in self.fields})
 
-    def only(self, numbers: np.ndarray) -> "Prepared":
-        """These of its examples."""
-        return Prepared(self.folder, self.split, self._numbers[numbers], self.fields)
+    def select(self, indices: np.ndarray) -> "Prepared":
+        """Return the examples at `indices`."""
+        return Prepared(self.folder, self.split, self._indices[indices], self.fields)
 
-    def some(self, count: int) -> "Prepared":
-        """So many of its examples, evenly spread, or all."""
-        return self.only(np.linspace(0, len(self) - 1, min(count, len(self))).astype(int))
+    def sample(self, count: int) -> "Prepared":
+        """Return `count` examples at even distances, or all if there are fewer."""
+        return self.select(np.linspace(0, len(self) - 1, min(count, len(self))).astype(int))
 
     def files(self) -> list[str]:
-        """Each example's `file`, its image's path in the folder that it came from."""
-        return [self._source[int(number)]["file"].decode() for number in self._numbers]
+        """Return each example's `file`, the path of its image in the folder that the data set was made of."""
+        return [self._source[int(index)]["file"].decode() for index in self._indices]
 
 
-def splits(folder: str | Path) -> tuple[str, ...]:
-    """The names of a prepared data set's splits that have examples."""
-    found = tfds.builder_from_directory(find(Path(folder))).info.splits
-    return tuple(name for name, split in found.items() if split.num_examples)
+def split_names(folder: str | Path) -> tuple[str, ...]:
+    """Return the names of a prepared data set's splits that have examples."""
+    splits = tfds.builder_from_directory(find_dataset(Path(folder))).info.splits
+    return tuple(name for name, split in splits.items() if split.num_examples)
 
 
-def find(folder: Path) -> Path:
-    """The folder of the one data set in `folder` or below it; raises as `Prepared`."""
-    found = [folder] if (folder / _INFO).is_file() else sorted(p.parent for p in folder.rglob(_INFO))
-    if not found:
+def find_dataset(folder: Path) -> Path:
+    """Return the folder of the only data set in `folder` or below it.
+
+    Raises FileNotFoundError if there is none, ValueError if there are several.
+    """
+    if (folder / _INFO).is_file():
+        return folder
+    folders = sorted(path.parent for path in folder.rglob(_INFO))
+    if not folders:
         raise FileNotFoundError(
-            f"{folder} has no prepared data set ({_INFO}): make one by `python -m gap_jax.data prepare`"
+            f"{folder} has no prepared data set (no {_INFO}): make one by `python -m gap_jax.data prepare`"
         )
-    if len(found) > 1:
-        raise ValueError(f"{folder} has several data sets: give one of {', '.join(map(str, found))}")
-    return found[0]
+    if len(folders) > 1:
+        raise ValueError(f"{folder} has several data sets: name one of {', '.join(map(str, folders))}")
+    return folders[0]

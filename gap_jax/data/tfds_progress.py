@@ -1,12 +1,12 @@
-"""Switches off TFDS's own progress bars, which know no totals."""
+"""A switch for the progress bars of TFDS, which show no totals."""
 
 import contextlib
 from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def without_bars() -> Iterator[None]:
-    """Without TFDS's progress bars, which know no totals."""
+def hide_progress_bars() -> Iterator[None]:
+    """Hide TFDS's own progress bars inside a `with` block."""
     import tensorflow_datasets as tfds
 
     tfds.display_progress_bar(False)

@@ -1,4 +1,4 @@
-"""Small images with depth, in the layouts in which data sets come."""
+"""Small random images with depth, and the files of depth data sets made of them."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,7 @@ SIDE = 24
 
 
 class Drawn(NamedTuple):
-    """`image` uint8 `[S,S,3]`, `depth` uint16 `[S,S]` (its left columns 65535), `mask` bool `[S,S]`."""
+    """An image uint8 `[S,S,3]`, depth uint16 `[S,S]` (65535 in its left columns), a mask bool `[S,S]`."""
 
     image: np.ndarray
     depth: np.ndarray
@@ -18,7 +18,7 @@ class Drawn(NamedTuple):
 
 
 def draw(seed: int, size: tuple[int, int] = (SIDE, SIDE)) -> Drawn:
-    """Noise; the mask leaves out the lowest rows."""
+    """Return noise; the mask is False in the lowest rows."""
     random, shape = np.random.default_rng(seed), size[::-1]
     depth = random.integers(1, 10_000, shape).astype(np.uint16)
     depth[:, :2] = 65535
@@ -27,18 +27,18 @@ def draw(seed: int, size: tuple[int, int] = (SIDE, SIDE)) -> Drawn:
 
 
 def save(path: Path, pixels: np.ndarray) -> None:
-    """As PNG, masks as 0 and 255; folders are made."""
+    """Write a PNG file and its folder; masks become 0 and 255."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.uint8(255) * pixels if pixels.dtype == bool else pixels).save(path)
 
 
 def truncate(path: Path) -> None:
-    """Keep the first two thirds of a file."""
+    """Cut off the last third of a file."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
 
 
 def taskonomy(root: Path, building: str, point: int, view: int = 0) -> tuple[Path, Path, Path]:
-    """Paths in Taskonomy's layout."""
+    """Return the paths of image, depth and mask in Taskonomy's layout."""
     name = f"point_{point}_view_{view}_domain_"
     return (
         root / f"{building}_rgb/rgb/{name}rgb.png",
@@ -48,7 +48,7 @@ def taskonomy(root: Path, building: str, point: int, view: int = 0) -> tuple[Pat
 
 
 def omnidata(root: Path, component: str, building: str, point: int, view: int = 0) -> tuple[Path, Path, Path]:
-    """Paths in the layout of Omnidata's starter set."""
+    """Return the paths of image, depth and mask in the layout of Omnidata's starter set."""
     return tuple(
         root / name / component / building / f"point_{point}_view_{view}_domain_{name}.png"
         for name in ("rgb", "depth_zbuffer", "mask_valid")
@@ -56,13 +56,13 @@ def omnidata(root: Path, component: str, building: str, point: int, view: int = 
 
 
 def write(paths: tuple[Path, Path, Path], drawn: Drawn) -> None:
-    """An example's files."""
+    """Write the files of an example."""
     for path, pixels in zip(paths, drawn, strict=True):
         save(path, pixels)
 
 
 def write_taskonomy(root: Path, splits: dict[str, str], points: int) -> None:
-    """Buildings with their column of the split CSV, so many points each; example i is `draw(i)`."""
+    """Write buildings of `points` images each; `splits` has their CSV columns; image i is `draw(i)`."""
     columns = ("train", "val", "test")
     rows = [",".join([b, *(str(int(column == split)) for column in columns)]) for b, split in splits.items()]
     root.mkdir(exist_ok=True)

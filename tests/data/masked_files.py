@@ -1,4 +1,4 @@
-"""Small images with classes and masks, in the layouts in which data sets come."""
+"""Small random images with classes and masks, and the files of data sets made of them."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +11,7 @@ WIDTH, HEIGHT = 36, 24
 
 
 class Drawn(NamedTuple):
-    """`image` uint8 `[24,36,3]`, `mask` bool `[24,36]`."""
+    """An image, uint8 `[24,36,3]`, and a mask, bool `[24,36]`."""
 
     image: np.ndarray
     mask: np.ndarray
@@ -35,7 +35,7 @@ class Shot(NamedTuple):
 
 
 def draw(seed: int) -> Drawn:
-    """Noise, of which a box of a fifth of the image is kept."""
+    """Return noise and a mask that keeps a box, a fifth of the image."""
     random = np.random.default_rng(seed)
     mask = np.zeros((HEIGHT, WIDTH), bool)
     top, left = random.integers(0, HEIGHT // 2), random.integers(0, WIDTH // 2)
@@ -44,13 +44,13 @@ def draw(seed: int) -> Drawn:
 
 
 def waterbirds(root: Path, species: str, number: int) -> tuple[Path, Path]:
-    """Paths of image and mask in Waterbirds' layout."""
+    """Return the paths of image and mask in Waterbirds' layout."""
     stem = root / species / f"{species[4:]}_{number:04d}_{100 + number}"
     return stem.with_suffix(".jpg"), stem.with_name(f"{stem.name}_mask.png")
 
 
 def write_waterbirds(root: Path, birds: list[Bird]) -> None:
-    """A folder as WILDS has it, with masks; row i is `draw(i)`, its number i."""
+    """Write Waterbirds in WILDS' layout with masks; row i is image `draw(i)` with the number i."""
     lines = ["img_id,img_filename,y,split,place,place_filename"]
     for i, bird in enumerate(birds):
         paths = waterbirds(root, bird.species, i)
@@ -62,14 +62,15 @@ def write_waterbirds(root: Path, birds: list[Bird]) -> None:
 
 
 def iwildcam(root: Path, number: str) -> tuple[Path, Path]:
-    """Paths of image and mask in iWildCam's layout."""
+    """Return the paths of image and mask in iWildCam's layout."""
     return root / f"train/{number}.jpg", root / f"instance_masks/{number}.png"
 
 
 def write_iwildcam(root: Path, tables: dict[str, list[Shot]]) -> None:
-    """A folder as WILDS' with ALIA's tables; masks, where there are animals, are twice as large, of ids 1, 2.
+    """Write iWildCam in WILDS' layout with ALIA's tables.
 
-    TableRow i of a table has the id `{table}-{i}`, and is `draw(i)`.
+    Row i of a table is image `draw(i)` with the id `{table}-{i}`. Images with animals have masks that are
+    twice as large and hold the instance numbers 1 and 2.
     """
     for table, shots in tables.items():
         columns = "split,location_remapped,location,sequence_remapped,seq_id,y,category_id,datetime,filename"
@@ -82,14 +83,14 @@ def write_iwildcam(root: Path, tables: dict[str, list[Shot]]) -> None:
             save(image, drawn.image)
             mask.parent.mkdir(exist_ok=True)
             if y:
-                ids = drawn.mask.repeat(2, 0).repeat(2, 1).astype(np.uint8)
-                ids[:, WIDTH:] *= 2
-                save(mask, ids)
+                instances = drawn.mask.repeat(2, 0).repeat(2, 1).astype(np.uint8)
+                instances[:, WIDTH:] *= 2
+                save(mask, instances)
         (root / f"{table}_subset.csv").write_text("\n".join(lines) + "\n")
 
 
 def squeezed(mask: np.ndarray, size: int) -> np.ndarray:
-    """A mask by nearest neighbour at `[size,size]`, pixel by pixel."""
+    """Resize a mask to `[size,size]` by nearest neighbour, pixel by pixel."""
     height, width = mask.shape
     return np.array(
         [

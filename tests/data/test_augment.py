@@ -12,9 +12,9 @@ from gap_jax.data.augment import (
     CopyPaste,
     Operation,
     aug_mix,
-    cleaned,
     cut_mix,
     rand_augment,
+    remove_foreground,
 )
 from gap_jax.data.corruptions.common import CORRUPTIONS
 from gap_jax.data.loader import Batches
@@ -23,14 +23,14 @@ from gap_jax.small_worlds.wildlife.renderer import Words
 from gap_jax.tasks.classification import class_weighted, cross_entropy, mixed
 
 PLACES = ("grass", "forest", "lake", "sea", "dirt", "savanna")
-ALWAYS = ("Identity", "AutoContrast", "Equalize")  # whatever the magnitude
+ALWAYS = ("Identity", "AutoContrast", "Equalize")  # operations without a magnitude
 
 
 def _examples(*animals):
     words = [Words(animal, place) for animal, place in zip(animals, PLACES, strict=False)]
-    found = wildlife.render(0, range(len(words)), words)
-    images = found.image.astype(np.float32) / 255
-    parts = zip(images, found.keep, found.label, strict=True)
+    rendered = wildlife.render(0, range(len(words)), words)
+    images = rendered.image.astype(np.float32) / 255
+    parts = zip(images, rendered.keep, rendered.label, strict=True)
     return [
         {"image": image, "keep": keep, "label": label, "group": np.int32(i)}
         for i, (image, keep, label) in enumerate(parts)
@@ -53,7 +53,7 @@ def _frozen(example):
 
 
 class _Sign:
-    """A generator that always draws one number."""
+    """A generator that always draws the same number."""
 
     def __init__(self, number):
         self.random = lambda: number
@@ -89,7 +89,7 @@ def test_operations_without_a_magnitude():
     assert np.abs(after - even).mean() < 0.03 < 0.1 < np.abs(before - even).mean()
 
 
-def test_the_strongest_operations_are_those_of_closed_forms():
+def test_the_strongest_operations_have_closed_forms():
     image = _levels(_image())
     moved = int(150 / 331 * 64)
     for name, axis in (("TranslateX", 1), ("TranslateY", 0)):
@@ -150,7 +150,7 @@ def test_aug_mix_shares_nothing_with_common_corruptions():
 
 
 def test_aug_mix_is_a_convex_mixture(monkeypatch):
-    """Of black with chains that end in red, green or blue: a result is the chains' weights times a share."""
+    """Chains turn black to red, green or blue: a result's channels are weights times a share."""
     for name in list(AUG_MIX):
         monkeypatch.delitem(AUG_MIX, name)
     for i, name in enumerate("rgb"):
@@ -192,8 +192,8 @@ def test_aug_mix_has_chains_of_its_width_and_depth_and_strengths_of_its_severity
 def test_aug_mix_at_its_strongest_stays_an_image():
     random, image = np.random.default_rng(0), _image()
     for _ in range(40):
-        found = aug_mix(image, random, severity=10, depth=5)
-        assert found.dtype == np.float32 and found.min() >= 0 and found.max() <= 1
+        augmented = aug_mix(image, random, severity=10, depth=5)
+        assert augmented.dtype == np.float32 and augmented.min() >= 0 and augmented.max() <= 1
 
 
 def test_cut_mix_says_whose_the_pixels_are():
@@ -202,23 +202,25 @@ def test_cut_mix_says_whose_the_pixels_are():
     random = np.random.default_rng(0)
     shares, pixels = [], np.zeros((40, 56))
     for _ in range(1000):
-        found = transform({"image": black, "label": np.int32(2), "keep": None}, random)
-        assert set(found) == {"image", "label", "label_b", "lam"}
-        assert (found["label"], found["label_b"]) == (2, 5)
-        rows, columns = (found["image"][..., 0].any(axis) for axis in (1, 0))
+        result = transform({"image": black, "label": np.int32(2), "keep": None}, random)
+        assert set(result) == {"image", "label", "label_b", "lam"}
+        assert (result["label"], result["label_b"]) == (2, 5)
+        rows, columns = (result["image"][..., 0].any(axis) for axis in (1, 0))
         np.testing.assert_array_equal(
-            found["image"], np.where(rows[:, None, None] & columns[:, None], white, 0)
+            result["image"], np.where(rows[:, None, None] & columns[:, None], white, 0)
         )
         assert all(np.diff(np.flatnonzero(side)).max(initial=1) == 1 for side in (rows, columns))
-        assert found["lam"].dtype == np.float32 and found["lam"] == np.float32(np.mean(found["image"] == 0))
-        shares.append(found["lam"])
-        pixels += found["image"][..., 0]
+        assert result["lam"].dtype == np.float32 and result["lam"] == np.float32(
+            np.mean(result["image"] == 0)
+        )
+        shares.append(result["lam"])
+        pixels += result["image"][..., 0]
     assert min(shares) < 0.2 and max(shares) > 0.98
     assert pixels.min() > 0.1 * 1000 and abs(pixels[:, :28].sum() / pixels.sum() - 0.5) < 0.02
 
 
 def test_the_share_of_cut_mix_is_drawn_from_its_beta_distribution():
-    """Of a strongly peaked one: where the box does not reach over the edge, half of the image is left."""
+    """With a sharply peaked distribution, half of the image is left unless the box reaches over an edge."""
     image = np.zeros((100, 100, 3), np.float32)
     transform = cut_mix([{"image": image + 1, "label": 0}], alpha=1e6)
     shares = [transform({"image": image, "label": 1}, np.random.default_rng(i))["lam"] for i in range(200)]
@@ -249,13 +251,13 @@ def test_a_mixed_loss_is_the_loss_to_mixed_labels():
     assert mixed(loss) is mixed(loss)
 
 
-def test_balanced_groups_are_all_there_and_as_often():
+def test_balanced_groups_are_complete_and_equally_frequent():
     groups = [7] * 10 + [0] * 3 + [3]
     source = [{"group": np.int32(group), "label": i % 2, "number": i} for i, group in enumerate(groups)]
     balanced = Balanced(source)
-    found = [balanced[i] for i in range(len(balanced))]
-    assert np.unique_counts([int(example["group"]) for example in found]).counts.tolist() == [10, 10, 10]
-    often = np.bincount([example["number"] for example in found])
+    examples = [balanced[i] for i in range(len(balanced))]
+    assert np.unique_counts([int(example["group"]) for example in examples]).counts.tolist() == [10, 10, 10]
+    often = np.bincount([example["number"] for example in examples])
     assert often.tolist() == [1] * 10 + [4, 3, 3] + [10]
     by_label = Balanced(source[9:], "label")
     assert sum(by_label[i]["label"] for i in range(len(by_label))) == len(by_label) / 2 == 3
@@ -264,13 +266,13 @@ def test_balanced_groups_are_all_there_and_as_often():
 
 
 @pytest.mark.parametrize("value", [1.0, np.float32(1), "a", np.array([1, 2]), None])
-def test_balanced_refuses_what_is_no_integer(value):
-    with pytest.raises(ValueError, match="example 1: no integer 'group'"):
+def test_balanced_refuses_a_field_that_is_no_integer(value):
+    with pytest.raises(ValueError, match="example 1 must have an integer 'group'"):
         Balanced([{"group": 1}, {"group": value}])
 
 
 def test_balanced_refuses_a_missing_field_and_no_examples():
-    with pytest.raises(ValueError, match=r"example 0: no integer 'place'.*\['group'\]"):
+    with pytest.raises(ValueError, match=r"example 0 must have an integer 'place'.*\['group'\]"):
         Balanced([{"group": 1}], "place")
     with pytest.raises(ValueError, match="empty"):
         Balanced([])
@@ -281,19 +283,19 @@ def test_copy_paste_keeps_the_foreground_and_another_background():
     pasted = CopyPaste(source, seed=3)
     assert len(pasted) == 4
     for i, example in enumerate(source):
-        found = pasted[i]
-        assert set(found) == {"image", "keep", "label"} and found["label"] == example["label"]
-        np.testing.assert_array_equal(found["keep"], example["keep"])
-        assert found["image"].dtype == np.float32
+        result = pasted[i]
+        assert set(result) == {"image", "keep", "label"} and result["label"] == example["label"]
+        np.testing.assert_array_equal(result["keep"], example["keep"])
+        assert result["image"].dtype == np.float32
         keep = example["keep"][..., 0]
-        np.testing.assert_array_equal(found["image"][keep], example["image"][keep])
-        alike = [(found["image"] == other["image"]).all(-1)[~keep].mean() for other in source]
+        np.testing.assert_array_equal(result["image"][keep], example["image"][keep])
+        alike = [(result["image"] == other["image"]).all(-1)[~keep].mean() for other in source]
         assert sorted(alike)[-1] > 0.5 > 0.2 > sorted(alike)[-2] and np.argmax(alike) != i
 
 
 def test_copy_paste_takes_every_other_background():
     source = _examples("zebra", "elephant", "giraffe", "cattle")
-    backgrounds = [cleaned(example["image"], example["keep"]) for example in source]
+    backgrounds = [remove_foreground(example["image"], example["keep"]) for example in source]
     taken = set()
     for seed in range(30):
         image, keep = CopyPaste(source, seed)[1]["image"], source[1]["keep"]
@@ -302,33 +304,33 @@ def test_copy_paste_takes_every_other_background():
 
 
 @pytest.mark.parametrize("size", [64, 256])
-def test_a_cleaned_picture_tells_nothing_of_its_animal(size):
-    """Only what is near it changes, to the same whatever was there, and more like the empty background."""
+def test_a_picture_without_its_foreground_does_not_show_the_animal(size):
+    """Only pixels near the animal change, to values that resemble the background whatever the animal."""
     off = []
     for place in PLACES:
         words = [Words("elephant", place), Words("nothing", place)]
-        found = wildlife.render(0, [2, 2], words, size)
-        (image, truth), keep = found.image.astype(np.float32) / 255, found.keep[0]
+        rendered = wildlife.render(0, [2, 2], words, size)
+        (image, truth), keep = rendered.image.astype(np.float32) / 255, rendered.keep[0]
         far = ndimage.distance_transform_edt(~keep[..., 0])
         near = far[..., None] <= max(2, size / 64)
         assert np.where(near, 0, np.abs(image - truth)).max() < 8 / 255
-        clean = cleaned(image, keep)
+        clean = remove_foreground(image, keep)
         changed = (clean != image).any(-1)
         assert changed[keep[..., 0]].mean() > 0.95
         assert far[changed].max() <= max(2, size / 64) + 0.5
         noise = np.random.default_rng(0).random(image.shape, np.float32)
-        np.testing.assert_array_equal(cleaned(np.where(near, noise, image), keep), clean)
+        np.testing.assert_array_equal(remove_foreground(np.where(near, noise, image), keep), clean)
         off.append([np.abs(each - truth).mean() for each in (clean, image)])
     assert np.divide(*np.sum(off, 0)) < 0.6
 
 
-def test_nothing_kept_leaves_the_cleaned_background():
+def test_an_example_without_foreground_becomes_the_other_background():
     nothing, zebra = _examples("nothing", "zebra")
-    found = CopyPaste([nothing, zebra])[0]
-    np.testing.assert_array_equal(found["image"], cleaned(zebra["image"], zebra["keep"]))
-    assert found["label"] == 0 and not found["keep"].any()
-    np.testing.assert_array_equal(cleaned(nothing["image"], nothing["keep"]), nothing["image"])
-    assert (cleaned(zebra["image"], np.ones_like(zebra["keep"])) == 0.5).all()
+    result = CopyPaste([nothing, zebra])[0]
+    np.testing.assert_array_equal(result["image"], remove_foreground(zebra["image"], zebra["keep"]))
+    assert result["label"] == 0 and not result["keep"].any()
+    np.testing.assert_array_equal(remove_foreground(nothing["image"], nothing["keep"]), nothing["image"])
+    assert (remove_foreground(zebra["image"], np.ones_like(zebra["keep"])) == 0.5).all()
 
 
 def test_equal_generators_give_equal_bits_and_others_do_not():
@@ -350,7 +352,7 @@ def test_equal_generators_give_equal_bits_and_others_do_not():
             assert not any(np.shares_memory(result, example["image"]) for example in examples), name
 
 
-def test_all_go_through_the_loader():
+def test_all_augmentations_work_in_the_loader():
     examples = _examples("zebra", "elephant", "giraffe", "cattle")
     balanced = Batches(
         Balanced([*examples, examples[0]]),
@@ -387,7 +389,7 @@ def test_other_images_are_refused(image, message):
         lambda: cut_mix([good])(example, random),
         lambda: cut_mix([example])(good, random),
         lambda: CopyPaste([good, example])[0],
-        lambda: cleaned(image, example["keep"]),
+        lambda: remove_foreground(image, example["keep"]),
     ):
         with pytest.raises(ValueError, match=f"images must be.*{message}"):
             use()
@@ -398,9 +400,9 @@ def test_examples_of_other_sizes_and_masks_are_refused():
         {"image": np.zeros((s, s, 3), np.float32), "keep": np.zeros((s, s, 1), bool), "label": 0}
         for s in (8, 9)
     )
-    with pytest.raises(ValueError, match=r"one size, found \[8, 8, 3\] and \[9, 9, 3\]"):
+    with pytest.raises(ValueError, match=r"equal sizes, found \[8, 8, 3\] and \[9, 9, 3\]"):
         cut_mix([large])(small, np.random.default_rng(0))
-    with pytest.raises(ValueError, match="one size"):
+    with pytest.raises(ValueError, match="equal sizes"):
         CopyPaste([small, large])[0]
     for keep in (small["keep"][..., 0], small["keep"].astype(np.uint8), large["keep"]):
         for i in range(2):
@@ -411,7 +413,7 @@ def test_examples_of_other_sizes_and_masks_are_refused():
 def test_other_settings_are_refused():
     random, image = np.random.default_rng(0), np.zeros((8, 8, 3), np.float32)
     for settings in ({"magnitude": 31}, {"magnitude": -1}, {"operations": -1}):
-        with pytest.raises(ValueError, match=r"magnitude must be in 0\.\.30, operations 0 or more"):
+        with pytest.raises(ValueError, match=r"magnitude must be in 0\.\.30 and operations 0 or more"):
             rand_augment(image, random, **settings)
     for settings in (
         {"severity": 0},
@@ -424,7 +426,7 @@ def test_other_settings_are_refused():
         with pytest.raises(ValueError, match=r"severity must be in 1\.\.10"):
             aug_mix(image, random, **settings)
     for source, alpha in (([], 1), ([{}], 0), ([{}], float("nan"))):
-        with pytest.raises(ValueError, match="needs alpha above 0 and examples"):
+        with pytest.raises(ValueError, match="needs alpha above 0 and at least one example"):
             cut_mix(source, alpha)
     with pytest.raises(ValueError, match="two examples or more, found 1"):
         CopyPaste([{}])

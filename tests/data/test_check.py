@@ -16,11 +16,11 @@ def root(tmp_path):
     return tmp_path / "taskonomy"
 
 
-def test_it_says_what_is_there_and_draws_it(root, tmp_path, capsys):
+def test_it_prints_what_the_folder_holds_and_draws_it(root, tmp_path, capsys):
     sheet = tmp_path / "out" / "sheet.png"
     run("taskonomy", "--root", root, "--sheet", sheet, "--size", SIDE)
     output = capsys.readouterr().out
-    assert "found 3 train, 3 test" in output and "read 6 of 6, 6 are good" in output
+    assert "found 3 train, 3 test" in output and "read 6 of 6 examples; 6 can be used" in output
     assert "hanson/0/0: depth 0.0" in output
     for path in taskonomy(root, "hanson", 0):
         assert f"  {path}\n" in output
@@ -35,10 +35,10 @@ def test_it_says_what_is_there_and_draws_it(root, tmp_path, capsys):
 
 def test_it_reads_a_sample(root, tmp_path, capsys):
     run("taskonomy", "--root", root, "--sheet", tmp_path / "sheet.png", "--sample", 2, "--size", SIDE)
-    assert "read 2 of 6, 2 are good" in capsys.readouterr().out
+    assert "read 2 of 6 examples; 2 can be used" in capsys.readouterr().out
 
 
-def test_what_is_wrong_is_said_after_all_else(root, tmp_path, capsys):
+def test_errors_come_after_everything_else(root, tmp_path, capsys):
     truncate(taskonomy(root, "hanson", 1)[0])
     taskonomy(root, "ihlen", 1)[2].unlink()
     arguments = ("taskonomy", "--root", root, "--sheet", tmp_path / "sheet.png", "--sample", 0)
@@ -48,14 +48,14 @@ def test_what_is_wrong_is_said_after_all_else(root, tmp_path, capsys):
         run(*arguments)
     output = capsys.readouterr().out
     assert "found 3 train, 2 test" in output and "left out 1, each has no mask: " in output
-    assert "read 5 of 5, 4 are good" in output and "left out 1, each cannot be read" in output
+    assert "read 5 of 5 examples; 4 can be used" in output and "left out 1, each cannot be read" in output
     assert (tmp_path / "sheet.png").is_file()
     run(*arguments, "--tolerance", 0.2)
     with pytest.raises(SystemExit, match=r"error: 1 of 5 examples cannot be used(.|\n)*hanson_rgb"):
         run(*arguments, "--tolerance", 0.18)
 
 
-def test_a_folder_unlike_what_it_should_be_is_said_to_be(tmp_path):
+def test_a_folder_with_another_layout_is_an_error(tmp_path):
     with pytest.raises(SystemExit, match=r"error: .*splits.csv is missing"):
         run("taskonomy", "--root", tmp_path)
     with pytest.raises(SystemExit, match=r"error: .*rgb/hypersim is missing"):

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gap_jax.data.image_folder import ImageFolder
+from gap_jax.data.image_folder import ImageFolder, read_images
+from tests.data import depth_files
 
 
 def write(folder, lines, size=(40, 30)):
-    """Images of noise, their depth, and metadata.jsonl."""
+    """Write images of noise, their depth, and metadata.jsonl."""
     draw = np.random.default_rng(0)
     for line in lines:
         pixels = draw.integers(0, 256, (size[1], size[0], 3), np.uint8)
@@ -27,23 +28,23 @@ LINES = [
 
 def test_images_captions_and_depth_come_as_central_squares(tmp_path):
     write(tmp_path, LINES)
-    found = ImageFolder(tmp_path, size=30)[1]
+    example = ImageFolder(tmp_path, size=30)[1]
     pixels = np.asarray(Image.open(tmp_path / "1.png"))
     depth = np.asarray(Image.open(tmp_path / "1-depth.png"))
-    np.testing.assert_array_equal(found["image"], pixels[:, 5:35])
-    np.testing.assert_array_equal(found["depth"][..., 0], depth[:, 5:35])
-    np.testing.assert_array_equal(found["mask"][..., 0] == 255, depth[:, 5:35] > 0)
-    assert found["text"] == "room 1" and found["depth"].dtype == np.uint16
+    np.testing.assert_array_equal(example["image"], pixels[:, 5:35])
+    np.testing.assert_array_equal(example["depth"][..., 0], depth[:, 5:35])
+    np.testing.assert_array_equal(example["mask"][..., 0] == 255, depth[:, 5:35] > 0)
+    assert example["text"] == "room 1" and example["depth"].dtype == np.uint16
 
 
-def test_they_are_resized_and_depth_is_not_mixed(tmp_path):
+def test_images_are_resized_and_depth_is_not_mixed(tmp_path):
     write(tmp_path, LINES)
-    found = ImageFolder(tmp_path, size=16)[0]
-    assert found["image"].shape == (16, 16, 3) and found["depth"].shape == (16, 16, 1)
-    assert np.isin(found["depth"], np.asarray(Image.open(tmp_path / "0-depth.png"))).all()
+    example = ImageFolder(tmp_path, size=16)[0]
+    assert example["image"].shape == (16, 16, 3) and example["depth"].shape == (16, 16, 1)
+    assert np.isin(example["depth"], np.asarray(Image.open(tmp_path / "0-depth.png"))).all()
 
 
-def test_without_depth_there_is_none(tmp_path):
+def test_examples_may_have_no_depth(tmp_path):
     write(tmp_path, [{"file_name": "a.png", "text": "a"}])
     source = ImageFolder(tmp_path, size=8)
     assert len(source) == 1 and set(source[0]) == {"image", "text"} and not source.has_depth
@@ -56,7 +57,9 @@ def test_grey_images_become_colour(tmp_path):
 
 
 def test_bad_folders_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"metadata.jsonl is missing: a line for each image"):
+    with pytest.raises(
+        FileNotFoundError, match=r"metadata.jsonl is missing: it must have a line for each image"
+    ):
         ImageFolder(tmp_path, 8)
     write(tmp_path, [])
     with pytest.raises(ValueError, match="names no images"):
@@ -65,10 +68,10 @@ def test_bad_folders_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"metadata.jsonl:2 is not JSON"):
         ImageFolder(tmp_path, 8)
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"}\n')
-    with pytest.raises(ValueError, match=r"metadata.jsonl:1 lacks 'text'"):
+    with pytest.raises(ValueError, match=r"metadata.jsonl:1 must be a JSON object with a string 'text'"):
         ImageFolder(tmp_path, 8)
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a"}\n')
-    with pytest.raises(FileNotFoundError, match=r"a.png, named by .*, is missing"):
+    with pytest.raises(FileNotFoundError, match=r"a.png, named in .*, is missing"):
         ImageFolder(tmp_path, 8)
 
 
@@ -86,7 +89,21 @@ def test_bad_files_are_named(tmp_path):
         source[0]
 
 
-def test_depth_is_for_all_or_none(tmp_path):
+def test_all_images_or_none_have_depth(tmp_path):
     write(tmp_path, [*LINES[:2], {"file_name": "b.png", "text": "b"}])
-    with pytest.raises(ValueError, match="image 3 differs in having depth"):
+    with pytest.raises(ValueError, match="must have a depth_file_name, but image 3 differs"):
         ImageFolder(tmp_path, 8)
+
+
+def test_an_image_that_cannot_be_read_is_named_and_left_out(tmp_path, capsys):
+    with pytest.raises(FileNotFoundError, match="no images"):
+        read_images(tmp_path, 8)
+    for i in range(3):
+        Image.fromarray(depth_files.draw(i).image).save(tmp_path / f"{i}.png")
+    depth_files.truncate(tmp_path / "1.png")
+    images = read_images(tmp_path, 8)
+    assert images.shape == (2, 8, 8, 3) and 0 <= images.min() < images.max() <= 1
+    assert "left out 1, each cannot be read as an image" in capsys.readouterr().out
+    depth_files.truncate(tmp_path / "2.png")
+    with pytest.raises(ValueError, match="2 of 3 examples cannot be used"):
+        read_images(tmp_path, 8)

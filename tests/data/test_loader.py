@@ -32,13 +32,13 @@ def test_processes_see_their_rows_of_the_same_batches():
             np.testing.assert_array_equal(joined, batch[name])
 
 
-def test_a_later_start_sees_what_an_uninterrupted_run_does():
+def test_a_resumed_run_sees_the_batches_of_an_uninterrupted_one():
     batches = Batches(SOURCE, transform, size=3, seed=1)
-    whole, rest = rows_of(batches, 9), list(batches(6, 9, slice(0, 3)))
-    assert len(rest) == 3
-    for expected, found in zip(whole[6:], rest, strict=True):
+    whole, resumed = rows_of(batches, 9), list(batches(6, 9, slice(0, 3)))
+    assert len(resumed) == 3
+    for expected, batch in zip(whole[6:], resumed, strict=True):
         for name, values in expected.items():
-            np.testing.assert_array_equal(found[name], values)
+            np.testing.assert_array_equal(batch[name], values)
 
 
 def test_rows_are_numbered_through_the_run():

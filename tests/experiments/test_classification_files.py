@@ -13,7 +13,7 @@ import pytest
 
 from gap_jax.closed_loop.command import main, parse
 from gap_jax.data.__main__ import main as prepare
-from gap_jax.data.masked.iwildcam import NAMES
+from gap_jax.data.masked.iwildcam import CATEGORIES
 from gap_jax.experiments.classification_worlds import parts
 from gap_jax.experiments.iwildcam import IWildCam
 from gap_jax.experiments.waterbirds import Waterbirds
@@ -46,8 +46,8 @@ def data(tmp_path_factory):
     train = [Bird(f"{i:03d}.Bird", i % 2, i % 2) for i in range(16) for _ in range(4)]
     held_out = [Bird("001.Bird", i // 2 % 2, i % 2, split) for split in (1, 2) for i in range(12)]
     write_waterbirds(root / "waterbirds", train + held_out)
-    every = [Shot(y, 5, hour) for hour in (12, 23) for y in NAMES]
-    unseen = [Shot(y, place, hour) for y in list(NAMES)[:4] for place in (287, 288) for hour in (12, 23)]
+    every = [Shot(y, 5, hour) for hour in (12, 23) for y in CATEGORIES]
+    unseen = [Shot(y, place, hour) for y in list(CATEGORIES)[:4] for place in (287, 288) for hour in (12, 23)]
     tables = {"train": every, "train_extra": every, "val": every, "test": unseen}
     write_iwildcam(root / "iwildcam", tables)
     for name in ("waterbirds", "iwildcam"):

@@ -124,18 +124,18 @@ def test_replica_is_target_and_test_with_dpt(data, run, tmp_path):
 def test_data_that_is_not_prepared_says_how_to(tmp_path, data):
     with pytest.raises(FileNotFoundError, match=r"gap_jax\.data prepare"):
         Prepared(tmp_path, "train")
-    with pytest.raises(ValueError, match="several data sets: give one of"):
+    with pytest.raises(ValueError, match="several data sets: name one of"):
         Prepared(data / "prepared", "train")
     with pytest.raises(ValueError, match="no examples in the split 'test'"):
         Prepared(data / "prepared" / "omnidata", "test")
-    with pytest.raises(ValueError, match="lack keep, found depth, file, id, image, mask"):
+    with pytest.raises(ValueError, match="lack keep; found depth, file, id, image, mask"):
         Prepared(data / "prepared" / "omnidata", "train", fields=("image", "keep"))
     with pytest.raises(FileNotFoundError, match=r"occlusion/2 lacks|has no folders"):
         DepthFiles(data=data / "prepared" / "taskonomy", corrupted=data / "taskonomy").build(2)
     with pytest.raises(ValueError, match="domains cannot be named fog"):
         DepthFiles(data=data / "prepared" / "taskonomy", domains={"fog": data}).build(2)
     few = Prepared(data / "prepared" / "omnidata", "train")
-    assert few.only(np.array([3, 1])).files() == [few.files()[3], few.files()[1]]
+    assert few.select(np.array([3, 1])).files() == [few.files()[3], few.files()[1]]
 
 
 def test_labels_are_brought_to_the_predictions_size():

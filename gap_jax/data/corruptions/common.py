@@ -1,22 +1,26 @@
-"""Common Corruptions: fifteen ways in which a photograph goes wrong, each in five severities.
+"""Common Corruptions: fifteen kinds of damage to photographs, each in five severities.
 
-Hendrycks & Dietterich, arXiv 1903.12261, with the parameters by which the published images were made:
-ImageNet-C's for images whose shorter side is above 64 pixels, CIFAR-10-C's from 64 pixels down. Lengths are
-pixels whatever the image's size, but for what follows its size, as in the package `imagecorruptions`: fog's
-map is the power of two next above the longer side, frost, zoom and pixelation are shares of the image, and
-elastic lengths are shares of its shorter side (published: of 244 for images of 224, of 32 for those of 32).
-There, unlike in the package, the parameters and the affine part stay the published ones.
+Hendrycks & Dietterich, arXiv 1903.12261, with the parameters of the published images: ImageNet-C's if the
+shorter side has more than 64 pixels, CIFAR-10-C's otherwise. Lengths are pixels, whatever the image's size.
+These lengths follow the image's size, as in the package `imagecorruptions`:
 
-As published, input has 8 bits (others are rounded), output is cut down, not rounded, to 8 bits, glass blur
-copies pixels onto their neighbours where swapping was meant, and motion is blurred as ImageMagick does, by
-half a Gaussian. Departures: frost is blended with a texture of ours, drawn, in place of photographs; no image
-goes through JPEG of quality 85 at the end; elastic's affine part interpolates in floats.
+- fog: its map has the power of two next above the longer side;
+- frost, zoom and pixelation: shares of the image;
+- elastic transform: shares of the shorter side (published: of 244 for images of 224, of 32 for those of 32).
 
-A higher severity is a larger squared error on average, but not always for glass blur and elastic transform,
-nor for frost and large images' fog from 3 to 4.
+Unlike in that package, the parameters and the affine part of the elastic transform stay the published ones.
+
+As published, images are rounded to 8 bits first, results are truncated to 8 bits, glass blur copies pixels to
+their neighbours where swapping was meant, and motion blur is ImageMagick's, along half a Gaussian.
+
+Three things differ from the published images: frost is a texture drawn here instead of photographs; images
+are not compressed by JPEG of quality 85 at the end; the affine part of the elastic transform interpolates in
+floats.
+
+A higher severity has a larger squared error on average, but not always for glass blur and elastic transform,
+nor from 3 to 4 for frost and for the fog of large images.
 """
 
-import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from io import BytesIO
@@ -26,90 +30,30 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage, signal, sparse
 
-SEVERITIES = (1, 2, 3, 4, 5)
-SMALL = 64  # pixels, shorter side: up to here CIFAR-10-C's parameters
-SMALLEST = 16  # pixels, either side
+from gap_jax.data.corruptions.apply import check_request, corrupt_each, to_8_bits
 
-_GREY = np.array((0.299, 0.587, 0.114))
-_ICE = np.array((0.88, 0.95, 1.0))
-_STEMS = 12
+MAX_SMALL = 64  # shorter side, in pixels, up to which CIFAR-10-C's parameters are used
+
+_LUMA = np.array((0.299, 0.587, 0.114))
+_ICE_COLOUR = np.array((0.88, 0.95, 1.0))
+_FROST_STEMS = 12
 
 
 def corrupt(
     images: np.ndarray, name: str, severity: int, *, ids: Sequence[int] | np.ndarray, seed: int = 0
 ) -> np.ndarray:
-    """Images corrupted by `name` (one of `CORRUPTIONS`) to `severity` (1 to 5).
+    """Corrupt images by `name` (one of `CORRUPTIONS`) with `severity` (1 to 5).
 
-    `images` float32 `[B,H,W,3]` in [0,1], sides of 16 pixels or more, and so is the result, in whole 255ths.
-    `ids` are B integers from 0: what is random comes from (seed, id, name, severity) alone, whatever the
-    batch. Raises ValueError for a name or severity that does not exist, and arrays unlike these.
+    `images` are float32 `[B,H,W,3]` in [0,1] with sides of 16 pixels or more; the result has the same form,
+    with whole multiples of 1/255. `ids` are B integers from 0: random numbers depend only on (seed, id, name,
+    severity), not on the batch. Raises ValueError for an unknown name or severity and for other arrays.
     """
     check_request(images, name, severity, ids, seed, CORRUPTIONS)
     effect, small, large = _CORRUPTIONS[name]
-    parameters = (small if min(images.shape[1:3]) <= SMALL else large)[severity - 1]
+    parameters = (small if min(images.shape[1:3]) <= MAX_SMALL else large)[severity - 1]
     return corrupt_each(
         lambda image, random, _: effect(image, random, parameters), images, name, severity, ids, seed
     )
-
-
-def corrupt_each(
-    effect: Callable[[np.ndarray, np.random.Generator, int], np.ndarray],
-    images: np.ndarray,
-    name: str,
-    severity: int,
-    ids: Sequence[int] | np.ndarray,
-    seed: int,
-) -> np.ndarray:
-    """`effect(image, random, i)` of every image, from 8 bits to 8 bits, with a generator of its own.
-
-    `image` is float64 `[H,W,3]` in [0,1]; what `effect` returns may leave that range.
-    """
-    result = np.empty_like(images)
-    for i, image in enumerate(images):
-        random = _generator(seed, int(ids[i]), name, severity)
-        result[i] = to_8_bits(effect(np.round(image * 255.0) / 255.0, random, i)) / np.float32(255)
-    return result
-
-
-def to_8_bits(image: np.ndarray) -> np.ndarray:
-    """uint8, cut down as `numpy.uint8` does, with a thousandth of a step against rounding errors."""
-    return np.floor(np.clip(image, 0, 1) * 255.0 + 1e-3).astype(np.uint8)
-
-
-def check_request(
-    images: np.ndarray,
-    name: str,
-    severity: int,
-    ids: Sequence[int] | np.ndarray,
-    seed: int,
-    known: Sequence[str],
-) -> None:
-    """Raise ValueError for what `corrupt` says it raises for; `known` are the names that exist."""
-    if name not in known:
-        raise ValueError(f"{name!r} is no corruption. Known: {', '.join(known)}")
-    if not isinstance(severity, int | np.integer) or severity not in SEVERITIES:
-        raise ValueError(f"severity must be 1, 2, 3, 4 or 5, found {severity!r}")
-    images = np.asarray(images)
-    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.float32:
-        raise ValueError(f"images must be float32 [B, H, W, 3], found {images.dtype} {list(images.shape)}")
-    if min(images.shape[1:3]) < SMALLEST:
-        raise ValueError(
-            f"images must have sides of {SMALLEST} pixels or more, found {list(images.shape[1:3])}"
-        )
-    if images.size and not (images.min() >= 0 and images.max() <= 1):
-        raise ValueError(f"images must be in [0, 1], found {images.min():g} to {images.max():g}")
-    numbers = np.asarray(ids)
-    if numbers.shape != (len(images),):
-        raise ValueError(f"{len(images)} images need as many ids, found shape {list(numbers.shape)}")
-    if len(numbers) and (numbers.dtype.kind not in "iu" or numbers.min() < 0):
-        raise ValueError(f"ids must be integers from 0, found {numbers.dtype}, {ids!r}")
-    if not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(f"seed must be an integer from 0, found {seed!r}")
-
-
-def _generator(seed: int, image_id: int, name: str, severity: int) -> np.random.Generator:
-    counter = [0, 0, severity, zlib.crc32(name.encode())]
-    return np.random.Generator(np.random.Philox(key=[seed, image_id], counter=counter))
 
 
 def _gaussian_noise(image, random, scale):
@@ -134,12 +78,13 @@ def _defocus_blur(image, random, parameters):
 
 @lru_cache
 def _disc(radius, softness):
-    """A disc of `radius` pixels in a square, its rim softened by a Gaussian of 3 taps, or 5 if large.
+    """Return a disc of `radius` pixels, softened by a Gaussian of 3 taps, or 5 above a radius of 8.
 
-    Reflected at the square's sides, as published, where radii 8 and 10 reach them: those discs sum to 1.01.
+    As published, the Gaussian is reflected at the array's sides. Discs of radius 8 and 10, which touch them,
+    therefore sum to 1.01.
     """
-    away = np.arange(-max(8, radius), max(8, radius) + 1)
-    disc = (away[:, None] ** 2 + away**2 <= radius**2).astype(float)
+    offsets = np.arange(-max(8, radius), max(8, radius) + 1)
+    disc = (offsets[:, None] ** 2 + offsets**2 <= radius**2).astype(float)
     taps = 1 if radius <= 8 else 2
     return ndimage.gaussian_filter(disc / disc.sum(), softness, radius=taps, mode="mirror")
 
@@ -150,12 +95,12 @@ def _glass_blur(image, random, parameters):
     blurred = to_8_bits(_blur(image, sigma)) / 255.0
     rows, columns = (np.arange(side - reach, reach, -1) for side in (height, width))
     targets = (rows[:, None] * width + columns).ravel()
-    shown = list(range(height * width))
+    pixels = list(range(height * width))
     for _ in range(rounds):
         down, across = random.integers(-reach, reach, (2, len(targets)))
         for target, source in zip(targets.tolist(), (targets + down * width + across).tolist(), strict=True):
-            shown[target] = shown[source]
-    return _blur(blurred.reshape(-1, 3)[shown].reshape(image.shape), sigma)
+            pixels[target] = pixels[source]
+    return _blur(blurred.reshape(-1, 3)[pixels].reshape(image.shape), sigma)
 
 
 def _blur(image, sigma):
@@ -167,7 +112,7 @@ def _motion_blur(image, random, parameters):
 
 
 def _smear(image, radius, sigma, degrees):
-    """Averages along a line from each pixel, weighted by half a Gaussian: ImageMagick's MotionBlurImage."""
+    """Average along a line from each pixel with the weights of half a Gaussian (MotionBlurImage)."""
     steps = np.arange(2 * radius + 1)
     weights = np.exp(-(steps**2) / (2 * sigma**2))
     angle = np.deg2rad(degrees)
@@ -189,7 +134,7 @@ def _zoom_blur(image, random, parameters):
 
 
 def _zoom(image, factor):
-    """The middle of `[H,W,C]` enlarged to its size, linearly."""
+    """Enlarge the centre of an image `[H,W,C]` to the image's size by linear interpolation."""
     for _ in ("rows", "columns"):
         matrix = _zoom_matrix(len(image), float(factor))
         image = (matrix @ image.reshape(len(image), -1)).reshape(image.shape).swapaxes(0, 1)
@@ -209,9 +154,9 @@ def _snow(image, random, parameters):
     mean, deviation, zoom, threshold, radius, sigma, keep = parameters
     flakes = _zoom(random.normal(mean, deviation, (*image.shape[:2], 1)), zoom)
     flakes = to_8_bits(np.where(flakes < threshold, 0, flakes)) / 255.0
-    falling = _smear(flakes, radius, sigma, random.uniform(-135, -45))
-    paled = np.maximum(image, (image * _GREY).sum(-1, keepdims=True) * 1.5 + 0.5)
-    return keep * image + (1 - keep) * paled + falling + falling[::-1, ::-1]
+    snow = _smear(flakes, radius, sigma, random.uniform(-135, -45))
+    whitened = np.maximum(image, (image * _LUMA).sum(-1, keepdims=True) * 1.5 + 0.5)
+    return keep * image + (1 - keep) * whitened + snow + snow[::-1, ::-1]
 
 
 def _frost(image, random, parameters):
@@ -220,10 +165,10 @@ def _frost(image, random, parameters):
 
 
 def _frost_texture(height, width, random):
-    """Ice flowers on a pane, `[H,W,3]` in [0,1]: stems, two orders of branches at 60°, over a thin film."""
-    side, fine = min(height, width), 3  # drawn with this many lines of pixels to one
-    start = random.uniform(0, 1, (_STEMS, 2)) * (width, height)
-    angle, length = random.uniform(0, 2 * np.pi, _STEMS), random.uniform(0.4, 1.0, _STEMS) * side
+    """Draw ice flowers `[H,W,3]` in [0,1]: stems with two orders of branches at 60°, over a thin film."""
+    side, fine = min(height, width), 3  # drawn 3 times as large, then reduced
+    start = random.uniform(0, 1, (_FROST_STEMS, 2)) * (width, height)
+    angle, length = random.uniform(0, 2 * np.pi, _FROST_STEMS), random.uniform(0.4, 1.0, _FROST_STEMS) * side
     drawing = Image.new("L", (fine * width, fine * height))
     pen = ImageDraw.Draw(drawing)
     for order, twigs in enumerate((36, 10, 0)):
@@ -238,7 +183,7 @@ def _frost_texture(height, width, random):
     crystals = np.asarray(drawing.reduce(fine)) / 255.0
     film = ndimage.gaussian_filter(random.normal(size=(height, width)), side / 10, mode="wrap")
     film = np.clip(0.3 + 0.12 * film / film.std(), 0, 1)
-    return (film + (1 - film) * crystals)[..., None] * _ICE
+    return (film + (1 - film) * crystals)[..., None] * _ICE_COLOUR
 
 
 def _fog(image, random, parameters):
@@ -250,7 +195,7 @@ def _fog(image, random, parameters):
 
 
 def _plasma(size, decay, random):
-    """Clouds, `[size,size]` from 0 to 1: diamond-square on a torus, noise `decay²` less at each halving."""
+    """Return clouds `[size,size]` in [0,1]: diamond-square on a torus, noise / decay² at each halving."""
     heights, amplitude = np.zeros((1, 1)), 1.0
     while len(heights) < size:
         noise = random.uniform(-amplitude, amplitude, (3, *heights.shape))
@@ -264,10 +209,10 @@ def _plasma(size, decay, random):
     return (heights - heights.min()) / np.ptp(heights)
 
 
-def _brightness(image, random, more):
-    """More of HSV's value, at the same hue and saturation: that is all channels times one factor."""
+def _brightness(image, random, increase):
+    """Increase HSV's value at the same hue and saturation, which multiplies all channels by one factor."""
     value = image.max(-1, keepdims=True)
-    return np.where(value > 0, image / np.maximum(value, 1e-9), 1) * np.minimum(value + more, 1)
+    return np.where(value > 0, image / np.maximum(value, 1e-9), 1) * np.minimum(value + increase, 1)
 
 
 def _contrast(image, random, factor):
@@ -280,19 +225,19 @@ def _elastic_transform(image, random, parameters):
     strength, sigma, jitter = min(sides) * np.array(parameters)
     corners = sides // 2 + min(sides) // 3 * np.array([(1, 1), (1, -1), (-1, -1)])
     moved = corners + random.uniform(-jitter, jitter, corners.shape)
-    back = np.linalg.solve(
-        np.column_stack([moved, np.ones(3)]), corners
-    ).T  # [2,3], to where a pixel comes from
-    places = np.indices(image.shape[:2])
-    image = _sample(image, np.tensordot(back[:, :2], places, 1) + back[:, 2, None, None], "mirror")
-    noise = random.uniform(-1, 1, places.shape)
+    # the affine map [2,3] from a pixel to where it comes from
+    inverse = np.linalg.solve(np.column_stack([moved, np.ones(3)]), corners).T
+    grid = np.indices(image.shape[:2])
+    image = _sample(image, np.tensordot(inverse[:, :2], grid, 1) + inverse[:, 2, None, None], "mirror")
+    noise = random.uniform(-1, 1, grid.shape)
     field = ndimage.gaussian_filter(noise, (0, sigma, sigma), mode="reflect", truncate=3)
-    return _sample(image, places + strength * field, "reflect")
+    return _sample(image, grid + strength * field, "reflect")
 
 
-def _sample(image, places, mode):
+def _sample(image, coordinates, mode):
     channels = [
-        ndimage.map_coordinates(channel, places, order=1, mode=mode) for channel in np.moveaxis(image, -1, 0)
+        ndimage.map_coordinates(channel, coordinates, order=1, mode=mode)
+        for channel in np.moveaxis(image, -1, 0)
     ]
     return np.stack(channels, -1)
 
@@ -312,24 +257,26 @@ def _jpeg_compression(image, random, quality):
 
 
 class _Corruption(NamedTuple):
-    """`effect(image, random, parameters)`, and the parameters of each severity for small and large images."""
+    """A corruption, `effect(image, random, parameters)`, with its parameters by severity and image size."""
 
     effect: Callable[[np.ndarray, np.random.Generator, Any], np.ndarray]
     small: tuple[Any, ...]
     large: tuple[Any, ...]
 
 
-_SIC = 244 / 224  # elastic lengths for images of 224 pixels were published as shares of 244
+_ELASTIC_SCALE = 244 / 224  # the published lengths for images of 224 pixels are shares of 244
 
 _CORRUPTIONS = {
     "gaussian_noise": _Corruption(
         _gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.10), (0.08, 0.12, 0.18, 0.26, 0.38)
     ),  # standard deviation
-    "shot_noise": _Corruption(_shot_noise, (500, 250, 100, 75, 50), (60, 25, 12, 5, 3)),  # photons of white
+    "shot_noise": _Corruption(
+        _shot_noise, (500, 250, 100, 75, 50), (60, 25, 12, 5, 3)
+    ),  # photons of a white pixel
     "impulse_noise": _Corruption(
         _impulse_noise, (0.01, 0.02, 0.03, 0.05, 0.07), (0.03, 0.06, 0.09, 0.17, 0.27)
-    ),  # share of values
-    "defocus_blur": _Corruption(  # radius, sigma of its rim
+    ),  # share of the values
+    "defocus_blur": _Corruption(  # radius; sigma of the Gaussian that softens it
         _defocus_blur,
         ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
         ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
@@ -344,12 +291,12 @@ _CORRUPTIONS = {
         ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
         ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
     ),
-    "zoom_blur": _Corruption(  # factors from 1 to here, in steps of
+    "zoom_blur": _Corruption(  # end and step of the zoom factors, which begin at 1
         _zoom_blur,
         ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
         ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
     ),
-    "snow": _Corruption(  # mean, deviation of noise; zoom; threshold; radius, sigma of motion; share kept
+    "snow": _Corruption(  # noise mean and deviation; zoom; threshold; motion radius and sigma; share kept
         _snow,
         (
             (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
@@ -366,7 +313,7 @@ _CORRUPTIONS = {
             (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
         ),
     ),
-    "frost": _Corruption(  # weight of image, of frost
+    "frost": _Corruption(  # weights of the image and of the frost
         _frost,
         ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
         ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
@@ -378,11 +325,11 @@ _CORRUPTIONS = {
     ),
     "brightness": _Corruption(_brightness, (0.05, 0.1, 0.15, 0.2, 0.3), (0.1, 0.2, 0.3, 0.4, 0.5)),  # added
     "contrast": _Corruption(_contrast, (0.75, 0.5, 0.4, 0.3, 0.15), (0.4, 0.3, 0.2, 0.1, 0.05)),  # factor
-    "elastic_transform": _Corruption(  # displacement, sigma of its field, jitter of corners; shares of a side
+    "elastic_transform": _Corruption(  # displacement, its smoothness, jitter of corners; as shares
         _elastic_transform,
         ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
         tuple(
-            tuple(_SIC * share for share in shares)
+            tuple(_ELASTIC_SCALE * share for share in shares)
             for shares in (
                 (2, 0.7, 0.1),
                 (2, 0.08, 0.2),
@@ -394,7 +341,7 @@ _CORRUPTIONS = {
     ),
     "pixelate": _Corruption(
         _pixelate, (0.95, 0.9, 0.85, 0.75, 0.65), (0.6, 0.5, 0.4, 0.3, 0.25)
-    ),  # of each side
+    ),  # share of each side
     "jpeg_compression": _Corruption(_jpeg_compression, (80, 65, 58, 50, 40), (25, 18, 15, 10, 7)),  # quality
 }
 CORRUPTIONS: tuple[str, ...] = tuple(_CORRUPTIONS)

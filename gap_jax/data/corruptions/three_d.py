@@ -1,17 +1,19 @@
-"""3D Common Corruptions, those that an image and its depth are enough for, each in five severities.
+"""3D Common Corruptions that need only an image and its depth, each in five severities.
 
-Kar et al., CVPR 2022, arXiv 2203.01441, figures from their code. Depth only matters relative to other depth
-of the image, but for `fog_3d`. Exact are `fog_3d`, `low_light`, `iso_noise` and `color_quant`. The others:
+Kar et al., CVPR 2022, arXiv 2203.01441, with the numbers of the authors' code. Except for `fog_3d`, only the
+ratios of an image's depths matter. `fog_3d`, `low_light`, `iso_noise` and `color_quant` are exact; the others
+differ:
 
-- `near_focus`, `far_focus`: their focal planes, apertures and eight layers. Blur radii are theirs from 224
-  pixels (shorter side) up, and in proportion below, where they would leave nothing to see.
-- `flash`: their factors on how bright the light falls, which is read from renderings there and here is
-  (nearest depth / depth)², 1 at the nearest depth in the middle of the image, whatever surfaces face.
-- `xy_motion_blur`, `z_motion_blur`: their camera paths and numbers of frames, lengths as shares of the width
-  (theirs: 512). Surfaces that the camera uncovers are inpainted there; here a pixel is averaged over the
-  frames in which something is seen at it, from the first on, to which the depth belongs.
-- `bit_error`: theirs is in a video. Here it is in a JPEG file (quality 95, no chroma subsampling) that
-  starts anew after every eight blocks; a share of its coded bits is flipped, at rates of ours.
+- `near_focus`, `far_focus` have the authors' focal planes, apertures and eight layers. Blur radii are theirs
+  if the shorter side has 224 pixels or more; below, where they would hide everything, they are proportional.
+- `flash` has the authors' factors on the brightness of the light. They render it; here it is
+  (nearest depth / depth)² for the nearest depth in the centre of the image, at most 1, whatever the
+  directions of the surfaces.
+- `xy_motion_blur`, `z_motion_blur` have the authors' camera paths and numbers of frames, with lengths as
+  shares of the width (theirs is 512). They inpaint surfaces that the camera uncovers; here a pixel is
+  averaged over the frames in which something is seen at it, beginning with the original image.
+- `bit_error` is in a video there. Here it is in a JPEG file (quality 95, no chroma subsampling) with a
+  restart marker after every eight blocks; a share of its coded bits is flipped, at rates chosen here.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,11 +23,11 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from gap_jax.data.corruptions.common import check_request, corrupt_each, to_8_bits
+from gap_jax.data.corruptions.apply import check_request, corrupt_each, to_8_bits
 
 _LAYERS = 8
 _FRAMES = 60
-_NEAREST = 1e-3  # of the depth's range: nothing is nearer
+_MIN_DEPTH = 1e-3
 
 
 def corrupt_3d(
@@ -38,31 +40,31 @@ def corrupt_3d(
     ids: Sequence[int] | np.ndarray,
     seed: int = 0,
 ) -> np.ndarray:
-    """Images corrupted by `name` (one of `CORRUPTIONS_3D`) to `severity` (1 to 5).
+    """Corrupt images by `name` (one of `CORRUPTIONS_3D`) with `severity` (1 to 5).
 
-    `images` float32 `[B,H,W,3]` in [0,1], sides of 16 pixels or more, and so is the result, in whole 255ths.
-    `depth` float32 `[B,H,W,1]`, in [0,1] where `mask` (bool, the same shape) is True; elsewhere it may be
-    anything, and is taken to be the image's farthest, 1 if no pixel has a depth. `ids` are B integers from 0:
-    what is random comes from (seed, id, name, severity) alone, whatever the batch. Raises ValueError for a
-    name or severity that does not exist, and arrays unlike these.
+    `images` are float32 `[B,H,W,3]` in [0,1] with sides of 16 pixels or more; the result has the same form,
+    with whole multiples of 1/255. `depth` is float32 `[B,H,W,1]`, in [0,1] where `mask` (bool, the same
+    shape) is True. Elsewhere its values do not matter and are replaced by the image's largest valid depth,
+    or 1 if there is none. `ids` are B integers from 0: random numbers depend only on (seed, id, name,
+    severity), not on the batch. Raises ValueError for an unknown name or severity and for other arrays.
     """
     check_request(images, name, severity, ids, seed, CORRUPTIONS_3D)
     _check_depth(depth, mask, images.shape)
     effect = _CORRUPTIONS_3D[name]
 
-    def each(image, random, i):
-        return effect(image, _filled(depth[i, ..., 0], mask[i, ..., 0]), random, severity)
+    def corrupt_one(image, random, i):
+        return effect(image, _fill_invalid(depth[i, ..., 0], mask[i, ..., 0]), random, severity)
 
-    return corrupt_each(each, images, name, severity, ids, seed)
+    return corrupt_each(corrupt_one, images, name, severity, ids, seed)
 
 
 def _check_depth(depth: np.ndarray, mask: np.ndarray, images: tuple[int, ...]) -> None:
-    wanted = (*images[:3], 1)
-    for what, array, dtype in (("depth", depth, np.float32), ("mask", mask, np.bool_)):
-        if array.shape != wanted or array.dtype != dtype:
-            found = f"{array.dtype} {list(array.shape)}"
+    expected = (*images[:3], 1)
+    for name, array, dtype in (("depth", depth, np.float32), ("mask", mask, np.bool_)):
+        if array.shape != expected or array.dtype != dtype:
             raise ValueError(
-                f"{what} must be {np.dtype(dtype)} {list(wanted)}, as the images are, found {found}"
+                f"{name} must be {np.dtype(dtype)} {list(expected)}, of the images' size, "
+                f"found {array.dtype} {list(array.shape)}"
             )
     valid = depth[mask]
     if len(valid) and not (valid.min() >= 0 and valid.max() <= 1):
@@ -71,15 +73,15 @@ def _check_depth(depth: np.ndarray, mask: np.ndarray, images: tuple[int, ...]) -
         )
 
 
-def _filled(depth, mask):
+def _fill_invalid(depth, mask):
     return np.where(mask, depth, depth[mask].max() if mask.any() else 1).astype(np.float64)
 
 
 def _nearest(depth):
-    """The nearest depth in the middle half of the image."""
+    """Return the smallest depth in the central half of the image."""
     height, width = depth.shape
-    middle = depth[height // 4 : height - height // 4, width // 4 : width - width // 4]
-    return max(middle.min(), _NEAREST)
+    centre = depth[height // 4 : height - height // 4, width // 4 : width - width // 4]
+    return max(centre.min(), _MIN_DEPTH)
 
 
 def _fog_3d(image, depth, random, severity):
@@ -96,8 +98,11 @@ def _far_focus(image, depth, random, severity):
 
 
 def _refocus(image, depth, focus, aperture):
-    """Blurred by how far depth is from that of quantile `focus`; between quantiles, a blend of both."""
-    depth = np.maximum(depth, _NEAREST)
+    """Blur pixels by the distance of their depth from the focal plane, the depth quantile `focus` of 8.
+
+    Between two quantiles, the blurs of both are blended.
+    """
+    depth = np.maximum(depth, _MIN_DEPTH)
     planes = np.quantile(depth, np.linspace(0, 1, _LAYERS + 1))
     radii = aperture * np.abs(planes - planes[focus]) / planes * min(1, min(depth.shape) / 224)
     layers = [
@@ -125,19 +130,19 @@ def _flash(image, depth, random, severity):
 def _xy_motion_blur(image, depth, random, severity):
     across = random.choice((-1, 1)) * random.uniform(50, 75)
     shift = np.array((across, random.uniform(-75, 75))) / 512
-    return _moving(image, depth, shift, 0, (20, 30, 40, 50, 60)[severity - 1])
+    return _moving_camera(image, depth, shift, 0, (20, 30, 40, 50, 60)[severity - 1])
 
 
 def _z_motion_blur(image, depth, random, severity):
     shift = random.uniform(-30, 30, 2) / 512
-    return _moving(image, depth, shift, random.uniform(0.4, 0.5), (20, 25, 30, 35, 38)[severity - 1])
+    return _moving_camera(image, depth, shift, random.uniform(0.4, 0.5), (20, 25, 30, 35, 38)[severity - 1])
 
 
-def _moving(image, depth, shift, forward, frames):
-    """The average of the first `frames` of 60 views on a straight way.
+def _moving_camera(image, depth, shift, forward, frames):
+    """Average the first `frames` of 60 views of a camera on a straight path.
 
-    At its end the camera is nearer by the share `forward` of the nearest depth, and what is nearest has moved
-    by `shift`, (across, down), of the image's width.
+    At the end of the path, the camera has moved forward by `forward` times the nearest depth, and the nearest
+    surface has moved by `shift`, (across, down), times the image's width.
     """
     height, width = depth.shape
     near = _nearest(depth)
@@ -145,13 +150,13 @@ def _moving(image, depth, shift, forward, frames):
     z = np.maximum(depth.ravel()[far_to_near], near)
     pixels = image.reshape(-1, 3)
     centre = (np.array((width, height)) - 1) / 2
-    places = np.stack([far_to_near % width, far_to_near // width], 1) - centre
+    positions = np.stack([far_to_near % width, far_to_near // width], 1) - centre
     total, seen = np.zeros_like(pixels), np.zeros((len(pixels), 1))
     for time in np.arange(frames) / (_FRAMES - 1):
         nearer = z - time * forward * near
         moved = time * shift * width * (1 - time * forward) * near
-        x, y = ((places * z[:, None] + moved) / nearer[:, None] + centre).T
-        # every pixel is a square of up to 2x2 pixels, so that none show through between neighbours
+        x, y = ((positions * z[:, None] + moved) / nearer[:, None] + centre).T
+        # a pixel covers up to 2x2 pixels, so that no gaps open between neighbours
         columns = np.stack([np.floor(x), np.ceil(x)] * 2, 1).astype(int)
         rows = np.stack([np.floor(y)] * 2 + [np.ceil(y)] * 2, 1).astype(int)
         inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
@@ -177,25 +182,25 @@ def _sensor_noise(image, random, photons, scale):
 
 
 def _color_quant(image, depth, random, severity):
-    lost = 2 + severity
-    return (to_8_bits(image) >> lost << lost) / 255.0
+    lost_bits = 2 + severity
+    return (to_8_bits(image) >> lost_bits << lost_bits) / 255.0
 
 
 def _bit_error(image, depth, random, severity):
     file = BytesIO()
     Image.fromarray(to_8_bits(image)).save(file, "JPEG", quality=95, subsampling=0, restart_marker_blocks=8)
     code = np.frombuffer(file.getvalue(), np.uint8).copy()
-    scan = file.getvalue().index(b"\xff\xda")
+    scan = file.getvalue().index(b"\xff\xda")  # the start of scan, whose header precedes the coded bits
     start = scan + 2 + int.from_bytes(file.getvalue()[scan + 2 : scan + 4], "big")
     flips = random.random((len(code), 8)) < _BIT_ERRORS[severity - 1]
-    wrong = code ^ np.packbits(flips, 1)[:, 0]
+    flipped = code ^ np.packbits(flips, 1)[:, 0]
     marker = code == 0xFF
-    marker[1:] |= marker[:-1].copy()  # and what it marks
-    allowed = ~marker & (wrong != 0xFF) & (np.arange(len(code)) >= start)
-    return np.asarray(Image.open(BytesIO(np.where(allowed, wrong, code).tobytes()))) / 255.0
+    marker[1:] |= marker[:-1].copy()  # a marker's second byte
+    allowed = ~marker & (flipped != 0xFF) & (np.arange(len(code)) >= start)
+    return np.asarray(Image.open(BytesIO(np.where(allowed, flipped, code).tobytes()))) / 255.0
 
 
-_BIT_ERRORS = (5e-5, 1.2e-4, 3e-4, 7e-4, 1.5e-3)  # of all bits
+_BIT_ERRORS = (5e-5, 1.2e-4, 3e-4, 7e-4, 1.5e-3)  # shares of flipped bits, by severity
 
 _CORRUPTIONS_3D: dict[str, Callable[[np.ndarray, np.ndarray, np.random.Generator, int], np.ndarray]] = {
     "fog_3d": _fog_3d,

@@ -1,68 +1,59 @@
-"""Omnidata's starter set (Eftekhar et al., arXiv 2110.04994): images of one component, by building."""
+"""Omnidata's starter set (Eftekhar et al., arXiv 2110.04994): the images of one component, by building."""
 
 import dataclasses
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import Literal
 
 import numpy as np
-import tensorflow_datasets as tfds
 
-from gap_jax.data.depth.dataset import DepthDataset
-from gap_jax.data.depth.taskonomy_layout import Building, Domain, decode, find_buildings, read_splits
-from gap_jax.data.folder_dataset import FolderConfig
-from gap_jax.data.inventory import Found
+from gap_jax.data.depth.taskonomy_layout import (
+    Building,
+    Domain,
+    decode_zbuffer,
+    find_buildings,
+    read_splits,
+)
+from gap_jax.data.inventory import Inventory
 
 Component = Literal["replica", "replica_gso", "hypersim", "blended_mvg", "taskonomy"]
-FRAMES = {"hypersim": (512, 384), "blended_mvg": (512, 384)}  # images and masks differ in size
+FRAMES = {"hypersim": (512, 384), "blended_mvg": (512, 384)}  # where images and masks differ in size
 
 
 @dataclasses.dataclass(frozen=True)
 class OmnidataLayout:
-    """One component, in the folder that holds `rgb`, `depth_zbuffer` and `mask_valid`."""
+    """A component of Omnidata's starter set: a folder with `rgb`, `depth_zbuffer` and `mask_valid`."""
 
     component: Component = "replica"
-    splits: Path | None = None  # buildings, columns id,train,val,test; without it, all are `train`
-    far: float = 65535  # of 1/512 m, what depth 1 is: 128 m; 8000 is Taskonomy's scale
+    """component of the starter set"""
+    splits: Path | None = None
+    """CSV file in the folder that assigns buildings to splits (id,train,val,test); by default, all train"""
+    far: float = 65535
+    """depth, in units of 1/512 m, that becomes 1: 65535 (128 m) is Omnidata's scale, 8000 Taskonomy's"""
 
     def __post_init__(self):
         if not self.far > 0:
-            raise ValueError(f"far, in 1/512 m, must be positive, found {self.far}")
+            raise ValueError(f"far, the depth in 1/512 m that becomes 1, must be positive, found {self.far}")
 
     @property
     def frame(self) -> tuple[int, int] | None:
-        """Width and height that all of an example is resized to."""
+        """Return the width and height that all files stand for; None if they are equally large."""
         return FRAMES.get(self.component)
 
-    def find(self, root: Path) -> Found:
-        """The examples, with ids `{building}/{point}/{view}`; raises as `Layout.find`."""
+    def find(self, root: Path) -> Inventory:
+        """List the examples, with ids `{building}/{point}/{view}`; raise the errors of `Layout.find`."""
 
-        def where(building: str) -> Building:
+        def locate(building: str) -> Building:
             names = ("rgb", "depth_zbuffer", "mask_valid")
             return Building(*(Domain(root / name / self.component / building, name) for name in names))
 
         if self.splits is not None:
-            return find_buildings(read_splits(root / self.splits), where)
+            return find_buildings(read_splits(root / self.splits), locate)
         folder = root / "rgb" / self.component
         if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} is missing: it should hold {self.component}'s buildings")
+            raise FileNotFoundError(f"{folder} is missing: it must hold the buildings of {self.component}")
         buildings = sorted(path.name for path in folder.iterdir() if path.is_dir())
-        return find_buildings({"train": buildings}, where)
+        return find_buildings({"train": buildings}, locate)
 
     def decode(self, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Raw / far, clipped; 65535 is invalid."""
-        return decode(raw, self.far)
-
-
-class Omnidata(DepthDataset):
-    """A component of 256 or 384 pixels, e.g. `Omnidata(config="replica_256")`; its only split is `train`."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = """\
-    rgb, depth_zbuffer and mask_valid, each with {component}/{building}: see docs/data.md, and check them by
-    `python -m gap_jax.data check omnidata`.
-    """
-    BUILDER_CONFIGS: ClassVar = [
-        FolderConfig(name=f"{component}_{size}", layout=OmnidataLayout(component), size=size)
-        for component in get_args(Component)
-        for size in (256, 384)
-    ]
+        """Decode depth: raw / `far`, at most 1; it is valid except at 65535."""
+        return decode_zbuffer(raw, self.far)

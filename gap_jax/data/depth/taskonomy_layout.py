@@ -1,6 +1,5 @@
-"""The layout that Taskonomy and Omnidata share: buildings, in them `point_{p}_view_{v}_domain_{name}.png`."""
+"""The layout that Taskonomy and Omnidata share: files `point_{p}_view_{v}_domain_{name}.png` by building."""
 
-import csv
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,23 +9,24 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from gap_jax.data.depth.read import match
+from gap_jax.data.depth.read import match_files
 from gap_jax.data.files import Fault
-from gap_jax.data.inventory import Found, some
+from gap_jax.data.inventory import Inventory, abbreviate
+from gap_jax.data.table import read_table
 
-COLUMNS = {"train": "train", "validation": "val", "test": "test"}  # of the split CSV
+COLUMNS = {"train": "train", "validation": "val", "test": "test"}  # of the split CSV, by split
 INVALID = 65535
 
 
 class Domain(NamedTuple):
-    """The folder that holds one kind of a building's images, and the name that their files end in."""
+    """One kind of a building's images: their folder and the name that their files end in."""
 
     folder: Path
     name: str
 
 
 class Building(NamedTuple):
-    """Where a building's images, depth and masks are."""
+    """The three kinds of files of a building."""
 
     image: Domain
     depth: Domain
@@ -34,43 +34,43 @@ class Building(NamedTuple):
 
 
 def read_splits(path: Path) -> dict[str, list[str]]:
-    """Buildings by split, from a CSV with the columns `id,train,val,test`, 1 for a building's split, else 0.
+    """Read the buildings of each split from a CSV file with the columns `id,train,val,test`.
 
-    Raises FileNotFoundError, and ValueError naming the line, for a file that is missing or unlike this.
+    A building has a 1 in the column of its split and 0 in the others; one with three zeros is left out.
+    Raises FileNotFoundError if the file is missing, ValueError naming the line that is different.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: a CSV of buildings with the columns id,train,val,test")
-    table = csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())  # some end lines by \r alone
-    lacking = [name for name in ("id", *COLUMNS.values()) if name not in (table.fieldnames or ())]
-    if lacking:
-        raise ValueError(f"{path} lacks the columns {', '.join(lacking)}, found {table.fieldnames}")
     splits: dict[str, list[str]] = {split: [] for split in COLUMNS}
-    for line, row in enumerate(table, 2):
-        values = [row[column] for column in COLUMNS.values()]
+    for row in read_table(path, ("id", *COLUMNS.values())):
+        values = [row.cells[column] for column in COLUMNS.values()]
         if not set(values) <= {"0", "1"} or values.count("1") > 1:
-            raise ValueError(f"{path}:{line} must have one 1 and else 0 for {row['id']}, found {values}")
+            raise ValueError(
+                f"{row.place}: {row.cells['id']} must have a single 1, and 0 in the other columns of "
+                f"{', '.join(COLUMNS.values())}; found {', '.join(values)}"
+            )
         for split, value in zip(COLUMNS, values, strict=True):
             if value == "1":
-                splits[split].append(row["id"])
+                splits[split].append(row.cells["id"])
     return splits
 
 
-def decode(raw: np.ndarray, far: float) -> tuple[np.ndarray, np.ndarray]:
-    """Depth from 1/512 m, `far` of them being 1, clipped, and where it is valid: not at 65535."""
+def decode_zbuffer(raw: np.ndarray, far: float) -> tuple[np.ndarray, np.ndarray]:
+    """Decode depth in units of 1/512 m: depth is raw / `far`, at most 1; it is valid except at 65535."""
     return np.clip(raw / np.float32(far), 0, 1), raw != INVALID
 
 
 def find_buildings(
     splits: Mapping[str, Sequence[str]],
-    where: Callable[[str], Building],
+    locate: Callable[[str], Building],
     selected: Mapping[str, Mapping[str, str]] | None = None,
-) -> Found:
-    """The examples of buildings, with ids `{building}/{point}/{view}`.
+) -> Inventory:
+    """List the examples of the buildings of each split, with ids `{building}/{point}/{view}`.
 
-    `selected`: of each building, paths by id; only these. Buildings that are not there, or have no masks at
-    all, are left out. Raises ValueError if no example is left.
+    `locate` returns where a building's files are. `selected`, depth paths by building and id, restricts the
+    inventory to these images. Buildings without images or without any mask are left out and noted. Raises
+    ValueError if there are no examples.
     """
-    found, faults, absent, unmasked = {split: [] for split in splits}, [], [], []
+    examples: dict[str, list] = {split: [] for split in splits}
+    faults, without_images, without_masks = [], [], []
     pairs = [
         (split, building)
         for split, buildings in splits.items()
@@ -78,47 +78,48 @@ def find_buildings(
         if selected is None or building in selected
     ]
     for split, building in tqdm(pairs, desc="look for images", unit="building"):
-        images, depths, masks = (_listing(building, domain) for domain in where(building))
+        images, depths, masks = (_list_files(building, domain) for domain in locate(building))
         if selected is not None:
             images, depths = (
-                {number: path for number, path in paths.items() if number in selected[building]}
+                {name: path for name, path in paths.items() if name in selected[building]}
                 for paths in (images, depths)
             )
         if not images and not depths:
-            absent.append(building)
+            without_images.append(building)
         elif not masks:
-            unmasked.append(building)
+            without_masks.append(building)
         else:
-            examples, missing = match(images, depths, masks)
-            found[split] += examples
-            faults += missing
+            matched, unmatched = match_files(images, depths, masks)
+            examples[split] += matched
+            faults += unmatched
             if selected is not None:
-                lacking = selected[building].keys() - images.keys() - depths.keys()
+                missing = selected[building].keys() - images.keys() - depths.keys()
                 faults += [
-                    Fault(selected[building][number], "is not there, though selected")
-                    for number in sorted(lacking)
+                    Fault(selected[building][name], "is selected but missing") for name in sorted(missing)
                 ]
-    if not any(found.values()):
-        places = "\n".join(
+    if not any(examples.values()):
+        patterns = "\n".join(
             f"{domain.folder}/point_{{p}}_view_{{v}}_domain_{domain.name}.png"
-            for domain in where("{building}")
+            for domain in locate("{building}")
         )
         raise ValueError(
-            f"none of {len(pairs)} buildings has images, depth and masks that go together; {len(absent)} "
-            f"have no images, {len(unmasked)} no masks: {some(absent + unmasked)}. Looked for\n{places}"
+            f"none of {len(pairs)} buildings has images, depth and masks of equal names: "
+            f"{len(without_images)} have no images and {len(without_masks)} no masks "
+            f"({abbreviate(without_images + without_masks)}). Their files must be\n{patterns}"
         )
     notes = [
-        f"left out {len(buildings)} of {len(pairs)} buildings, which have no {lack}: {some(buildings)}"
-        for lack, buildings in (("images", absent), ("masks", unmasked))
+        f"left out {len(buildings)} of {len(pairs)} buildings, which have no {part}: {abbreviate(buildings)}"
+        for part, buildings in (("images", without_images), ("masks", without_masks))
         if buildings
     ]
-    return Found({split: examples for split, examples in found.items() if examples}, faults, notes)
+    return Inventory({split: paths for split, paths in examples.items() if paths}, faults, notes)
 
 
-def _listing(building: str, domain: Domain) -> dict[str, str]:
+def _list_files(building: str, domain: Domain) -> dict[str, str]:
+    """Return the paths of a building's files of one kind, by id."""
     if not domain.folder.is_dir():
         return {}
-    name = re.compile(rf"point_(\d+)_view_(\d+)_domain_{domain.name}\.png")
+    pattern = re.compile(rf"point_(\d+)_view_(\d+)_domain_{domain.name}\.png")
     with os.scandir(domain.folder) as entries:
-        matches = ((entry.path, name.fullmatch(entry.name)) for entry in entries)
-        return {"/".join((building, *found.groups())): path for path, found in matches if found}
+        matches = ((entry.path, pattern.fullmatch(entry.name)) for entry in entries)
+        return {"/".join((building, *match.groups())): path for path, match in matches if match}

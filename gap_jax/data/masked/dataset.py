@@ -1,24 +1,28 @@
-"""Images with a class and a mask as a TFDS data set: checked, resized, written once, then read by Grain."""
+"""TFDS data sets of images with classes and masks: Waterbirds, iWildCam, and one's own."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from gap_jax.data.encoding import png
 from gap_jax.data.files import Fault
-from gap_jax.data.folder_dataset import FolderDataset
-from gap_jax.data.inventory import Found, spread
-from gap_jax.data.masked.read import MaskedPaths, check_kept, read
+from gap_jax.data.folder_dataset import FolderConfig, FolderDataset
+from gap_jax.data.inventory import Inventory, sample_evenly
+from gap_jax.data.masked.folder import MaskedFolderLayout
+from gap_jax.data.masked.iwildcam import IWildCamLayout
+from gap_jax.data.masked.read import MaskedPaths, check_kept_share, read_masked_example
+from gap_jax.data.masked.waterbirds import WaterbirdsLayout
 
-_LOOKED_AT = 200  # masks, before all are read
+_CHECKED_MASKS = 200  # masks whose kept shares are checked before all examples are read
 
 
 class MaskedDataset(FolderDataset, skip_registration=True):
-    """Features: `image`, `keep` (255 = keep), `label`, `group`, what the layout is `about`, `id`, `file`.
+    """Images with classes and masks as a TFDS data set.
 
-    `file` is the image's path in the manual folder; labels' names are in `metadata.json`, as `classes`.
-    Faults and errors are `FolderDataset`'s; preparing also raises ValueError for masks that look inverted.
+    Features are `image`, `keep` (255 on the foreground), `label`, `group`, the layout's `attributes`, `id`,
+    and `file`, the image's path in the data set's folder. `metadata.json` has the labels' names as `classes`.
+    Errors are those of `FolderDataset`, and ValueError for masks that look inverted.
     """
 
     def _features(self, size: int) -> dict[str, Any]:
@@ -27,23 +31,58 @@ class MaskedDataset(FolderDataset, skip_registration=True):
             "keep": tfds.features.Image(shape=(size, size, 1), encoding_format="png"),
         } | {
             name: tfds.features.Scalar(np.int32)
-            for name in ("label", "group", *self.builder_config.layout.about)
+            for name in ("label", "group", *self.builder_config.layout.attributes)
         }
 
-    def _example(self, files: MaskedPaths) -> dict[str, Any]:
+    def _example(self, paths: MaskedPaths) -> dict[str, Any]:
         config = self.builder_config
-        parts = read(files, config.size, config.layout.scaled)
-        encoded = {name: png(pixels) for name, pixels in parts._asdict().items()}
-        return encoded | {"label": files.label, "group": files.group, **files.about}
+        example = read_masked_example(paths, config.size, config.layout.scaled_masks)
+        encoded = {name: png(pixels) for name, pixels in example._asdict().items()}
+        return encoded | {"label": paths.label, "group": paths.group, **paths.attributes}
 
-    def _check(self, found: Found) -> None:
-        self.info.metadata["classes"] = list(found.classes)
+    def _check(self, inventory: Inventory) -> None:
+        self.info.metadata["classes"] = list(inventory.classes)
         config, shares = self.builder_config, []
-        with_mask = [files for examples in found.splits.values() for files in examples if files.mask]
-        for files in spread(with_mask, _LOOKED_AT):
+        with_mask = [paths for examples in inventory.splits.values() for paths in examples if paths.mask]
+        for paths in sample_evenly(with_mask, _CHECKED_MASKS):
             try:
-                shares.append(read(files, config.size, config.layout.scaled).keep.mean())
+                example = read_masked_example(paths, config.size, config.layout.scaled_masks)
             except Fault:
-                continue  # counted when it is its turn
+                continue  # counted when the examples are converted
+            shares.append(example.keep.mean())
         if shares:
-            check_kept(float(np.median(shares)), config.layout.most_kept)
+            check_kept_share(float(np.median(shares)), config.layout.most_kept)
+
+
+class Waterbirds(MaskedDataset):
+    """Waterbirds in 384 pixels, the size of generated images; splits `train`, `validation`, `test`."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """\
+    The folder must hold metadata.csv, {species}/{stem}.jpg and {species}/{stem}_mask.png. docs/data.md says
+    where to get them; check them by `python -m gap_jax.data check waterbirds`.
+    """
+    BUILDER_CONFIGS: ClassVar = [FolderConfig(name="384", layout=WaterbirdsLayout(), size=384)]
+
+
+class IWildCam(MaskedDataset):
+    """iWildCam in 448 pixels, which classifiers crop; splits `train`, `train_extra`, `validation`, `test`."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """\
+    The folder must hold {train,train_extra,val,test}_subset.csv, train/{filename} and
+    instance_masks/{image_id}.png. docs/data.md says where to get them; check them by
+    `python -m gap_jax.data check iwildcam`.
+    """
+    BUILDER_CONFIGS: ClassVar = [FolderConfig(name="448", layout=IWildCamLayout(), size=448)]
+
+
+class MaskedFolder(MaskedDataset):
+    """One's own images in 384 pixels; one split, `train`."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """\
+    The folder must hold images/{class}/{name}.png and masks/{class}/{name}.png. docs/data.md describes them;
+    check them by `python -m gap_jax.data check masked-folder`.
+    """
+    BUILDER_CONFIGS: ClassVar = [FolderConfig(name="384", layout=MaskedFolderLayout(), size=384)]

@@ -1,69 +1,59 @@
-"""Images of one's own with classes and masks: in `images` and in `masks`, a folder for each class."""
+"""One's own images with classes and masks: a folder for each class in `images` and in `masks`."""
 
 import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
-import tensorflow_datasets as tfds
-
-from gap_jax.data.depth.folder import IMAGES
-from gap_jax.data.folder_dataset import FolderConfig
-from gap_jax.data.inventory import Found, some
-from gap_jax.data.masked.dataset import MaskedDataset
-from gap_jax.data.masked.read import MaskedPaths, check_classes, present, tally
+from gap_jax.data.files import IMAGE_SUFFIXES
+from gap_jax.data.inventory import Inventory, abbreviate
+from gap_jax.data.masked.read import MaskedPaths, check_classes, format_counts, keep_existing
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskedFolderLayout:
-    """A folder with `images/{class}/{name}.png`, or .jpg, .jpeg, .webp, and `masks/{class}/{name}.png`.
+    """Your own images with classes and masks: `images/{class}/{name}.png` and `masks/{class}/{name}.png`.
 
-    Masks are as large as their images, 0 where the image may change.
+    Images may also be .jpg, .jpeg or .webp files. A mask is as large as its image, and 0 where the image may
+    change.
     """
 
-    classes: tuple[str, ...] = ()  # in the order of labels; without them, the folders' names, sorted
-    most_kept: float = 0.5  # masks that in the middle keep a larger share of their image look inverted
-    about: ClassVar = ()
-    scaled: ClassVar = False
+    classes: tuple[str, ...] = ()
+    """names of the classes in the order of the labels; by default, the folders' names, sorted"""
+    most_kept: float = 0.5
+    """largest median share of an image that masks may keep; masks that keep more look inverted"""
+    attributes: ClassVar = ()
+    scaled_masks: ClassVar = False
 
-    def find(self, root: Path) -> Found:
-        """The examples, all in `train`, with ids `{class}/{name}`, groups being classes; as `Layout.find`."""
+    def find(self, root: Path) -> Inventory:
+        """List the examples, all in the split `train`, with ids `{class}/{name}` and classes as groups.
+
+        Raises the errors of `Layout.find`.
+        """
         for folder in (root / "images", root / "masks"):
             if not folder.is_dir():
                 raise FileNotFoundError(
-                    f"{folder} is missing: {root} should hold images/{{class}} and masks/{{class}}"
+                    f"{folder} is missing: {root} must hold images/{{class}} and masks/{{class}}"
                 )
         folders = sorted(path.name for path in (root / "images").iterdir() if path.is_dir())
         classes = self.classes or tuple(folders)
-        others = [name for name in folders if name not in classes]
-        if others or not classes:
+        if not classes:
+            raise ValueError(f"{root / 'images'} must hold a folder for each class, found none")
+        if unknown := [name for name in folders if name not in classes]:
             raise ValueError(
-                f"{root / 'images'} must have a folder for each of the classes {', '.join(classes)}, found "
-                f"also {some(others)}"
-                if others
-                else f"{root / 'images'} holds no folder: it should have one for each class"
+                f"{root / 'images'} must hold only folders of the classes {', '.join(classes)}, but has "
+                f"{abbreviate(unknown)}: remove them or name all classes"
             )
         candidates = [
             MaskedPaths(f"{name}/{image.stem}", str(image), str(_mask(root, image)), label, label, {})
             for label, name in enumerate(classes)
             for image in sorted((root / "images" / name).glob("*"))
-            if image.suffix.lower() in IMAGES
+            if image.suffix.lower() in IMAGE_SUFFIXES
         ]
-        examples, faults = present(candidates)
+        examples, faults = keep_existing(candidates)
         check_classes(root / "images", examples, classes)
-        notes = [tally("train", (classes[files.label] for files in examples))]
-        return Found({"train": examples}, faults, notes, classes)
+        notes = [format_counts("train", (classes[paths.label] for paths in examples))]
+        return Inventory({"train": examples}, faults, notes, classes)
 
 
 def _mask(root: Path, image: Path) -> Path:
     return root / "masks" / image.parent.name / f"{image.stem}.png"
-
-
-class MaskedFolder(MaskedDataset):
-    """Images of one's own, of 384 pixels; the only split is `train`."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = """\
-    images/{class}/{name}.png and masks/{class}/{name}.png: see docs/data.md, and check them by
-    `python -m gap_jax.data check masked-folder`.
-    """
-    BUILDER_CONFIGS: ClassVar = [FolderConfig(name="384", layout=MaskedFolderLayout(), size=384)]

@@ -1,7 +1,7 @@
-"""iWildCam (Beery et al., arXiv 2105.03494): camera traps, in WILDS' folder `iwildcam_v2.0`, ALIA's subset.
+"""iWildCam (Beery et al., arXiv 2105.03494): camera traps; ALIA's subset of WILDS' `iwildcam_v2.0`.
 
-Two cameras are for testing alone. Images are squeezed to squares, of which the paper's classifiers see rows
-10 to 410 of 448: that is theirs to cut, not done here.
+Two cameras are reserved for testing. Images are squeezed to squares here; the paper's classifiers then see
+rows 10 to 410 of 448, which they cut out themselves.
 """
 
 import dataclasses
@@ -10,16 +10,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
-import tensorflow_datasets as tfds
-
-from gap_jax.data.folder_dataset import FolderConfig
-from gap_jax.data.inventory import Found, TableRow, read_table, some
-from gap_jax.data.masked.dataset import MaskedDataset
-from gap_jax.data.masked.read import MaskedPaths, check_classes, present, tally
+from gap_jax.data.inventory import Inventory, abbreviate
+from gap_jax.data.masked.read import MaskedPaths, check_classes, format_counts, keep_existing
+from gap_jax.data.table import TableRow, read_table
 
 
 class SubsetTable(NamedTuple):
-    """A table of a split's images, and how many rows it has in ALIA's repository."""
+    """The table of a split: its file, and the number of rows that it has in ALIA's repository."""
 
     file: str
     rows: int
@@ -31,7 +28,7 @@ SUBSETS = {
     "validation": SubsetTable("val_subset.csv", 2826),
     "test": SubsetTable("test_subset.csv", 8483),
 }
-NAMES = {
+CATEGORIES = {
     0: "background",
     24: "cattle",
     32: "elephants",
@@ -39,110 +36,110 @@ NAMES = {
     48: "zebras",
     49: "giraffes",
     52: "dik-diks",
-}  # by y
-CLASSES = tuple(NAMES.values())  # by label
+}  # by the column y
+CLASSES = tuple(CATEGORIES.values())  # by label
 TEST_LOCATIONS = (287, 288)
-Time = Literal["day", "night"]
+TimeOfDay = Literal["day", "night"]
 _COLUMNS = ("location_remapped", "y", "datetime", "filename", "image_id")
 
 
 @dataclasses.dataclass(frozen=True)
 class IWildCamLayout:
-    """The folder that holds the four tables `*_subset.csv` and `train/{filename}`."""
+    """iWildCam: a folder with the four tables `*_subset.csv` and the images `train/{filename}`."""
 
-    masks: Path = Path("instance_masks")  # holds {image_id}.png; nothing is kept of an image without one
-    locations: tuple[int, ...] = ()  # only these cameras' images, by location_remapped; all if empty
-    time: Time | None = None  # only images of 9-17 h, or of 20-5 h
-    most_kept: float = 0.5  # masks that in the middle keep a larger share of their image look inverted
-    about: ClassVar = ("location", "hour")
-    scaled: ClassVar = True  # WILDS' images are made smaller, their masks are not
+    masks: Path = Path("instance_masks")
+    """folder of the masks {image_id}.png; nothing is kept of an image without a mask"""
+    locations: tuple[int, ...] = ()
+    """cameras to use, by the column location_remapped; by default, all"""
+    time: TimeOfDay | None = None
+    """time of day of the images to use: day is 9 to 17 h, night is 20 to 5 h; by default, any"""
+    most_kept: float = 0.5
+    """largest median share of an image that masks may keep; masks that keep more look inverted"""
+    attributes: ClassVar = ("location", "hour")
+    scaled_masks: ClassVar = True  # WILDS' images were made smaller, the masks were not
 
-    def find(self, root: Path) -> Found:
-        """The examples, with ids `{image_id}`, a group being a location; raises as `Layout.find`."""
+    def find(self, root: Path) -> Inventory:
+        """List the examples, with ids `{image_id}` and locations as groups.
+
+        Raises the errors of `Layout.find`.
+        """
         if not (root / self.masks).is_dir():
-            raise FileNotFoundError(f"{root / self.masks} is missing: it should hold {{image_id}}.png")
-        splits, timely, faults, notes = {}, {}, [], []
+            raise FileNotFoundError(f"{root / self.masks} is missing: it must hold masks {{image_id}}.png")
+        splits, named, faults, notes = {}, {}, [], []
         for split, subset in SUBSETS.items():
             rows = read_table(root / subset.file, _COLUMNS)
             if len(rows) != subset.rows:
-                notes.append(f"{subset.file} has {len(rows):,} rows, where the paper's has {subset.rows:,}")
-            timely[split] = select([self._files(root, row) for row in rows], time=self.time)
-            splits[split], missing = present(select(timely[split], self.locations))
+                notes.append(f"{subset.file} has {len(rows):,} rows; the paper's has {subset.rows:,}")
+            named[split] = select_examples([self._paths(root, row) for row in rows], time=self.time)
+            splits[split], missing = keep_existing(select_examples(named[split], self.locations))
             faults += missing
-        everything = [files for candidates in timely.values() for files in candidates]
         if self.locations:
-            check_locations(root, self.locations, everything)
+            check_locations(root, self.locations, [paths for split in named.values() for paths in split])
         elif not self.time:
-            check_locations(root / SUBSETS["test"].file, TEST_LOCATIONS, timely["test"])
+            check_locations(root / SUBSETS["test"].file, TEST_LOCATIONS, named["test"])
             check_classes(root / SUBSETS["train"].file, splits["train"], CLASSES)
         if not any(splits.values()):
-            raise ValueError(f"{root}: none of the {len(faults)} images chosen by {self} is there")
+            raise ValueError(f"{root}: all {len(faults)} images that {self} selects are missing")
         splits = {split: examples for split, examples in splits.items() if examples}
         for split, examples in splits.items():
-            masks = sum(files.mask is not None for files in examples)
+            masks = sum(paths.mask is not None for paths in examples)
             notes += [
-                tally(split, (CLASSES[files.label] for files in examples)),
-                f"{split}: {masks} of {len(examples)} have a mask, nothing is kept of the others",
+                format_counts(split, (CLASSES[paths.label] for paths in examples)),
+                f"{split}: {masks} of {len(examples)} images have a mask; nothing is kept of the others",
             ]
-        return Found(splits, faults, notes, CLASSES)
+        return Inventory(splits, faults, notes, CLASSES)
 
-    def _files(self, root: Path, row: TableRow) -> MaskedPaths:
-        number, location = row.cells["image_id"], row.number("location_remapped")
-        if row.number("y") not in NAMES:
-            known = ", ".join(f"{y} ({name})" for y, name in NAMES.items())
-            raise ValueError(f"{row.place}: y must be one of {known}, found {row.cells['y']}")
-        label = list(NAMES).index(row.number("y"))
+    def _paths(self, root: Path, row: TableRow) -> MaskedPaths:
+        image_id, location = row.cells["image_id"], row.number("location_remapped")
+        if row.number("y") not in CATEGORIES:
+            allowed = ", ".join(f"{y} ({name})" for y, name in CATEGORIES.items())
+            raise ValueError(f"{row.place}: y must be one of {allowed}, found {row.cells['y']}")
+        label = list(CATEGORIES).index(row.number("y"))
         try:
             hour = datetime.fromisoformat(row.cells["datetime"]).hour
         except ValueError as error:
-            raise ValueError(f"{row.place}: datetime {error}") from error
-        image, mask = root / "train" / row.cells["filename"], root / self.masks / f"{number}.png"
-        about = {"location": location, "hour": hour}
-        found = str(mask) if mask.is_file() else None
-        return MaskedPaths(number, str(image), found, label, location, about, row.place)
+            raise ValueError(
+                f"{row.place}: datetime must be an ISO date and time, found {row.cells['datetime']!r}"
+            ) from error
+        image, mask = root / "train" / row.cells["filename"], root / self.masks / f"{image_id}.png"
+        attributes = {"location": location, "hour": hour}
+        mask_path = str(mask) if mask.is_file() else None
+        return MaskedPaths(image_id, str(image), mask_path, label, location, attributes, row.place)
 
 
-def time_of(hour: int) -> Time | None:
-    """Day from 9 to 17 h, night from 20 to 5 h, each to the end of its last hour, or None of them."""
+def time_of_day(hour: int) -> TimeOfDay | None:
+    """Return "day" from 9 to 17 h, "night" from 20 to 5 h, each to the end of its last hour, else None."""
     if 9 <= hour <= 17:
         return "day"
     return "night" if hour >= 20 or hour <= 5 else None
 
 
-def select(
-    examples: Iterable[MaskedPaths], locations: Sequence[int] = (), time: Time | None = None
+def select_examples(
+    examples: Iterable[MaskedPaths], locations: Sequence[int] = (), time: TimeOfDay | None = None
 ) -> list[MaskedPaths]:
-    """Those of these locations, of all if empty, and of this time, of any if None."""
+    """Return the examples of the given locations (empty for all) and time of day (None for any)."""
     return [
-        files
-        for files in examples
-        if (not locations or files.about["location"] in locations)
-        and (time is None or time_of(files.about["hour"]) == time)
+        paths
+        for paths in examples
+        if (not locations or paths.attributes["location"] in locations)
+        and (time is None or time_of_day(paths.attributes["hour"]) == time)
     ]
 
 
-def check_locations(where: Path, locations: Sequence[int], examples: Sequence[MaskedPaths]) -> None:
-    """Raise ValueError, naming a table and row, for a location of which no image that is named is there."""
-    for location in locations:
-        named = [files for files in examples if files.about["location"] == location]
-        if not named:
-            others = sorted({files.about["location"] for files in examples})
-            raise ValueError(
-                f"{where}: no row is of location {location}, but of {some(list(map(str, others)))}"
-            )
-        if not any(Path(files.image).is_file() for files in named):
-            raise ValueError(
-                f"{named[0].row}: location {location} has no images: all {len(named)} are missing, the first "
-                f"is {named[0].image}"
-            )
+def check_locations(source: Path, locations: Sequence[int], examples: Sequence[MaskedPaths]) -> None:
+    """Raise ValueError for a location that no example has, or of which no image exists.
 
-
-class IWildCam(MaskedDataset):
-    """iWildCam of 448 pixels (as classifiers cut it), splits `train`, `train_extra`, `validation`, `test`."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = """\
-    {train,train_extra,val,test}_subset.csv, train/{filename}, instance_masks/{image_id}.png: see
-    docs/data.md, and check them by `python -m gap_jax.data check iwildcam`.
+    The message names `source`, the table or folder of the examples, or the row.
     """
-    BUILDER_CONFIGS: ClassVar = [FolderConfig(name="448", layout=IWildCamLayout(), size=448)]
+    for location in locations:
+        named = [paths for paths in examples if paths.attributes["location"] == location]
+        if not named:
+            others = sorted({paths.attributes["location"] for paths in examples})
+            raise ValueError(
+                f"{source}: no row has location {location}; found {abbreviate(list(map(str, others)))}"
+            )
+        if not any(Path(paths.image).is_file() for paths in named):
+            raise ValueError(
+                f"{named[0].row}: all {len(named)} images of location {location} are missing; the first is "
+                f"{named[0].image}"
+            )

@@ -12,16 +12,16 @@ from gap_jax.small_worlds import rooms
 
 SMALL, LARGE = 64, 96  # sides with CIFAR-10-C's and ImageNet-C's parameters
 SEVERITIES = (1, 2, 3, 4, 5)
-# Steps to the next severity that the published parameters make no harder, by mean squared error
+# Severities after which the published parameters do not increase the mean squared error
 NO_HARDER = {
     ("glass_blur", SMALL): {1, 2, 4},
     ("glass_blur", LARGE): {1, 3},
     ("elastic_transform", SMALL): {1, 2, 3, 4},
     ("elastic_transform", LARGE): {2},
-    ("frost", SMALL): {3},  # as much frost, less of the image
+    ("frost", SMALL): {3},  # equal frost, less of the image
     ("frost", LARGE): {3},
-    ("pixelate", SMALL): {4},  # 48 of 64 pixels fall worse on a regular texture than 41
-    ("fog", LARGE): {3},  # as thick, only rougher
+    ("pixelate", SMALL): {4},  # on a regular texture, 48 of 64 pixels are worse than 41
+    ("fog", LARGE): {3},  # equally thick, but rougher
 }
 
 
@@ -33,15 +33,15 @@ def textured(count, size):
 
 
 def constant(level, count=1, size=SMALL):
-    """Grey of `level` 255ths."""
+    """Return grey images of `level` / 255."""
     return np.full((count, size, size, 3), level / 255, np.float32)
 
 
 def levels(images):
-    """The 255ths that float images are made of."""
-    found = np.round(images * 255.0)
-    np.testing.assert_allclose(images * 255.0, found, atol=1e-4)
-    return found.astype(int)
+    """Return the 8-bit levels of float images, which must be whole."""
+    rounded = np.round(images * 255.0)
+    np.testing.assert_allclose(images * 255.0, rounded, atol=1e-4)
+    return rounded.astype(int)
 
 
 def point(size=SMALL, at=None):
@@ -51,12 +51,12 @@ def point(size=SMALL, at=None):
 
 
 def both(small, large):
-    """(size, severity, parameter) of both published tables."""
+    """Return (size, severity, parameter) for both published tables."""
     cases = [(SMALL, severity, value) for severity, value in zip(SEVERITIES, small, strict=True)]
     return cases + [(LARGE, severity, value) for severity, value in zip(SEVERITIES, large, strict=True)]
 
 
-def test_the_fifteen_are_there():
+def test_there_are_the_fifteen_published_corruptions():
     noise, blur = ("gaussian_noise", "shot_noise", "impulse_noise"), ("defocus", "glass", "motion", "zoom")
     weather = ("snow", "frost", "fog", "brightness")
     digital = ("contrast", "elastic_transform", "pixelate", "jpeg_compression")
@@ -92,13 +92,13 @@ def test_ids_and_seeds_choose_what_is_random_and_nothing_else(name):
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_severities_grow(name, size):
-    """But for steps where the published parameters do not."""
+    """The mean squared error grows, except where the published parameters do not."""
     images = textured(24, size)
     results = (corrupt(images, name, severity, ids=range(24)) for severity in SEVERITIES)
     errors = [np.square(result - images).mean() for result in results]
     assert errors[0] > 1e-5
     for severity in set(SEVERITIES[:-1]) - NO_HARDER.get((name, size), set()):
-        assert errors[severity] > 0.97 * errors[severity - 1], (severity, errors)  # 3%: chance
+        assert errors[severity] > 0.97 * errors[severity - 1], (severity, errors)  # 3 % for chance
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_the_shorter_side_chooses_between_the_published_parameters(shape, deviat
 def test_gaussian_noise_has_its_variance(size, severity, deviation):
     noise = corrupt(constant(128, 8, size), "gaussian_noise", severity, ids=range(8)) - 128 / 255
     expected = deviation**2 + (1 / 255) ** 2 / 12
-    if deviation > 0.12:  # some of it is clipped
+    if deviation > 0.12:  # some values are clipped
         drawn = 128 / 255 + np.random.default_rng(0).normal(0, deviation, 400_000)
         expected = np.clip(drawn, 0, 1).var()
     assert noise.var() == pytest.approx(expected, rel=0.02)
@@ -124,25 +124,25 @@ def test_gaussian_noise_has_its_variance(size, severity, deviation):
 
 @pytest.mark.parametrize(("size", "severity", "photons"), both((500, 250, 100, 75, 50), (60, 25, 12, 5, 3)))
 def test_shot_noise_has_poissons_variance_and_steps(size, severity, photons):
-    found = levels(corrupt(constant(51, 8, size), "shot_noise", severity, ids=range(8)))
+    corrupted = levels(corrupt(constant(51, 8, size), "shot_noise", severity, ids=range(8)))
     steps = np.floor(np.minimum(np.arange(photons + 1) / photons, 1) * 255 + 1e-9).astype(int)
     counts = np.random.default_rng(0).poisson(51 / 255 * photons, 400_000)
     assert counts.var() / photons**2 == pytest.approx(51 / 255 / photons, rel=0.01)
-    assert set(np.unique(found)) <= set(steps)
+    assert set(np.unique(corrupted)) <= set(steps)
     expected = steps[np.minimum(counts, photons)]
-    assert found.var() == pytest.approx(expected.var(), rel=0.03)
-    assert found.mean() == pytest.approx(expected.mean(), rel=0.02)
+    assert corrupted.var() == pytest.approx(expected.var(), rel=0.03)
+    assert corrupted.mean() == pytest.approx(expected.mean(), rel=0.02)
 
 
 @pytest.mark.parametrize(
     ("size", "severity", "share"), both((0.01, 0.02, 0.03, 0.05, 0.07), (0.03, 0.06, 0.09, 0.17, 0.27))
 )
 def test_impulse_noise_turns_its_share_of_values_black_or_white(size, severity, share):
-    found = levels(corrupt(constant(100, 8, size), "impulse_noise", severity, ids=range(8)))
-    changed = found[found != 100]
-    assert changed.size / found.size == pytest.approx(share, rel=0.1)
+    corrupted = levels(corrupt(constant(100, 8, size), "impulse_noise", severity, ids=range(8)))
+    changed = corrupted[corrupted != 100]
+    assert changed.size / corrupted.size == pytest.approx(share, rel=0.1)
     assert set(np.unique(changed)) == {0, 255} and np.mean(changed == 255) == pytest.approx(0.5, abs=0.05)
-    pixels = (found != 100).any(-1).mean()  # channels are hit one by one
+    pixels = (corrupted != 100).any(-1).mean()  # channels are hit independently
     assert pixels == pytest.approx(1 - (1 - share) ** 3, rel=0.1)
 
 
@@ -150,8 +150,8 @@ def test_defocus_is_a_disc_of_equal_weights():
     for size, severity, radius in ((SMALL, 4, 1), (SMALL, 5, 1.5), (LARGE, 1, 3)):
         away = np.arange(size) - size // 2
         disc = away[:, None] ** 2 + away**2 <= radius**2
-        found = levels(corrupt(point(size), "defocus_blur", severity, ids=[0]))[0]
-        assert (found[disc] == 255 // disc.sum()).all() and not found[~disc].any()
+        corrupted = levels(corrupt(point(size), "defocus_blur", severity, ids=[0]))[0]
+        assert (corrupted[disc] == 255 // disc.sum()).all() and not corrupted[~disc].any()
 
 
 @pytest.mark.parametrize(("severity", "radius"), [(2, 4), (3, 6), (4, 8), (5, 10)])
@@ -161,7 +161,7 @@ def test_large_defocus_ends_at_its_radius_and_sums_to_one(severity, radius):
     row = levels(corrupt(image, "defocus_blur", severity, ids=[0]))[0, LARGE // 2, :, 0]
     middle, reach = LARGE // 2, radius + (1 if radius <= 8 else 2)
     assert row[: middle - reach].max() == 0 and row[middle - radius + 1] > 0
-    # the published kernels of radius 8 and 10 meet the sides of their squares, and are 1% too bright
+    # the published kernels of radius 8 and 10 touch the sides of their arrays and are 1 % too bright
     assert row[middle + reach :] == pytest.approx(200 if radius <= 6 else 202, abs=0.6)
     chords = 2 * np.sqrt(np.maximum(radius**2 - np.arange(-radius, radius + 1) ** 2, 0)) + 1
     expected = 200 * np.cumsum(chords / chords.sum())[:-1]
@@ -169,11 +169,11 @@ def test_large_defocus_ends_at_its_radius_and_sums_to_one(severity, radius):
 
 
 def test_glass_copies_each_pixel_from_one_of_four_neighbours():
-    """CIFAR's first severity: its blur (0.05) is none, its reach (-1 or 0) is up and left."""
+    """At CIFAR's first severity, the blur (0.05) has no effect, and pixels come from above and the left."""
     grid = np.arange(SMALL) * 4
     image = np.stack([*np.meshgrid(grid, grid, indexing="ij"), np.zeros((SMALL, SMALL))], -1)
-    found = levels(corrupt((image[None] / 255).astype(np.float32), "glass_blur", 1, ids=[5]))[0]
-    down, across = ((found - image)[..., channel] // 4 for channel in (0, 1))
+    corrupted = levels(corrupt((image[None] / 255).astype(np.float32), "glass_blur", 1, ids=[5]))[0]
+    down, across = ((corrupted - image)[..., channel] // 4 for channel in (0, 1))
     assert not down[:2].any() and not across[:, :2].any()
     offsets, counts = np.unique(
         np.stack([down[2:, 2:], across[2:, 2:]], -1).reshape(-1, 2), axis=0, return_counts=True
@@ -187,13 +187,14 @@ def test_glass_blurs_no_farther_than_it_reaches(size):
     image = constant(0, size=size)
     image[:, :, size // 2 :] = 1
     sigma, reach, rounds = (0.4, 1, 2) if size == SMALL else (1.5, 4, 2)
-    found = corrupt(image, "glass_blur", 5, ids=[0])[0]
-    # a copy may be copied on, but along a row only from pixels not yet visited
+    corrupted = corrupt(image, "glass_blur", 5, ids=[0])[0]
+    # a copy may be copied again, but along a row only from pixels not yet visited
     farthest = rounds * reach + 2 * round(4 * sigma)
     assert (
-        not found[:, : size // 2 - 2 * farthest].any() and (found[:, size // 2 + 2 * farthest :] == 1).all()
+        not corrupted[:, : size // 2 - 2 * farthest].any()
+        and (corrupted[:, size // 2 + 2 * farthest :] == 1).all()
     )
-    assert len(np.unique(found[:, size // 2 - 1])) > 5
+    assert len(np.unique(corrupted[:, size // 2 - 1])) > 5
 
 
 @pytest.mark.parametrize(
@@ -232,34 +233,34 @@ def test_motion_draws_half_a_gaussian_along_a_line(size, severity, motion):
         ((12, 0.01), (16, 0.01), (11, 0.02), (13, 0.02), (11, 0.03)),
     ),
 )
-def test_zoom_averages_its_zooms(size, severity, zooms):
-    """A constant stays, and a ramp becomes as much less steep as its zooms do on average."""
+def test_zoom_blur_averages_its_zooms(size, severity, zooms):
+    """A constant stays, and the slope of a ramp is the average of its zooms' slopes."""
     number, step = zooms
     assert set(np.unique(levels(corrupt(constant(77, size=size), "zoom_blur", severity, ids=[0])))) == {77}
     across = np.broadcast_to(np.arange(size) / size, (1, 3, size, size)).astype(np.float32)
-    found = corrupt(np.moveaxis(across, 1, -1), "zoom_blur", severity, ids=[0])[0, ..., 0]
-    slope = np.polyfit(np.arange(size), found.mean(0) * size, 1)[0]
+    corrupted = corrupt(np.moveaxis(across, 1, -1), "zoom_blur", severity, ids=[0])[0, ..., 0]
+    slope = np.polyfit(np.arange(size), corrupted.mean(0) * size, 1)[0]
     factors = 1 + step * np.arange(number)
     kept = np.ceil(size / factors - 1e-9)
     slopes = (kept - 1) / (
         np.round(kept * factors) - 1
-    )  # of the ends of what is kept, onto those of the image
+    )  # the ends of the kept part map to those of the image
     assert slope == pytest.approx((1 + slopes.sum()) / (1 + number), abs=0.003)
-    np.testing.assert_allclose(found, found[:1].repeat(size, 0), atol=1.1 / 255)
+    np.testing.assert_allclose(corrupted, corrupted[:1].repeat(size, 0), atol=1.1 / 255)
 
 
 @pytest.mark.parametrize(
     ("size", "severity", "keep"), both((0.95, 0.9, 0.9, 0.85, 0.8), (0.8, 0.7, 0.7, 0.65, 0.55))
 )
-def test_snow_pales_and_adds_flakes_that_turning_it_round_leaves_alone(size, severity, keep):
+def test_snow_whitens_and_adds_flakes_that_are_symmetric_under_rotation(size, severity, keep):
     dark = np.zeros((4, size, size, 3), np.float32)
     dark[..., 0] = 40 / 255
-    found = levels(corrupt(dark, "snow", severity, ids=range(4)))
+    corrupted = levels(corrupt(dark, "snow", severity, ids=range(4)))
     grey = 0.299 * 40
     floor = keep * np.array((40, 0, 0)) + (1 - keep) * (1.5 * grey + 127.5)
-    flakes = found - floor
+    flakes = corrupted - floor
     assert flakes.min() > -1.01
-    unclipped = (found < 255).all(-1) & (found[:, ::-1, ::-1] < 255).all(-1)
+    unclipped = (corrupted < 255).all(-1) & (corrupted[:, ::-1, ::-1] < 255).all(-1)
     np.testing.assert_array_equal(flakes[unclipped], flakes[:, ::-1, ::-1][unclipped])
     np.testing.assert_allclose(flakes[unclipped][:, 1], flakes[unclipped][:, 0], atol=1)
     assert (flakes[..., 1] > 10).mean() > 0.02
@@ -291,14 +292,14 @@ def test_frost_is_a_weighted_sum_with_one_texture(size, severity, weights):
 def test_fog_lies_between_none_and_its_thickness(size, severity, thickness):
     value = 200 / 255
     size = 64 if size == SMALL else 128  # the cloud map's own size, so that its extremes are in the image
-    found = corrupt(constant(200, 2, size), "fog", severity, ids=[0, 1])
-    np.testing.assert_allclose(found.min((1, 2, 3)), value * value / (value + thickness), atol=1.1 / 255)
-    np.testing.assert_allclose(found.max((1, 2, 3)), value, atol=1.1 / 255)
+    corrupted = corrupt(constant(200, 2, size), "fog", severity, ids=[0, 1])
+    np.testing.assert_allclose(corrupted.min((1, 2, 3)), value * value / (value + thickness), atol=1.1 / 255)
+    np.testing.assert_allclose(corrupted.max((1, 2, 3)), value, atol=1.1 / 255)
 
 
 @pytest.mark.parametrize(("severity", "decay"), [(1, 2), (3, 1.7), (5, 1.4)])
 def test_fog_is_less_rough_at_every_halving(severity, decay):
-    """By the square of its decay: what diamond-square adds to the mean of four corners, at two spacings."""
+    """The noise that diamond-square adds to the mean of four corners falls by the square of the decay."""
     fog = corrupt(constant(255, 8, 128), "fog", severity, ids=range(8))[..., 0].astype(np.float64)
 
     def added(spacing):
@@ -316,8 +317,8 @@ def test_fog_is_less_rough_at_every_halving(severity, decay):
 def test_brightness_adds_to_hsvs_value(size, severity, more):
     images = (np.random.default_rng(0).integers(0, 256, (1, size, size, 3)) / 255).astype(np.float32)
     images[0, 0, :3] = np.array(([0, 0, 0], [1, 1, 1], [0.2, 0.2, 0.2]), np.float32)
-    found = levels(corrupt(images, "brightness", severity, ids=[0]))[0, 0]
-    for pixel, result in zip(np.round(images[0, 0] * 255) / 255, found, strict=True):
+    corrupted = levels(corrupt(images, "brightness", severity, ids=[0]))[0, 0]
+    for pixel, result in zip(np.round(images[0, 0] * 255) / 255, corrupted, strict=True):
         hue, saturation, value = colorsys.rgb_to_hsv(*pixel)
         expected = np.array(colorsys.hsv_to_rgb(hue, saturation, min(value + more, 1)))
         np.testing.assert_array_equal(result, np.floor(expected * 255 + 1e-3))
@@ -338,9 +339,11 @@ def test_contrast_shrinks_differences_from_the_channels_mean(size, severity, fac
 @pytest.mark.parametrize("severity", SEVERITIES)
 def test_elastic_only_moves(severity, size):
     images = 0.2 + 0.5 * textured(2, size)
-    found = corrupt(images, "elastic_transform", severity, ids=[0, 1])
+    corrupted = corrupt(images, "elastic_transform", severity, ids=[0, 1])
     low, high = images.min((1, 2)), images.max((1, 2))
-    assert (found.min((1, 2)) >= low - 1.01 / 255).all() and (found.max((1, 2)) <= high + 1.01 / 255).all()
+    assert (corrupted.min((1, 2)) >= low - 1.01 / 255).all() and (
+        corrupted.max((1, 2)) <= high + 1.01 / 255
+    ).all()
     assert set(
         np.unique(levels(corrupt(constant(77, size=size), "elastic_transform", severity, ids=[0])))
     ) == {77}
@@ -348,7 +351,7 @@ def test_elastic_only_moves(severity, size):
 
 @pytest.mark.parametrize(("size", "severity", "jitter"), [(SMALL, 1, 0.08), (LARGE, 3, 0.02 * 244 / 224)])
 def test_elastic_moves_three_corners_by_at_most_its_jitter(size, severity, jitter):
-    """On ramps, which show where a pixel came from; beside a displacement known from its field's bounds."""
+    """Ramps show where a pixel came from, up to the displacement, whose bounds are known."""
     grid = (np.arange(size) / size).astype(np.float32)
     image = np.stack([*np.meshgrid(grid, grid, indexing="ij"), np.zeros((size, size), np.float32)], -1)[None]
     field = 0 if size == SMALL else 0.05 * 244 / 224 * size / 3
@@ -364,7 +367,7 @@ def test_elastic_moves_three_corners_by_at_most_its_jitter(size, severity, jitte
     assert np.abs(moves).max() < 1.5 * jitter * size + field + 0.5
     spread = np.std(moves) * np.sqrt(3) / (jitter * size)
     assert 0.8 < spread < 1.5
-    if size == SMALL:  # the first of CIFAR's is affine alone
+    if size == SMALL:  # CIFAR's first severity is affine only
         assert spread == pytest.approx(1, abs=0.15)
         inner = moved[20:44, 20:44]
         rows, columns = (axis.ravel() for axis in np.indices((24, 24)))
@@ -389,8 +392,8 @@ def test_jpeg_is_pils(size, severity, quality):
     image = textured(1, size)
     file = BytesIO()
     Image.fromarray(levels(image)[0].astype(np.uint8)).save(file, "JPEG", quality=quality)
-    found = levels(corrupt(image, "jpeg_compression", severity, ids=[0]))[0]
-    np.testing.assert_array_equal(found, np.asarray(Image.open(file)))
+    corrupted = levels(corrupt(image, "jpeg_compression", severity, ids=[0]))[0]
+    np.testing.assert_array_equal(corrupted, np.asarray(Image.open(file)))
 
 
 GOOD = {"images": constant(128, 2), "name": "fog", "severity": 1, "ids": [0, 1], "seed": 0}
@@ -399,7 +402,7 @@ GOOD = {"images": constant(128, 2), "name": "fog", "severity": 1, "ids": [0, 1],
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"name": "mist"}, "'mist' is no corruption.*gaussian_noise.*jpeg_compression"),
+        ({"name": "mist"}, "'mist' is not a corruption.*gaussian_noise.*jpeg_compression"),
         ({"severity": 0}, "severity must be"),
         ({"severity": 6}, "severity must be"),
         ({"severity": 2.0}, "severity must be"),
@@ -411,10 +414,10 @@ GOOD = {"images": constant(128, 2), "name": "fog", "severity": 1, "ids": [0, 1],
         ({"images": GOOD["images"] - 1}, r"in \[0, 1\]"),
         ({"images": GOOD["images"] * np.float32(np.nan)}, r"in \[0, 1\], found nan"),
         ({"images": GOOD["images"][:, :8]}, "16 pixels or more"),
-        ({"ids": [0]}, "2 images need as many ids"),
-        ({"ids": 0}, "2 images need as many ids"),
-        ({"ids": [0, -1]}, "integers from 0"),
-        ({"ids": [0.0, 1.0]}, "integers from 0"),
+        ({"ids": [0]}, r"ids must have shape \[2\]"),
+        ({"ids": 0}, r"ids must have shape \[2\]"),
+        ({"ids": [0, -1]}, "integers, 0 or more"),
+        ({"ids": [0.0, 1.0]}, "integers, 0 or more"),
         ({"seed": -1}, "seed must be"),
     ],
 )

@@ -5,9 +5,10 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from gap_jax.data.depth.folder import DepthFolder, DepthFolderLayout
+from gap_jax.data.depth.dataset import DepthFolder
+from gap_jax.data.depth.folder import DepthFolderLayout
 from gap_jax.data.depth.omnidata import OmnidataLayout
-from gap_jax.data.depth.read import read
+from gap_jax.data.depth.read import read_depth_example
 from gap_jax.data.files import Fault
 from gap_jax.data.generated import write_chunk, write_images
 from gap_jax.data.image_folder import ImageFolder
@@ -16,7 +17,7 @@ from tests.data.depth_files import SIDE, draw, save
 
 @pytest.fixture
 def root(tmp_path):
-    """Two images, one in a folder of its own, one depth map a PNG, one an NPY in metres; no masks."""
+    """Write two images, one in a subfolder, with depth in a PNG file and an NPY file (metres); no masks."""
     folder = tmp_path / "mine"
     for i, (name, suffix) in enumerate((("a", ".png"), ("more/b", ".jpg"))):
         save(folder / f"rgb/{name}{suffix}", draw(i).image)
@@ -37,39 +38,41 @@ def examples(layout, root):
 
 
 def test_files_of_one_name_are_an_example(root):
-    found = DepthFolderLayout().find(root)
-    assert [example.id for example in found.splits["train"]] == ["a", "more/b"] and not found.faults
-    assert found.splits["train"][1].depth == str(root / "depth/more/b.npy")
+    inventory = DepthFolderLayout().find(root)
+    assert [example.id for example in inventory.splits["train"]] == ["a", "more/b"] and not inventory.faults
+    assert inventory.splits["train"][1].depth == str(root / "depth/more/b.npy")
     save(root / "rgb/c.png", draw(2).image)
     np.save(root / "depth/d.npy", metres())
-    found = DepthFolderLayout().find(root)
-    assert [str(fault) for fault in found.faults] == [
+    inventory = DepthFolderLayout().find(root)
+    assert [str(fault) for fault in inventory.faults] == [
         f"{root / 'rgb/c.png'} has no depth",
         f"{root / 'depth/d.npy'} has no image",
     ]
 
 
-def test_png_depth_is_of_65535_and_0_is_invalid(root):
+def test_png_depth_is_divided_by_65535_and_0_is_invalid(root):
     raw = draw(0).depth
     raw[5:9] = 0
     save(root / "depth/a.png", raw)
-    found = read(examples(DepthFolderLayout(), root)["a"], DepthFolderLayout().decode, SIDE)
-    np.testing.assert_array_equal(found.mask[..., 0], raw > 0)
-    np.testing.assert_allclose(found.depth[..., 0], raw / 65535, atol=1e-7)
+    example = read_depth_example(examples(DepthFolderLayout(), root)["a"], DepthFolderLayout().decode, SIDE)
+    np.testing.assert_array_equal(example.mask[..., 0], raw > 0)
+    np.testing.assert_allclose(example.depth[..., 0], raw / 65535, atol=1e-7)
 
 
-def test_npy_depth_is_divided_by_far_and_what_is_no_distance_is_invalid(root):
+def test_npy_depth_is_divided_by_far_and_only_positive_finite_values_are_valid(root):
     layout = DepthFolderLayout(far=10.0)
-    found = read(examples(layout, root)["more/b"], layout.decode, SIDE)
+    example = read_depth_example(examples(layout, root)["more/b"], layout.decode, SIDE)
     raw = metres()
     valid = np.arange(SIDE)[:, None] > 3
-    np.testing.assert_array_equal(found.mask[..., 0], np.broadcast_to(valid, raw.shape))
-    np.testing.assert_allclose(found.depth[4:, :, 0], np.minimum(raw[4:] / 10, 1), atol=1e-6)
+    np.testing.assert_array_equal(example.mask[..., 0], np.broadcast_to(valid, raw.shape))
+    np.testing.assert_allclose(example.depth[4:, :, 0], np.minimum(raw[4:] / 10, 1), atol=1e-6)
 
 
 def test_metres_without_far_are_an_error(root):
-    with pytest.raises(Fault, match=r"b.npy holds depth above 1.0: say by `far` what depth 1 is"):
-        read(examples(DepthFolderLayout(), root)["more/b"], DepthFolderLayout().decode, SIDE)
+    with pytest.raises(
+        Fault, match=r"b.npy holds depth above 1.0: set `far` to the value at which depth is 1"
+    ):
+        read_depth_example(examples(DepthFolderLayout(), root)["more/b"], DepthFolderLayout().decode, SIDE)
 
 
 @pytest.mark.parametrize("far", [0, -1.0, float("nan")])
@@ -79,28 +82,28 @@ def test_far_is_positive(far):
             layout(far=far)
 
 
-def test_masks_where_there_are_any_belong_to_all(root):
+def test_all_images_or_none_have_masks(root):
     save(root / "mask/a.png", draw(0).mask)
-    found = DepthFolderLayout().find(root)
-    assert [str(fault) for fault in found.faults] == [f"{root / 'rgb/more/b.jpg'} has no mask"]
-    truth = read(found.splits["train"][0], DepthFolderLayout().decode, SIDE)
+    inventory = DepthFolderLayout().find(root)
+    assert [str(fault) for fault in inventory.faults] == [f"{root / 'rgb/more/b.jpg'} has no mask"]
+    truth = read_depth_example(inventory.splits["train"][0], DepthFolderLayout().decode, SIDE)
     np.testing.assert_array_equal(truth.mask[..., 0], draw(0).mask)
 
 
-def test_prepared_it_is_what_the_files_hold(root, tmp_path):
+def test_the_prepared_data_set_has_what_the_files_hold(root, tmp_path):
     layout = DepthFolderLayout(far=10_000)
     np.save(root / "depth/more/b.npy", draw(1).depth)
     builder = DepthFolder.prepared(layout, root, tmp_path / "data", 16)
     source = tfds.builder_from_directory(builder.data_dir).as_data_source("train")
     assert {example["file"].decode() for example in source} == {"rgb/a.png", "rgb/more/b.jpg"}
     for example in source:
-        truth = read(examples(layout, root)[example["id"].decode()], layout.decode, 16)
+        truth = read_depth_example(examples(layout, root)[example["id"].decode()], layout.decode, 16)
         np.testing.assert_array_equal(example["image"], truth.image)
         np.testing.assert_allclose(example["depth"] / 65535, truth.depth, atol=1e-5)
         np.testing.assert_array_equal(example["mask"] > 0, truth.mask)
 
 
-def test_generated_images_can_be_read_like_one_s_own(tmp_path):
+def test_generated_images_can_be_read_like_ones_own(tmp_path):
     truths = [draw(i) for i in range(2)]
     arrays = {
         "image": np.stack([truth.image for truth in truths]),
@@ -115,20 +118,20 @@ def test_generated_images_can_be_read_like_one_s_own(tmp_path):
     captioned = ImageFolder(folder, SIDE)
     for i, (name, files) in enumerate(examples(DepthFolderLayout(), folder).items()):
         assert name == f"{i:06d}.png"
-        found, other = read(files, DepthFolderLayout().decode, SIDE), captioned[i]
-        for mask in (found.mask, other["mask"] > 0):
+        example, other = read_depth_example(files, DepthFolderLayout().decode, SIDE), captioned[i]
+        for mask in (example.mask, other["mask"] > 0):
             np.testing.assert_array_equal(mask[..., 0], truths[i].mask)
-        np.testing.assert_allclose(found.depth[..., 0], truths[i].mask * truths[i].depth / 65535, atol=1e-6)
+        np.testing.assert_allclose(example.depth[..., 0], truths[i].mask * truths[i].depth / 65535, atol=1e-6)
         np.testing.assert_array_equal(other["depth"][..., 0], truths[i].mask * truths[i].depth)
 
 
-def test_metadata_names_what_belongs_together(root):
+def test_metadata_names_the_files_of_an_example(root):
     lines = [{"file_name": "rgb/a.png", "depth_file_name": "depth/a.png"}]
     lines += [{"file_name": "rgb/more/b.jpg", "depth_file_name": "depth/none.npy"}]
     (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    found = DepthFolderLayout().find(root)
-    assert [example.id for example in found.splits["train"]] == ["rgb/a.png"]
-    assert [str(fault) for fault in found.faults] == [f"{root / 'rgb/more/b.jpg'} has no depth"]
+    inventory = DepthFolderLayout().find(root)
+    assert [example.id for example in inventory.splits["train"]] == ["rgb/a.png"]
+    assert [str(fault) for fault in inventory.faults] == [f"{root / 'rgb/more/b.jpg'} has no depth"]
     lines = [line | {"depth_file_name": "depth/a.png"} for line in lines]
     save(root / "mask.png", draw(0).mask)
     lines[1] |= {"mask_file_name": "mask.png"}
@@ -137,19 +140,25 @@ def test_metadata_names_what_belongs_together(root):
         f"{root / 'rgb/a.png'} has no mask"
     ]
     (root / "metadata.jsonl").write_text('{"file_name": "rgb/a.png"}')
-    with pytest.raises(ValueError, match=r"metadata.jsonl:1 lacks 'depth_file_name'"):
+    with pytest.raises(
+        ValueError, match=r"metadata.jsonl:1 must be a JSON object with a string 'depth_file_name'"
+    ):
         DepthFolderLayout().find(root)
 
 
 def test_bad_folders_are_named(root, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"empty/rgb is missing: .*empty should hold rgb and depth"):
+    with pytest.raises(
+        FileNotFoundError, match=r"empty/rgb is missing: .*empty must hold the folders rgb and depth"
+    ):
         DepthFolderLayout().find(tmp_path / "empty")
     save(root / "rgb/a.webp", draw(0).image)
-    with pytest.raises(ValueError, match=r"a.(webp|png) and .*a.(webp|png) have one name"):
+    with pytest.raises(ValueError, match=r"a.(webp|png) and .*a.(webp|png) have the same name"):
         DepthFolderLayout().find(root)
     for name in ("a.webp", "a.png", "more/b.jpg"):
         (root / "rgb" / name).unlink()
-    with pytest.raises(ValueError, match="none of 0 images goes together with one of 2 depth maps"):
+    with pytest.raises(
+        ValueError, match="has 0 images and 2 depth maps, but no image and depth map have equal names"
+    ):
         DepthFolderLayout().find(root)
 
 
@@ -164,13 +173,13 @@ def test_bad_files_are_named(root):
     ):
         np.save(other.depth, pixels)
         with pytest.raises(Fault, match=message):
-            read(other, layout.decode, SIDE)
+            read_depth_example(other, layout.decode, SIDE)
     np.save(other.depth, metres()[..., None])
-    assert read(other, layout.decode, SIDE).mask.any()
+    assert read_depth_example(other, layout.decode, SIDE).mask.any()
     content = (root / "depth/more/b.npy").read_bytes()
     (root / "depth/more/b.npy").write_bytes(content[:200])
     with pytest.raises(Fault, match=r"b.npy cannot be read as an NPY file of numbers"):
-        read(other, layout.decode, SIDE)
+        read_depth_example(other, layout.decode, SIDE)
     Image.new("L", (SIDE, SIDE), 3).save(one.depth)
     with pytest.raises(Fault, match=r"a.png must be a 16-bit PNG of 24x24 pixels, found 24x24, mode L"):
-        read(one, layout.decode, SIDE)
+        read_depth_example(one, layout.decode, SIDE)

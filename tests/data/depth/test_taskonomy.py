@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from gap_jax.data.depth.read import DepthPaths, read
-from gap_jax.data.depth.taskonomy import Taskonomy, TaskonomyLayout
+from gap_jax.data.depth.dataset import Taskonomy
+from gap_jax.data.depth.read import DepthPaths, read_depth_example
+from gap_jax.data.depth.taskonomy import TaskonomyLayout
 from gap_jax.data.files import Fault
-from gap_jax.data.inventory import check_share, count, summary
 from gap_jax.data.loader import Batches
 from tests.data.depth_files import SIDE, draw, save, taskonomy, truncate, write, write_taskonomy
 
@@ -22,29 +22,29 @@ def root(tmp_path):
 
 
 def read_one(paths, size=SIDE):
-    return read(DepthPaths("one", *map(str, paths)), TaskonomyLayout().decode, size)
+    return read_depth_example(DepthPaths("one", *map(str, paths)), TaskonomyLayout().decode, size)
 
 
 def test_buildings_are_found_in_their_splits(root):
-    found = TaskonomyLayout().find(root)
-    assert {split: len(examples) for split, examples in found.splits.items()} == {
+    inventory = TaskonomyLayout().find(root)
+    assert {split: len(examples) for split, examples in inventory.splits.items()} == {
         "train": 2 * POINTS,
         "validation": POINTS,
         "test": POINTS,
     }
-    assert [example.id for example in found.splits["test"]] == [f"ihlen/{i}/0" for i in range(POINTS)]
-    assert not found.faults and not found.notes
-    assert summary(found) == "found 6 train, 3 validation, 3 test"
+    assert [example.id for example in inventory.splits["test"]] == [f"ihlen/{i}/0" for i in range(POINTS)]
+    assert not inventory.faults and not inventory.notes
+    assert inventory.summary() == "found 6 train, 3 validation, 3 test"
 
 
-def test_depth_is_of_8000_and_invalid_where_65535_or_masked(root):
+def test_depth_is_divided_by_8000_and_invalid_where_65535_or_masked(root):
     truth = draw(0)
-    found = read_one(taskonomy(root, "hanson", 0))
-    np.testing.assert_array_equal(found.image, truth.image)
+    example = read_one(taskonomy(root, "hanson", 0))
+    np.testing.assert_array_equal(example.image, truth.image)
     valid = truth.mask & (truth.depth != 65535)
-    np.testing.assert_array_equal(found.mask[..., 0], valid)
+    np.testing.assert_array_equal(example.mask[..., 0], valid)
     expected = np.where(valid, np.minimum(truth.depth / 8000, 1), 0)
-    np.testing.assert_allclose(found.depth[..., 0], expected, atol=1e-7)
+    np.testing.assert_allclose(example.depth[..., 0], expected, atol=1e-7)
     assert (truth.depth[valid] > 8000).any()
 
 
@@ -53,13 +53,13 @@ def test_images_are_averaged_and_depth_is_not(root):
     stripes = np.zeros((SIDE, SIDE, 3), np.uint8)
     stripes[:, ::2] = 200
     save(paths[0], stripes)
-    found, truth = read_one(paths, SIDE // 4), draw(0)
-    assert np.abs(found.image.astype(int) - 100).max() <= 20
-    assert np.isin(np.round(found.depth * 8000), [0, 8000, *truth.depth.flat]).all()
-    np.testing.assert_array_equal(found.mask[..., 0], (truth.mask & (truth.depth != 65535))[2::4, 2::4])
+    example, truth = read_one(paths, SIDE // 4), draw(0)
+    assert np.abs(example.image.astype(int) - 100).max() <= 20
+    assert np.isin(np.round(example.depth * 8000), [0, 8000, *truth.depth.flat]).all()
+    np.testing.assert_array_equal(example.mask[..., 0], (truth.mask & (truth.depth != 65535))[2::4, 2::4])
 
 
-def test_prepared_it_is_what_the_files_hold(root, tmp_path, capsys):
+def test_the_prepared_data_set_has_what_the_files_hold(root, tmp_path, capsys):
     builder = Taskonomy.prepared(TaskonomyLayout(), root, tmp_path / "data", SIDE)
     assert "found 6 train, 3 validation, 3 test" in capsys.readouterr().out
     source = tfds.builder_from_directory(builder.data_dir).as_data_source("train")
@@ -114,10 +114,10 @@ def test_unreadable_images_among_many_are_left_out_counted_and_listed(tmp_path, 
     assert len(lost) == 2 and any(str(broken[0]) in line for line in lost)
 
 
-def test_too_many_are_an_error_that_lists_them(root, tmp_path):
+def test_too_many_faults_are_an_error_that_lists_them(root, tmp_path):
     truncate(taskonomy(root, "hanson", 1)[1])
     with pytest.raises(
-        ValueError, match=r"1 of 6 examples cannot be used, more than 0.01(.|\n)*hanson_depth"
+        ValueError, match=r"1 of 6 examples cannot be used, but the tolerance is 0.01(.|\n)*hanson_depth"
     ):
         Taskonomy.prepared(TaskonomyLayout(), root, tmp_path / "data", SIDE)
     builder = Taskonomy.prepared(TaskonomyLayout(), root, tmp_path / "data", SIDE, tolerance=0.2)
@@ -128,11 +128,11 @@ def test_too_many_are_an_error_that_lists_them(root, tmp_path):
 def test_a_missing_part_is_named(root, part, lack):
     paths = taskonomy(root, "merom", 1)
     paths[part].unlink()
-    found = TaskonomyLayout().find(root)
-    assert [str(fault) for fault in found.faults] == [f"{paths[1 if part == 0 else 0]} {lack}"]
-    assert len(found.splits["train"]) == 2 * POINTS - 1
+    inventory = TaskonomyLayout().find(root)
+    assert [str(fault) for fault in inventory.faults] == [f"{paths[1 if part == 0 else 0]} {lack}"]
+    assert len(inventory.splits["train"]) == 2 * POINTS - 1
     with pytest.raises(ValueError, match=lack):
-        check_share(found.faults, count(found) + 1, 0.01)
+        inventory.check_faults(0.01)
 
 
 def test_buildings_without_masks_or_images_are_left_out_and_named(root):
@@ -141,9 +141,9 @@ def test_buildings_without_masks_or_images_are_left_out_and_named(root):
         write(taskonomy(root, "tomkins", i), draw(i))
     lines = (root / "splits.csv").read_text() + "\ntomkins,1,0,0\nallensville,1,0,0\n"
     (root / "splits.csv").write_text(lines)
-    found = TaskonomyLayout().find(root)
-    assert len(found.splits["train"]) == POINTS
-    assert found.notes == [
+    inventory = TaskonomyLayout().find(root)
+    assert len(inventory.splits["train"]) == POINTS
+    assert inventory.notes == [
         "left out 1 of 5 buildings, which have no images: allensville",
         "left out 1 of 5 buildings, which have no masks: merom",
     ]
@@ -151,14 +151,14 @@ def test_buildings_without_masks_or_images_are_left_out_and_named(root):
         TaskonomyLayout(masks=root / "elsewhere").find(root)
 
 
-def test_a_list_of_depth_paths_selects(root):
+def test_a_selection_lists_depth_paths(root):
     lines = ["/somewhere/else/hanson_depth_zbuffer/depth_zbuffer/point_2_view_0_domain_depth_zbuffer.png"]
     lines += [str(taskonomy(root, "ihlen", 0)[1]), "", str(taskonomy(root, "ihlen", 9)[1])]
     (root / "list.txt").write_text("\n".join(lines))
-    found = TaskonomyLayout(selection="list.txt").find(root)
-    ids = {split: [example.id for example in examples] for split, examples in found.splits.items()}
+    inventory = TaskonomyLayout(selection="list.txt").find(root)
+    ids = {split: [example.id for example in examples] for split, examples in inventory.splits.items()}
     assert ids == {"train": ["hanson/2/0"], "test": ["ihlen/0/0"]}
-    assert [str(fault) for fault in found.faults] == [f"{lines[-1]} is not there, though selected"]
+    assert [str(fault) for fault in inventory.faults] == [f"{lines[-1]} is selected but missing"]
     (root / "list.txt").write_text("hanson/2.png")
     with pytest.raises(ValueError, match=r"list.txt:1 must be {building}_depth_zbuffer.*'hanson/2.png'"):
         TaskonomyLayout(selection="list.txt").find(root)
@@ -169,16 +169,22 @@ def test_a_list_of_depth_paths_selects(root):
 def test_bad_split_files_are_named(root):
     path = root / "splits.csv"
     for text, message in (
-        ("id,train,val\nhanson,1,0", r"splits.csv lacks the columns test, found \['id', 'train', 'val'\]"),
+        ("id,train,val\nhanson,1,0", r"splits.csv lacks the columns test; found id, train, val"),
         ("", "splits.csv lacks the columns id, train, val, test"),
-        ("id,train,val,test\nhanson,1,0,0\nmerom,1,1,0", "splits.csv:3 must have one 1 and else 0 for merom"),
-        ("id,train,val,test\nhanson,yes,0,0", "splits.csv:2 must have one 1"),
+        (
+            "id,train,val,test\nhanson,1,0,0\nmerom,1,1,0",
+            "splits.csv:3: merom must have a single 1, and 0 in the other columns",
+        ),
+        ("id,train,val,test\nhanson,yes,0,0", "splits.csv:2: hanson must have a single 1"),
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
             TaskonomyLayout().find(root)
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"splits.csv is missing: a CSV of buildings"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"splits.csv is missing: it must be a CSV file with the columns id, train, val, test",
+    ):
         TaskonomyLayout().find(root)
 
 
@@ -191,8 +197,8 @@ def test_bad_files_are_named(root):
         (depth, truth.depth[:8], f"{depth} must be a 16-bit PNG of 24x24 pixels, found 24x8"),
         (depth, np.full_like(truth.depth, 65535), f"{depth} has no valid pixel"),
         (mask, np.zeros_like(truth.mask), f"{depth} has no valid pixel"),
-        (mask, truth.mask[:8], f"{mask} must be of 24x24 pixels, found 24x8"),
-        (mask, truth.image, f"{mask} must have one channel, .* mode RGB"),
+        (mask, truth.mask[:8], f"{mask} must be 24x24 pixels large, found 24x8"),
+        (mask, truth.image, f"{mask} must be a mask of one channel, found mode RGB"),
     ):
         save(type(paths[0])(path), pixels)
         with pytest.raises(Fault, match=message):

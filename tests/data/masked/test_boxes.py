@@ -48,7 +48,7 @@ def test_masks_are_255_where_a_box_is(images, tmp_path, write, name):
     assert corner.shape == (HEIGHT, WIDTH) and corner[20:, 30:].all() and corner.sum() == 4 * 6 * 255
 
 
-def test_names_are_what_waterbirds_has(images, tmp_path):
+def test_the_suffix_gives_masks_waterbirds_names(images, tmp_path):
     assert write_masks(as_csv(tmp_path / "boxes.csv"), images, images, "_mask") == 2
     assert (images / "cat/a_mask.png").is_file()
 
@@ -56,7 +56,10 @@ def test_names_are_what_waterbirds_has(images, tmp_path):
 def test_bad_boxes_are_named_with_their_row(images, tmp_path):
     path = tmp_path / "boxes.csv"
     for sides, why in (
-        ((40, 0, 5, 5), r"boxes.csv:3: the box \(40.0, 0.0, 5.0, 5.0\) has no pixel in .*a.png, .* 36x24"),
+        (
+            (40, 0, 5, 5),
+            r"boxes.csv:3: the box \(40.0, 0.0, 5.0, 5.0\) has no pixel in .*a.png, .* 36x24 pixels",
+        ),
         ((3, 3, 0, 5), r"boxes.csv:3: the box .* has no pixel"),
         ((3, 3, "wide", 5), r"boxes.csv:3: a box must be four numbers x, y, width, height, found .*wide"),
     ):
@@ -66,18 +69,18 @@ def test_bad_boxes_are_named_with_their_row(images, tmp_path):
     with pytest.raises(Fault, match=r"cat/z.png cannot be read as an image"):
         write_masks(as_csv(path, [("cat/z.png", (1, 1, 2, 2))]), images, tmp_path / "masks")
     path.write_text("file,x,y,width,height\na.png,1,1,1,1")
-    with pytest.raises(ValueError, match=r"boxes.csv lacks the columns file_name, found file, x, y"):
+    with pytest.raises(ValueError, match=r"boxes.csv lacks the columns file_name; found file, x, y"):
         read_boxes(path)
 
 
-def test_other_json_is_said_to_be(tmp_path):
+def test_json_of_another_form_is_an_error(tmp_path):
     path = tmp_path / "boxes.json"
     for text, why in (
         ("[]", r"boxes.json must be JSON with images \(id, file_name\) and annotations"),
         ("{", r"boxes.json must be JSON with images"),
         (
             '{"images": [], "annotations": [{"image_id": 7, "bbox": [0, 0, 1, 1]}]}',
-            "annotation 0 is of image 7",
+            "annotation 0 has the image_id 7",
         ),
     ):
         path.write_text(text)

@@ -3,7 +3,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from gap_jax.data.__main__ import main
-from gap_jax.data.masked.folder import MaskedFolder, MaskedFolderLayout
+from gap_jax.data.masked.dataset import MaskedFolder
+from gap_jax.data.masked.folder import MaskedFolderLayout
 from tests.data.depth_files import save
 from tests.data.masked_files import draw, squeezed
 
@@ -19,13 +20,13 @@ def root(tmp_path):
 
 
 def test_folders_are_classes(root):
-    found = MaskedFolderLayout().find(root)
-    assert [(files.id, files.label, files.group) for files in found.splits["train"]] == [
+    inventory = MaskedFolderLayout().find(root)
+    assert [(files.id, files.label, files.group) for files in inventory.splits["train"]] == [
         ("cat/a", 0, 0),
         ("cat/b", 0, 0),
         ("dog/a", 1, 1),
     ]
-    assert found.classes == ("cat", "dog") and found.notes == ["train: 2 cat, 1 dog"]
+    assert inventory.classes == ("cat", "dog") and inventory.notes == ["train: 2 cat, 1 dog"]
     assert [files.label for files in MaskedFolderLayout(("dog", "cat")).find(root).splits["train"]] == [
         0,
         1,
@@ -33,7 +34,7 @@ def test_folders_are_classes(root):
     ]
 
 
-def test_prepared_it_is_what_the_files_hold(root, tmp_path, capsys):
+def test_the_prepared_data_set_has_what_the_files_hold(root, tmp_path, capsys):
     arguments = ["masked-folder", "--root", str(root), "--data-dir", str(tmp_path / "data"), "--size", "16"]
     main(["prepare", *arguments])
     folder = capsys.readouterr().out.splitlines()[-1].split(" is complete")[0]
@@ -58,26 +59,30 @@ def test_missing_masks_are_named(root):
 def test_two_images_of_one_name_are_named(root):
     save(root / "images/cat/a.jpg", draw(0).image)
     faults = MaskedFolderLayout().find(root).faults
-    assert [str(fault) for fault in faults] == [f"{root / 'images/cat/a.png'} is named a second time"]
+    assert [str(fault) for fault in faults] == [
+        f"{root / 'images/cat/a.png'} has the same name as another image"
+    ]
 
 
 def test_classes_without_images_and_images_without_class_are_an_error(root):
     (root / "images/fox").mkdir()
-    with pytest.raises(ValueError, match=r"images: no examples of the class fox among 3 to train on"):
+    with pytest.raises(
+        ValueError, match=r"images: each class needs examples to train on; found none of fox among 3"
+    ):
         MaskedFolderLayout().find(root)
     with pytest.raises(
-        ValueError, match=r"images must have a folder for .* classes cat, dog, found also fox"
+        ValueError, match=r"images must hold only folders of the classes cat, dog, but has fox"
     ):
         MaskedFolderLayout(("cat", "dog")).find(root)
 
 
-def test_other_folders_are_said_to_be(root):
-    with pytest.raises(FileNotFoundError, match=r"nowhere/images is missing: .* should hold images/{class}"):
+def test_folders_with_another_layout_are_an_error(root):
+    with pytest.raises(FileNotFoundError, match=r"nowhere/images is missing: .* must hold images/{class}"):
         MaskedFolderLayout().find(root / "nowhere")
     (root / "masks").rename(root / "mask")
     with pytest.raises(FileNotFoundError, match=r"mine/masks is missing"):
         MaskedFolderLayout().find(root)
     (root / "flat/images").mkdir(parents=True)
     (root / "flat/masks").mkdir()
-    with pytest.raises(ValueError, match=r"flat/images holds no folder: it should have one for each class"):
+    with pytest.raises(ValueError, match=r"flat/images must hold a folder for each class, found none"):
         MaskedFolderLayout().find(root / "flat")

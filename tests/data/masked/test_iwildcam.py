@@ -3,7 +3,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from gap_jax.data.__main__ import main
-from gap_jax.data.masked.iwildcam import CLASSES, IWildCam, IWildCamLayout, time_of
+from gap_jax.data.masked.dataset import IWildCam
+from gap_jax.data.masked.iwildcam import CLASSES, IWildCamLayout, time_of_day
 from tests.data.depth_files import save
 from tests.data.masked_files import Shot, draw, iwildcam, squeezed, write_iwildcam
 
@@ -31,45 +32,45 @@ def edit(root, table, line, old, new):
 
 
 def test_rows_are_found_with_labels_locations_and_hours(root):
-    found = IWildCamLayout().find(root)
-    assert list(found.splits) == ["train", "train_extra", "validation", "test"] and not found.faults
-    for table, examples in zip(TABLES, found.splits.values(), strict=True):
+    inventory = IWildCamLayout().find(root)
+    assert list(inventory.splits) == ["train", "train_extra", "validation", "test"] and not inventory.faults
+    for table, examples in zip(TABLES, inventory.splits.values(), strict=True):
         for i, (shot, files) in enumerate(zip(TABLES[table], examples, strict=True)):
             image, mask = iwildcam(root, f"{table}-{i}")
             assert (files.id, files.image) == (f"{table}-{i}", str(image))
             assert files.mask == (str(mask) if shot.y else None)
             assert files.label == YS.index(shot.y) and files.group == shot.location
-            assert files.about == {"location": shot.location, "hour": shot.hour}
+            assert files.attributes == {"location": shot.location, "hour": shot.hour}
             assert files.row == f"{root / table}_subset.csv:{i + 2}"
     assert CLASSES == ("background", "cattle", "elephants", "impalas", "zebras", "giraffes", "dik-diks")
-    assert found.classes == CLASSES
+    assert inventory.classes == CLASSES
 
 
-def test_counts_unlike_the_papers_and_masks_are_told(root):
+def test_notes_tell_numbers_of_masks_and_of_rows_unlike_the_papers(root):
     notes = IWildCamLayout().find(root).notes
-    assert "train_subset.csv has 14 rows, where the paper's has 6,052" in notes
-    assert "test_subset.csv has 6 rows, where the paper's has 8,483" in notes
+    assert "train_subset.csv has 14 rows; the paper's has 6,052" in notes
+    assert "test_subset.csv has 6 rows; the paper's has 8,483" in notes
     assert "test: 2 background, 2 cattle, 2 zebras" in notes
-    assert "test: 4 of 6 have a mask, nothing is kept of the others" in notes
+    assert "test: 4 of 6 images have a mask; nothing is kept of the others" in notes
 
 
 def test_day_is_9_to_17_h_and_night_20_to_5_h():
-    assert [hour for hour in range(24) if time_of(hour) == "day"] == list(range(9, 18))
-    assert [hour for hour in range(24) if time_of(hour) == "night"] == [*range(6), *range(20, 24)]
+    assert [hour for hour in range(24) if time_of_day(hour) == "day"] == list(range(9, 18))
+    assert [hour for hour in range(24) if time_of_day(hour) == "night"] == [*range(6), *range(20, 24)]
 
 
 def test_locations_and_times_are_chosen(root):
-    found = IWildCamLayout(locations=(287,)).find(root)
-    assert [files.id for files in found.splits["test"]] == ["test-0", "test-1", "test-2"]
-    assert list(found.splits) == ["test"]
+    inventory = IWildCamLayout(locations=(287,)).find(root)
+    assert [files.id for files in inventory.splits["test"]] == ["test-0", "test-1", "test-2"]
+    assert list(inventory.splits) == ["test"]
     night = IWildCamLayout(locations=(288,), time="night").find(root)
     assert [files.id for files in night.splits["test"]] == ["test-5"]
     day = IWildCamLayout(time="day").find(root)
-    assert {files.about["location"] for files in day.splits["train"]} == {1}
+    assert {files.attributes["location"] for files in day.splits["train"]} == {1}
     assert [files.id for files in day.splits["test"]] == ["test-0", "test-3"]
 
 
-def test_prepared_masks_are_scaled_and_what_has_none_keeps_nothing(root, tmp_path):
+def test_prepared_masks_are_scaled_and_images_without_one_keep_nothing(root, tmp_path):
     builder = IWildCam.prepared(IWildCamLayout(), root, tmp_path / "data", 16)
     source = tfds.builder_from_directory(builder.data_dir).as_data_source("test")
     for example in source:
@@ -82,10 +83,10 @@ def test_prepared_masks_are_scaled_and_what_has_none_keeps_nothing(root, tmp_pat
         assert example["file"].decode() == f"train/test-{i}.jpg"
 
 
-def test_tables_unlike_it_are_named_with_row_and_column(root):
+def test_errors_in_tables_name_row_and_column(root):
     edit(root, "val", 1, ",datetime,", ",time,")
     with pytest.raises(
-        ValueError, match=r"val_subset.csv lacks the columns datetime, found , Unnamed: 0, split"
+        ValueError, match=r"val_subset.csv lacks the columns datetime; found , Unnamed: 0, split"
     ):
         IWildCamLayout().find(root)
     edit(root, "val", 1, ",time,", ",datetime,")
@@ -101,29 +102,32 @@ def test_tables_unlike_it_are_named_with_row_and_column(root):
     (root / "val_subset.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"val_subset.csv is missing"):
         IWildCamLayout().find(root)
-    with pytest.raises(FileNotFoundError, match=r"elsewhere is missing: it should hold {image_id}.png"):
+    with pytest.raises(FileNotFoundError, match=r"elsewhere is missing: it must hold masks {image_id}.png"):
         IWildCamLayout(masks=root / "elsewhere").find(root)
 
 
 def test_a_location_without_images_is_named_with_its_row(root):
-    with pytest.raises(ValueError, match=r"no row is of location 290, but of 1, 6, 8, 78, 287 and 1 more"):
+    with pytest.raises(ValueError, match=r"no row has location 290; found 1, 6, 8, 78, 287 and 1 more"):
         IWildCamLayout(locations=(287, 290)).find(root)
     for i in (3, 4, 5):
         iwildcam(root, f"test-{i}")[0].unlink()
-    why = r"test_subset.csv:5: location 288 has no images: all 3 are missing, the first is .*test-3.jpg"
+    why = r"test_subset.csv:5: all 3 images of location 288 are missing; the first is .*test-3.jpg"
     for layout in (IWildCamLayout(), IWildCamLayout(locations=(288,))):
         with pytest.raises(ValueError, match=why):
             layout.find(root)
     path = root / "test_subset.csv"
     path.write_text("\n".join(path.read_text().splitlines()[:4]))
-    with pytest.raises(ValueError, match=r"test_subset.csv: no row is of location 288, but of 287"):
+    with pytest.raises(ValueError, match=r"test_subset.csv: no row has location 288; found 287"):
         IWildCamLayout().find(root)
 
 
 def test_a_class_without_examples_is_an_error(root):
     for i in (10, 11):
         iwildcam(root, f"train-{i}")[0].unlink()
-    with pytest.raises(ValueError, match=r"train_subset.csv: no examples of the class giraffes among 12"):
+    with pytest.raises(
+        ValueError,
+        match=r"train_subset.csv: each class needs examples to train on; found none of giraffes among 12",
+    ):
         IWildCamLayout().find(root)
 
 
@@ -135,7 +139,7 @@ def test_masks_of_another_shape_and_missing_images_are_named_with_their_row(root
     with pytest.raises(SystemExit, match=r"1 of 24 examples cannot be used(.|\n)*train-3.jpg \(.*csv:5\)"):
         main(["check", *arguments])
     assert (
-        "left out 1, each must have the shape of its image, 36x24 or scaled, found 36x12: "
+        "left out 1, each must have the aspect ratio of its image, 36x24, found 36x12: "
         f"{mask} ({root}/train_subset.csv:4)"
     ) in capsys.readouterr().out
     main(["check", *arguments, "--tolerance", "0.1"])

@@ -8,8 +8,9 @@ from PIL import Image
 from gap_jax.data.__main__ import main
 from gap_jax.data.encoding import as_arrays
 from gap_jax.data.loader import Batches
+from gap_jax.data.masked.dataset import Waterbirds
 from gap_jax.data.masked.read import MaskedPaths
-from gap_jax.data.masked.waterbirds import Waterbirds, WaterbirdsLayout, biased
+from gap_jax.data.masked.waterbirds import WaterbirdsLayout, biased_subset
 from tests.data.depth_files import save, truncate
 from tests.data.masked_files import Bird, draw, squeezed, waterbirds, write_waterbirds
 
@@ -38,49 +39,49 @@ def edit(root, old, new):
 
 
 def test_rows_are_found_in_their_splits_and_groups(root):
-    found = EVERYTHING.find(root)
-    assert {split: len(examples) for split, examples in found.splits.items()} == {
+    inventory = EVERYTHING.find(root)
+    assert {split: len(examples) for split, examples in inventory.splits.items()} == {
         "train": 18,
         "validation": 4,
         "test": 4,
     }
-    for i, files in enumerate(found.splits["train"]):
+    for i, files in enumerate(inventory.splits["train"]):
         bird, paths = BIRDS[i], waterbirds(root, BIRDS[i].species, i)
         assert (files.image, files.mask) == tuple(map(str, paths))
         assert files.id == f"{bird.species}/{paths[0].stem}" and files.row == f"{root}/metadata.csv:{i + 2}"
-        assert files.label == bird.y and files.about == {"place": bird.place}
+        assert files.label == bird.y and files.attributes == {"place": bird.place}
         assert files.group == {(0, 0): 0, (0, 1): 1, (1, 0): 2, (1, 1): 3}[bird.place, bird.y]
-    assert found.classes == ("landbird", "waterbird") and not found.faults
-    assert found.notes[0] == (
+    assert inventory.classes == ("landbird", "waterbird") and not inventory.faults
+    assert inventory.notes[0] == (
         "train: 8 landbird on land, 2 landbird on water, 2 waterbird on land, 6 waterbird on water"
     )
 
 
 def test_the_papers_training_set_is_every_fourth_of_the_biased_groups():
-    def files(species, number, group):
+    def paths(species, number, group):
         return MaskedPaths(f"{species}/{number}", "", None, group % 2, group, {})
 
-    birds = [files(WREN, i, 0) for i in range(11)] + [files(GULL, i, 3) for i in range(9)]
-    birds += [files(AUK, i, group) for i in range(7) for group in (1, 2)]
-    chosen = [bird.id for bird in biased(birds)]
+    birds = [paths(WREN, i, 0) for i in range(11)] + [paths(GULL, i, 3) for i in range(9)]
+    birds += [paths(AUK, i, group) for i in range(7) for group in (1, 2)]
+    chosen = [bird.id for bird in biased_subset(birds)]
     assert chosen == [f"{GULL}/{i}" for i in (0, 4, 8)] + [f"{WREN}/{i}" for i in (3, 7)]
-    assert chosen == [bird.id for bird in biased(birds)]
-    capped = [bird.id for bird in biased(birds, per_species=5)]
+    assert chosen == [bird.id for bird in biased_subset(birds)]
+    capped = [bird.id for bird in biased_subset(birds, per_species=5)]
     assert capped == [f"{GULL}/{i}" for i in (0, 4)] + [f"{WREN}/3"]
-    many = biased([files(WREN, i, 0) for i in range(1100)])
+    many = biased_subset([paths(WREN, i, 0) for i in range(1100)])
     assert [bird.id for bird in many] == [f"{WREN}/{i}" for i in range(0, 1000, 4)]
-    assert len(biased(birds, every=1)) == 20
+    assert len(biased_subset(birds, every=1)) == 20
 
 
-def test_it_is_the_default_and_other_splits_keep_all_groups(root):
-    found = WaterbirdsLayout().find(root)
-    assert [files.row.rpartition(":")[2] for files in found.splits["train"]] == ["12", "16", "4", "8"]
-    assert sorted(files.group for files in found.splits["test"]) == [0, 1, 2, 3]
-    waterbirds(root, WREN, 0)[0].unlink()  # not one of them
-    assert WaterbirdsLayout().find(root) == found
+def test_the_papers_training_set_is_the_default_and_other_splits_keep_all_groups(root):
+    inventory = WaterbirdsLayout().find(root)
+    assert [files.row.rpartition(":")[2] for files in inventory.splits["train"]] == ["12", "16", "4", "8"]
+    assert sorted(files.group for files in inventory.splits["test"]) == [0, 1, 2, 3]
+    waterbirds(root, WREN, 0)[0].unlink()  # not in the training set
+    assert WaterbirdsLayout().find(root) == inventory
 
 
-def test_prepared_it_is_what_the_files_hold(root, tmp_path, capsys):
+def test_the_prepared_data_set_has_what_the_files_hold(root, tmp_path, capsys):
     builder = Waterbirds.prepared(EVERYTHING, root, tmp_path / "data", 16)
     assert "found 18 train, 4 validation, 4 test" in capsys.readouterr().out
     source = tfds.builder_from_directory(builder.data_dir).as_data_source("train")
@@ -101,16 +102,17 @@ def test_prepared_it_is_what_the_files_hold(root, tmp_path, capsys):
     assert lost == {"classes": ["landbird", "waterbird"], "left_out": []}
 
 
-def test_tables_unlike_it_are_named_with_row_and_column(root):
+def test_errors_in_tables_name_row_and_column(root):
     (root / "metadata.csv").rename(root / "kept.csv")
     with pytest.raises(
-        FileNotFoundError, match=r"metadata.csv is missing: a CSV with the columns img_filename"
+        FileNotFoundError,
+        match=r"metadata.csv is missing: it must be a CSV file with the columns img_filename",
     ):
         EVERYTHING.find(root)
     text = (root / "kept.csv").read_text()
     row = text.splitlines()[1]
     for changed, message in (
-        (text.replace("img_filename,y,", "name,label,"), "lacks the columns img_filename, y, found img_id"),
+        (text.replace("img_filename,y,", "name,label,"), "lacks the columns img_filename, y; found img_id"),
         (
             text.replace(row, row.replace(",0,0,0,", ",7,0,0,")),
             r":2: y must be one of 0 \(landbird\), 1 .* 7",
@@ -118,9 +120,9 @@ def test_tables_unlike_it_are_named_with_row_and_column(root):
         (text.replace(row, row.replace(",0,0,0,", ",0,3,0,")), r":2: split must be one of 0 \(train\).* 3"),
         (text.replace(row, row.replace(",0,0,0,", ",0,0,-1,")), r":2: place must be one of 0 .* found -1"),
         (text.replace(row, row.replace(",0,0,0,", ",land,0,0,")), ":2: y must be an integer, found 'land'"),
-        (text.replace(row, row.split(",0,0,0,")[0] + ",0"), ":2 has nothing in the columns split, place"),
-        (text.splitlines()[0], "has a header, but no lines"),
-        ("", "lacks the columns img_filename, .*, found none"),
+        (text.replace(row, row.split(",0,0,0,")[0] + ",0"), ":2 is empty in the columns split, place"),
+        (text.splitlines()[0], "has a header but no rows"),
+        ("", "lacks the columns img_filename, .*; found none"),
     ):
         (root / "metadata.csv").write_text(changed)
         with pytest.raises(ValueError, match=f"metadata.csv ?{message}"):
@@ -132,14 +134,14 @@ def test_missing_images_and_masks_are_named_with_their_row(root, tmp_path):
     waterbirds(root, WREN, 1)[0].unlink()
     assert [str(fault) for fault in EVERYTHING.find(root).faults] == [
         f"{waterbirds(root, WREN, 0)[0]} ({root}/metadata.csv:2) has no mask",
-        f"{waterbirds(root, WREN, 1)[0]} ({root}/metadata.csv:3) is not there",
+        f"{waterbirds(root, WREN, 1)[0]} ({root}/metadata.csv:3) is missing",
     ]
     with pytest.raises(ValueError, match=r"2 of 26 examples cannot be used(.|\n)*has no mask: .*csv:2\)"):
         Waterbirds.prepared(EVERYTHING, root, tmp_path / "data", 16)
     for path in root.glob("*/*_mask.png"):
         path.unlink()
     with pytest.raises(
-        ValueError, match=r"none of the images in .*metadata.csv has a mask .* come separately"
+        ValueError, match=r"none of the images in .*metadata.csv has its mask .* obtained separately"
     ):
         EVERYTHING.find(root)
 
@@ -147,7 +149,8 @@ def test_missing_images_and_masks_are_named_with_their_row(root, tmp_path):
 def test_a_class_without_examples_is_an_error(root):
     edit(root, ",1,0,1,", ",0,0,1,")  # no waterbirds on water
     with pytest.raises(
-        ValueError, match=r"metadata.csv: no examples of the class waterbird among \d to train"
+        ValueError,
+        match=r"metadata.csv: each class needs examples to train on; found none of waterbird among \d",
     ):
         WaterbirdsLayout().find(root)
 
@@ -161,8 +164,8 @@ def test_unusable_files_are_named_with_their_row(root, tmp_path):
             drawn.image[..., 0],
             "must be an RGB image of 8 bits a channel, found mode L, .*: convert it",
         ),
-        (mask, drawn.mask[:8], "must be of 36x24 pixels, found 36x8"),
-        (mask, drawn.mask & False, "keeps nothing: all of it is 0"),
+        (mask, drawn.mask[:8], "must be 36x24 pixels large, found 36x8"),
+        (mask, drawn.mask & False, "keeps nothing: all its pixels are 0"),
         (mask, None, "cannot be read as an image: .*"),
     ):
         if pixels is None:
@@ -184,7 +187,9 @@ def test_inverted_masks_are_reported_by_check_and_refused_by_prepare(root, tmp_p
     arguments = ["waterbirds", "--root", str(root), "--size", "16"]
     with pytest.raises(SystemExit, match=r"error: half of the masks keep more than .*inverted.*255 - mask"):
         main(["check", *arguments, "--sheet", str(sheet)])
-    assert "share of an image that its mask keeps: 1 % up to" in capsys.readouterr().out and sheet.is_file()
+    assert (
+        "share of an image that its mask keeps: 1st percentile" in capsys.readouterr().out and sheet.is_file()
+    )
     data = str(tmp_path / "data")
     with pytest.raises(SystemExit, match=r"error: half of the masks keep more than .*inverted.*255 - mask"):
         main(["prepare", *arguments, "--data-dir", data])
@@ -192,11 +197,13 @@ def test_inverted_masks_are_reported_by_check_and_refused_by_prepare(root, tmp_p
     main(["prepare", *arguments, "--data-dir", data, "--most-kept", "0.9"])
 
 
-def test_check_says_what_is_there_and_draws_it(root, tmp_path, capsys):
+def test_check_prints_what_the_folder_holds_and_draws_it(root, tmp_path, capsys):
     sheet = tmp_path / "sheet.png"
     main(["check", "waterbirds", "--root", str(root), "--sheet", str(sheet), "--size", "16"])
     output = capsys.readouterr().out
-    assert "found 4 train, 4 validation, 4 test" in output and "read 12 of 12, 12 are good" in output
+    assert (
+        "found 4 train, 4 validation, 4 test" in output and "read 12 of 12 examples; 12 can be used" in output
+    )
     assert "train: 2 landbird on land, 2 waterbird on water" in output
     image, mask = waterbirds(root, GULL, 10)
     assert f"% kept\n  {image}\n  {mask}\n" in output
