@@ -1,76 +1,82 @@
-"""Fine-tunes Stable Diffusion on your own images: `python -m gap_jax.adapt --model … --images …`.
+"""Fine-tune Stable Diffusion on your own images: `python -m gap_jax.adapt --model … --images …`.
 
-The images are a folder with captions, and with depth where the pipeline has a ControlNet
-(`gap_jax.data.image_folder`). Stopped at any moment, it goes on when the command is run again.
+The images are a folder in the layout of `gap_jax.data.image_folder`: with a caption for each image, and with
+depth if the pipeline has a ControlNet. A run that was stopped goes on from its last checkpoint when the same
+command is run again.
 """
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 import tyro
 
-from gap_jax import parallel
-from gap_jax.data.encoding import as_arrays
-from gap_jax.data.image_folder import ImageFolder
-from gap_jax.data.loader import Batches, stack
-from gap_jax.diffusion.align import Sampling, depth_condition
-from gap_jax.diffusion.denoising_loss import denoising
-from gap_jax.diffusion.pipeline import Pipeline
-from gap_jax.stages.train import train
-from gap_jax.weights.pipeline import load_pipeline, save_pipeline
+if TYPE_CHECKING:  # imported where they are used, so that --help is fast
+    from gap_jax.data.batch import Example
+    from gap_jax.data.image_folder import ImageFolder
+    from gap_jax.diffusion.pipeline import Params, Pipeline
+    from gap_jax.stages.train import Probe
 
 
 @dataclasses.dataclass(frozen=True)
 class Adapt:
-    """Defaults suit Stable Diffusion 1.5."""
+    """Settings of a fine-tuning; the defaults suit Stable Diffusion 1.5."""
 
-    model: str  # a pipeline's folder or hub id, or `small`
-    images: Path  # a folder with metadata.jsonl
-    work: Path = Path("runs/adapt")  # where everything goes; the result is in `pipeline`
-    controlnet: str | None = None  # a ControlNet's folder or hub id
-    networks: tuple[Literal["unet", "controlnet"], ...] = ("unet",)  # which are trained
-    size: int = 512  # pixels along a side
-    steps: int = 2000
-    batch: int = 8  # images a step, over all devices
-    learning_rate: float = 1e-5  # after a warm-up of 2 %
-    average: float = 0.999  # decay of the moving average that is the result
-    silent: float = 0.1  # share of captions left empty, which guidance needs
-    dtype: str = "bfloat16"  # of computation; the weights that are trained are float32
-    seed: int = 0
+    model: str  # pipeline to start from: a folder in diffusers' layout, a hub id, or `small`
+    images: Path  # folder of images with metadata.jsonl, which names captions and depth maps
+    work: Path = Path("runs/adapt")  # folder of everything that is written; the result is in `pipeline`
+    controlnet: str | None = None  # ControlNet to add to the pipeline: a folder or a hub id
+    networks: tuple[Literal["unet", "controlnet"], ...] = ("unet",)  # networks to train
+    size: int = 512  # pixels along a side of the training images
+    steps: int = 2000  # number of updates
+    batch: int = 8  # images per step, over all devices
+    learning_rate: float = 1e-5  # AdamW learning rate, after a warm-up of 2 % of the steps
+    average: float = 0.999  # decay of the moving average of the weights, which is the result
+    empty_captions: float = 0.1  # share of captions left empty, so that classifier-free guidance works
+    dtype: str = "bfloat16"  # dtype of the computation; the trained weights are float32
+    seed: int = 0  # seed of all random numbers
 
 
 def main(config: Adapt) -> None:
-    """Train, and write the pipeline."""
+    """Fine-tune the networks and write the pipeline.
+
+    Raises FileNotFoundError or ValueError if the model or the images cannot be read or do not fit together.
+    """
+    import jax
+    import optax
+
+    from gap_jax import parallel
+    from gap_jax.data.encoding import as_arrays
+    from gap_jax.data.image_folder import ImageFolder
+    from gap_jax.data.loader import Batches
+    from gap_jax.diffusion.denoising_loss import denoising
+    from gap_jax.stages.train import train
+    from gap_jax.weights.pipeline import load_pipeline, save_pipeline
+
     parallel.initialize()
     pipe, params = load_pipeline(config.model, config.controlnet)
     pipe = with_dtype(pipe, config.dtype)
     source = ImageFolder(config.images, config.size)
-    check(config, pipe, source)
+    check_fit(config, pipe, source)
     tokens = pipe.tokenize(["", *(line["text"] for line in source.lines)])
 
     def transform(example, random):
-        row = 0 if random.random() < config.silent else 1 + example["index"]
+        row = 0 if random.random() < config.empty_captions else 1 + example["index"]
         return {"tokens": tokens[row], **as_arrays(example)}
 
-    loss = denoising(pipe)
     schedule = optax.warmup_constant_schedule(0.0, config.learning_rate, config.steps // 50 + 1)
     trained = train(
-        loss,
+        denoising(pipe),
         {name: params[name] for name in config.networks},
         optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=1e-2)),
-        Batches(_Numbered(source), transform, size=config.batch, seed=config.seed),
+        Batches(_Indexed(source), transform, size=config.batch, seed=config.seed),
         steps=config.steps,
         key=jax.random.key(config.seed),
         folder=config.work / "training",
-        config=settings(config),
+        config=checkpoint_config(config),
         frozen={name: value for name, value in params.items() if name not in config.networks},
         average=config.average,
-        probe=samples(pipe, params, source),
+        probe=sample_probe(pipe, params, source),
         probe_every=max(config.steps // 10, 1),
         checkpoint_every=max(config.steps // 20, 1),
     )
@@ -79,33 +85,48 @@ def main(config: Adapt) -> None:
         print(f"{config.work / 'pipeline'} is complete: gap_jax.load_pipeline and torch diffusers read it")
 
 
-def with_dtype(pipe: Pipeline, dtype: str) -> Pipeline:
-    """The pipeline with its networks computing in `dtype`."""
+def with_dtype(pipe: "Pipeline", dtype: str) -> "Pipeline":
+    """Return the pipeline with its networks computing in `dtype`."""
+    import jax.numpy as jnp
+
     names = ("text_encoder", "vae", "unet", *(["controlnet"] if pipe.controlnet else []))
     networks = {name: dataclasses.replace(getattr(pipe, name), dtype=jnp.dtype(dtype)) for name in names}
     return dataclasses.replace(pipe, **networks)
 
 
-def check(config: Adapt, pipe: Pipeline, source: ImageFolder) -> None:
-    """Raise ValueError for what does not go together."""
+def check_fit(config: Adapt, pipe: "Pipeline", source: "ImageFolder") -> None:
+    """Raise ValueError if the settings, the pipeline and the images do not fit together."""
     if "controlnet" in config.networks and pipe.controlnet is None:
         raise ValueError(
-            f"networks are {config.networks}, but the pipeline has no ControlNet: give controlnet"
+            f"networks name the ControlNet, but the pipeline {config.model} has no ControlNet: give one by "
+            "--controlnet, or train the unet only"
         )
     if pipe.controlnet is not None and not source.has_depth:
-        raise ValueError(f"the pipeline has a ControlNet, but {source.folder} has no depth (depth_file_name)")
-    step = pipe.downscale * 2 ** (len(pipe.unet.block_out_channels) - 1)
-    if config.size % step:
-        raise ValueError(f"size must be a multiple of {step} pixels for this pipeline, found {config.size}")
+        raise ValueError(
+            f"the pipeline has a ControlNet, but the images in {source.folder} have no depth: add a "
+            "depth_file_name to each line of metadata.jsonl, or start from a pipeline without ControlNet"
+        )
+    multiple = pipe.downscale * 2 ** (len(pipe.unet.block_out_channels) - 1)
+    if config.size % multiple:
+        raise ValueError(
+            f"size must be a multiple of {multiple} pixels for this pipeline, found {config.size}"
+        )
 
 
-def settings(config: Adapt) -> dict:
-    """What tells one training from another, for its checkpoints."""
+def checkpoint_config(config: Adapt) -> dict[str, str]:
+    """Return the settings that tell one training's checkpoints from another's."""
     return {name: str(value) for name, value in dataclasses.asdict(config).items() if name != "work"}
 
 
-def samples(pipe: Pipeline, params: dict, source: ImageFolder, count: int = 4):
-    """A probe that draws the first images, and below each a generated one of its caption (and depth)."""
+def sample_probe(pipe: "Pipeline", params: "Params", source: "ImageFolder", count: int = 4) -> "Probe":
+    """Return a probe that draws the first images above ones generated from their captions (and depth)."""
+    import jax
+    import numpy as np
+
+    from gap_jax.data.encoding import as_arrays
+    from gap_jax.data.loader import stack
+    from gap_jax.diffusion.align import Sampling, depth_condition
+
     examples = [source[i] for i in range(min(count, len(source)))]
     batch = stack([as_arrays(example) for example in examples])
     sampling = Sampling(num_steps=15)
@@ -126,25 +147,24 @@ def samples(pipe: Pipeline, params: dict, source: ImageFolder, count: int = 4):
             control=control,
         )
         images = np.asarray(pipe.decode(params, latents))
-        return {}, {
-            "samples": np.concatenate([np.concatenate(list(row), 1) for row in (batch["image"], images)])
-        }
+        rows = [np.concatenate(list(row), 1) for row in (batch["image"], images)]
+        return {}, {"samples": np.concatenate(rows)}
 
     return draw
 
 
-class _Numbered:
-    """Examples with their number as `index`."""
+class _Indexed:
+    """A source whose examples also have their `index`."""
 
-    def __init__(self, source: ImageFolder):
-        self.source = source
+    def __init__(self, source: "ImageFolder"):
+        self._source = source
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self._source)
 
-    def __getitem__(self, index: int) -> dict:
-        return {**self.source[index], "index": index}
+    def __getitem__(self, index: int) -> "Example":
+        return {**self._source[index], "index": index}
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Adapt, description=__doc__))
+    main(tyro.cli(Adapt, prog="python -m gap_jax.adapt", description=__doc__))

@@ -1,4 +1,8 @@
+"""Fine-tuning on images of one's own."""
+
 import dataclasses
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -31,7 +35,7 @@ def config(sd15, tmp_path):
     )
 
 
-def test_it_trains_what_it_is_told_to_and_writes_a_pipeline(config, sd15, capsys):
+def test_it_trains_the_named_networks_and_writes_a_pipeline(config, sd15, capsys):
     adapt.main(config)
     pipe, params = gap_jax.load_pipeline(config.work / "pipeline")
     assert pipe == sd15.pipe
@@ -45,12 +49,30 @@ def test_it_trains_what_it_is_told_to_and_writes_a_pipeline(config, sd15, capsys
     jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
-def test_what_does_not_go_together_is_refused(config, sd15, inpaint):
+def test_settings_that_do_not_fit_together_are_refused(config, sd15, inpaint):
     with pytest.raises(ValueError, match="size must be a multiple of 8 pixels for this pipeline, found 60"):
         adapt.main(dataclasses.replace(config, size=60))
     write(config.images, [{"file_name": "a.png", "text": "a"}])
-    with pytest.raises(ValueError, match=r"the pipeline has a ControlNet, but .* has no depth"):
+    with pytest.raises(
+        ValueError, match=r"the pipeline has a ControlNet, but the images in .* have no depth"
+    ):
         adapt.main(config)
-    without = dataclasses.replace(config, model=str(inpaint.folder), networks=("controlnet",))
-    with pytest.raises(ValueError, match="has no ControlNet: give controlnet"):
-        adapt.main(without)
+    without_controlnet = dataclasses.replace(config, model=str(inpaint.folder), networks=("controlnet",))
+    with pytest.raises(ValueError, match="has no ControlNet: give one by --controlnet"):
+        adapt.main(without_controlnet)
+
+
+def test_captions_that_are_missing_are_named(config):
+    write(config.images, [{"file_name": "a.png"}])
+    with pytest.raises(ValueError, match=r"metadata.jsonl:1 .*'text'"):
+        adapt.main(config)
+
+
+def test_help_imports_no_heavy_module():
+    code = """
+import sys
+import gap_jax.adapt
+heavy = {"jax", "optax", "orbax", "grain", "PIL", "gap_jax.diffusion.pipeline"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

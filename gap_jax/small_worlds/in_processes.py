@@ -1,16 +1,27 @@
-"""Many examples, made on all cores."""
+"""The rendering of many examples on all cores."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import Any
+from typing import TypeVar
 
-_CHUNK = 32
+Made = TypeVar("Made")
+
+FEW = 128  # examples that are made sooner than processes start
+_CHUNK = 32  # examples
 
 
-def in_processes(make: Callable[[range], list[Any]], count: int) -> Iterator[tuple[int, Any]]:
-    """Each of so many examples with its number; `make`, which can be pickled, makes those of a range."""
+def make_in_processes(make: Callable[[range], Sequence[Made]], count: int) -> Iterator[tuple[int, Made]]:
+    """Yield the examples 0 to `count` - 1, each with its number, in order.
+
+    `make(numbers)` returns the examples of a range of numbers. It runs in processes of its own, one per core,
+    so it has to be picklable. `FEW` examples or fewer are made in the calling process.
+    """
     chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
+    if count <= FEW:
+        for chunk in chunks:
+            yield from zip(chunk, make(chunk), strict=True)
+        return
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         for chunk, examples in zip(chunks, pool.map(make, chunks), strict=True):
             yield from zip(chunk, examples, strict=True)

@@ -1,5 +1,6 @@
 """The autoencoder, CLIP and diffusion model of a small world, trained from nothing."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ from gap_jax.data.loader import Source
 from gap_jax.diffusion.denoising_loss import denoising
 from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.diffusion.schedule import Schedule
+from gap_jax.files import write_whole
 from gap_jax.models.clip import Clip, CLIPModel, CLIPTextModel, CLIPVisionModel
 from gap_jax.models.controlnet import ControlNet
 from gap_jax.models.unet import UNet2DCondition
 from gap_jax.models.vae import AutoencoderKL
-from gap_jax.small_worlds.pretrain.losses import autoencoding, contrastive
-from gap_jax.small_worlds.pretrain.parts import TOKENS, Training, first, grid, image, init
+from gap_jax.small_worlds.pretrain.examples import first_examples, float_image, image_grid
+from gap_jax.small_worlds.pretrain.losses import autoencoder_loss, contrastive_loss
 from gap_jax.small_worlds.pretrain.pca import start_from_patches
-from gap_jax.small_worlds.probe import measures as measures
+from gap_jax.small_worlds.pretrain.training import TOKENS, Training, initialiser
+from gap_jax.small_worlds.probe import measures
 from gap_jax.stages.train import Params
 from gap_jax.weights.pipeline import CLIP_MEAN, CLIP_STD
 
@@ -35,7 +38,7 @@ SCHEDULE = Schedule(
 
 
 def train_vae(training: Training) -> tuple[AutoencoderKL, Params]:
-    """The encoder is a PCA of patches of the first pictures, the decoder is trained to invert it."""
+    """Train the autoencoder: its encoder is a PCA of patches of pictures, its decoder learns to invert it."""
     vae = AutoencoderKL(
         block_out_channels=(16, 32, 64),
         layers_per_block=1,
@@ -46,16 +49,17 @@ def train_vae(training: Training) -> tuple[AutoencoderKL, Params]:
         **training.dtypes,
     )
     part, source = training.recipe.vae, training.source("every", "train")
-    batches = training.batches(source, part, lambda example, random: {"image": image(example)})
-    patches = np.stack([image(example) for example in first(source, 500)])
-    start, explained = start_from_patches(vae, init(vae)(training.key), patches)
-    decoder = {name: start.pop(name) for name in ("decoder", "post_quant_conv")}
-    held_out = np.stack([image(example) for example in first(training.source("every", "validation"), 64)])
+    batches = training.batches(source, part, lambda example, random: {"image": float_image(example)})
+    pca_images = np.stack([float_image(example) for example in first_examples(source, 500)])
+    encoder, explained = start_from_patches(vae, initialiser(vae)(training.key), pca_images)
+    decoder = {name: encoder.pop(name) for name in ("decoder", "post_quant_conv")}
+    probed = first_examples(training.source("every", "validation"), training.num_probed(64))
+    held_out = np.stack([float_image(example) for example in probed])
 
     @jax.jit
     def reconstruct(params, images):
-        latents = vae.apply({"params": start | params}, 2 * images - 1, method="encode").mean
-        decoded = vae.apply({"params": start | params}, latents, method="decode")
+        latents = vae.apply({"params": encoder | params}, 2 * images - 1, method="encode").mean
+        decoded = vae.apply({"params": encoder | params}, latents, method="decode")
         return jnp.clip(decoded / 2 + 0.5, 0, 1), latents.std()
 
     def measure(params):
@@ -63,15 +67,15 @@ def train_vae(training: Training) -> tuple[AutoencoderKL, Params]:
         values = {"psnr": float(measures.psnr(images, held_out).mean()), "latent_std": float(std)}
         pooled = -10 * np.log10(np.square(images - held_out).mean())
         values |= {"psnr_pooled": float(pooled), "variance_explained": explained}
-        return values, {"reconstructions": grid(held_out[:12], images[:12])}
+        return values, {"reconstructions": image_grid(held_out[:12], images[:12])}
 
-    loss = autoencoding(vae)
-    trained = training.train("vae", part, loss, lambda key: decoder, batches, measure, frozen=start)
-    return vae, start | trained
+    loss = autoencoder_loss(vae)
+    trained = training.train("vae", part, loss, lambda key: decoder, batches, measure, frozen=encoder)
+    return vae, encoder | trained
 
 
 def train_clip(training: Training) -> tuple[Clip, Params]:
-    """Of images and captions that leave words unsaid."""
+    """Train CLIP on images and captions that leave some words out."""
     text = CLIPTextModel(
         hidden_size=96,
         intermediate_size=384,
@@ -98,33 +102,33 @@ def train_clip(training: Training) -> tuple[Clip, Params]:
         training.source("every", "train"),
         part,
         lambda example, random: {
-            "image": image(example),
+            "image": float_image(example),
             "tokens": training.tokens(training.caption(example, random)),
         },
     )
-    held_out = first(training.source("every", "validation"), 256)
-    images, words = np.stack([image(e) for e in held_out]), [training.words(e) for e in held_out]
+    held_out = first_examples(training.source("every", "validation"), training.num_probed(256))
+    images, words = np.stack([float_image(e) for e in held_out]), [training.words(e) for e in held_out]
 
     def measure(params):
-        return measures.zero_shot(clip, params, images, words, world.axes, world.caption), {}
+        return measures.zero_shot_accuracy(clip, params, images, words, world.axes, world.caption), {}
 
-    return clip, training.train("clip", part, contrastive(clip), init(model), batches, measure)
+    return clip, training.train("clip", part, contrastive_loss(clip), initialiser(model), batches, measure)
 
 
-class WithLatents:
-    """A data source with each image's scaled latents, computed once and kept in a file."""
+class LatentSource:
+    """A data source with the `latents` of each image, float16 `[h,w,C]`, computed once and kept in a file."""
 
     def __init__(self, source: Source, pipe: Pipeline, params: Params, path: Path, chunk: int = 100):
         self.source = source
         if not path.exists():
             encode = jax.jit(lambda images: pipe.encode_image(params, images))
-            parts = []
+            chunks = []
             for start in range(0, len(source), chunk):
-                images = [image(source[i]) for i in range(start, min(start + chunk, len(source)))]
-                parts.append(np.asarray(encode(np.stack(images)), np.float16))
-            scratch = path.with_suffix(".part.npy")
-            np.save(scratch, np.concatenate(parts))
-            scratch.rename(path)
+                images = [float_image(source[i]) for i in range(start, min(start + chunk, len(source)))]
+                chunks.append(np.asarray(encode(np.stack(images)), np.float16))
+            content = io.BytesIO()
+            np.save(content, np.concatenate(chunks))
+            write_whole(path, content.getvalue())
         self.latents = np.load(path)
 
     def __len__(self) -> int:
@@ -137,7 +141,10 @@ class WithLatents:
 def train_diffusion(
     training: Training, vae: AutoencoderKL, vae_params: Params, clip: Clip, clip_params: Params
 ) -> tuple[Pipeline, Params]:
-    """The UNet, with a ControlNet of depth where the world has it; then twice more, from where it ended."""
+    """Train the UNet, with a ControlNet if the world has one, in three parts: diffusion, refine and polish.
+
+    Each part starts from the weights that the one before ended with.
+    """
     backbone = dict(
         in_channels=vae.latent_channels,
         block_out_channels=(48, 96),
@@ -155,7 +162,7 @@ def train_diffusion(
         **backbone,
     )
     networks: dict[str, nn.Module] = {"unet": unet}
-    if training.world.controlled:
+    if training.world.has_controlnet:
         networks["controlnet"] = ControlNet(
             conditioning_embedding_out_channels=(16, 32, 64),
             zero_init=nn.initializers.normal(0.02),
@@ -165,19 +172,20 @@ def train_diffusion(
     pipe = Pipeline(clip.model.text_model, vae, unet, controlnet, SCHEDULE, training.tokenizer)
     frozen = {"vae": vae_params, "text_encoder": clip_params["text_model"]}
     recipe = training.recipe
-    source = WithLatents(training.source("every", "train"), pipe, frozen, recipe.work / "latents.npy")
+    source = LatentSource(training.source("every", "train"), pipe, frozen, recipe.work / "latents.npy")
 
     def transform(example, random):
-        tokens = training.tokens(training.caption(example, random, silent=0.1))
+        tokens = training.tokens(training.caption(example, random, empty=0.1))
         latents = example["latents"].astype(np.float32)
         return as_arrays(example) | {"latents": latents, "tokens": tokens}
 
-    measure = training.world.samples(pipe, frozen, clip, clip_params)
+    measure = training.world.sample_probe(pipe, frozen, clip, clip_params, training.num_probed(64))
 
     def start(key):
         keys = jax.random.split(key)
         return {
-            name: init(network)(key) for key, (name, network) in zip(keys, networks.items(), strict=False)
+            name: initialiser(network)(key)
+            for key, (name, network) in zip(keys, networks.items(), strict=False)
         }
 
     loss = denoising(pipe, timestep_power=0.5)

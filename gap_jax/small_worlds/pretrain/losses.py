@@ -1,8 +1,7 @@
-"""What Stable Diffusion's own networks are trained with: the autoencoder, CLIP, and the denoiser.
+"""The losses of the autoencoder and of CLIP; the diffusion model's is `gap_jax.diffusion.denoising_loss`.
 
-Each function here returns a `loss(params, frozen, batch, keys) -> (scalar, metrics)` for `loop.train`; a
-batch holds `image` float `[B,H,W,3]` in [0,1], `tokens` int `[B,L]`, `depth` and `mask` `[B,H,W,1]`, or
-those of them that the loss says it needs.
+Each function returns a `loss(params, frozen, batch, keys) -> (scalar, metrics)` for `gap_jax.stages.train`. A
+batch holds `image`, float32 `[B,H,W,3]` in [0,1], and for CLIP `tokens`, int32 `[B,L]`.
 """
 
 import jax
@@ -13,12 +12,13 @@ from gap_jax.models.vae import AutoencoderKL
 from gap_jax.stages.train import Loss
 
 
-def autoencoding(vae: AutoencoderKL, kl_weight: float = 0.0) -> Loss:
-    """A VAE's mean absolute error, of pixels in [-1,1], plus `kl_weight` times the KL of a latent value.
+def autoencoder_loss(vae: AutoencoderKL, kl_weight: float = 0.0) -> Loss:
+    """Return the loss of a VAE: the mean absolute error plus `kl_weight` times the KL divergence.
 
-    Rombach et al., arXiv 2112.10752, appendix G, without its perceptual and adversarial parts. Trains what of
-    the VAE is in `params`, `frozen` holds the rest. Needs `image`; each row's key draws the latents by
-    `normal`.
+    The error is that of pixels in [-1,1], the divergence the mean over latent values. The source is Rombach
+    et al., arXiv 2112.10752, appendix G, without its perceptual and adversarial terms. The VAE's top-level
+    modules in `params` are trained, those in `frozen` are not. A row's key draws its latents, by `normal`.
+    Metrics are `l1` and `kl`.
     """
 
     def loss(params, frozen, batch, keys):
@@ -35,10 +35,11 @@ def autoencoding(vae: AutoencoderKL, kl_weight: float = 0.0) -> Loss:
     return loss
 
 
-def contrastive(clip: Clip) -> Loss:
-    """CLIP's symmetric cross-entropy over the global batch: Radford et al., arXiv 2103.00020, figure 3.
+def contrastive_loss(clip: Clip) -> Loss:
+    """Return CLIP's symmetric cross-entropy over the global batch.
 
-    Needs `image`, of the vision model's size, and `tokens`.
+    The source is Radford et al., arXiv 2103.00020, figure 3. Images must have the vision model's size. The
+    metric `matched` is the share of images whose own text fits them best.
     """
 
     def loss(params, frozen, batch, keys):

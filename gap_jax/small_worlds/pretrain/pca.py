@@ -1,8 +1,8 @@
-"""A start for a small autoencoder: the encoder is a principal component analysis of image patches, the
-decoder enlarges the patches' mean colours.
+"""The first parameters of a small autoencoder, whose encoder is a principal component analysis of patches.
 
-Everything in an `AutoencoderKL` can be made linear but the last normalisations and SiLUs, and these nearly:
-constant channels fix a normalisation's scale, a large offset brings a SiLU to its linear part.
+The decoder starts as an enlargement of the patches' mean colours. In an `AutoencoderKL`, everything can be
+made linear but the last normalisations and SiLUs. These can be made nearly linear: constant channels fix a
+normalisation's scale, and a large offset brings a SiLU to its linear part.
 """
 
 from typing import Any
@@ -13,27 +13,34 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gap_jax.models.vae import AutoencoderKL
 
-CONSTANT, OFFSET = 4.0, 8.0  # of the constant channels; in front of the SiLU
+CONSTANT = 4.0  # absolute value of the constant channels
+OFFSET = 8.0  # offset in front of the SiLU
 
 
 def start_from_patches(
     vae: AutoencoderKL, params: Any, images: np.ndarray, *, spread: float = 1 / 3, logvar: float = -6.0
 ) -> tuple[Any, float]:
-    """Parameters whose encoder gives the patches' principal components, and the variance these explain.
+    """Return parameters whose encoder gives the patches' principal components, and the variance they explain.
 
-    - `params`: as initialised; those of the encoder are replaced, the decoder keeps what it needs to learn.
-    - `images` float `[n,H,W,3]` in [0,1]; a patch is what becomes one latent.
-    - `spread`: a component of standard deviation s (in patches) has `s^spread`, times what makes the mean
-      latent variance 1. 0 whitens. `logvar`: of the posterior, constant.
+    - `params`: the VAE's initial parameters. Those of the encoder are replaced; the decoder keeps enough of
+      its own to be able to learn.
+    - `images`: float `[n,H,W,3]` in [0,1]. A patch is the part of an image that becomes one latent.
+    - `spread`: a component whose standard deviation over patches is s gets one proportional to `s^spread`; 0
+      whitens. The mean variance of latents is 1.
+    - `logvar`: the posterior's constant log-variance.
 
-    Raises ValueError for a VAE with more than one normalisation group, or too narrow to hold a patch.
+    The variance explained is a share in [0,1]. Raises ValueError for a VAE with more than one normalisation
+    group, or too narrow to hold a patch.
     """
     widths, channels = vae.block_out_channels, vae.latent_channels
     halvings = len(widths) - 1
     if vae.norm_num_groups != 1:
         raise ValueError(f"norm_num_groups must be 1, found {vae.norm_num_groups}")
     if any(width < 3 * 4**i for i, width in enumerate(widths[:-1])) or widths[-2] < channels:
-        raise ValueError(f"block_out_channels {widths} cannot hold patches of {2**halvings} pixels squared")
+        raise ValueError(
+            f"block_out_channels {widths} are too narrow for patches of {2**halvings} × {2**halvings} pixels "
+            f"and {channels} latent channels"
+        )
     projection, offset, share = _components(2 * images - 1, halvings, channels, spread)
 
     def encoder(*names: str) -> np.ndarray:
@@ -41,7 +48,7 @@ def start_from_patches(
 
     flat = {path: np.array(leaf) for path, leaf in flatten_dict(params).items()}
     for path, leaf in flat.items():
-        adds = path[-1] == "kernel" and path[-2] in ("conv2", "to_out.0")  # to a residual stream
+        adds = path[-1] == "kernel" and path[-2] in ("conv2", "to_out.0")  # is added to a residual stream
         if adds or (path[0] == "encoder" and not any("norm" in name for name in path)):
             leaf[:] = 0
 
@@ -65,7 +72,7 @@ def start_from_patches(
     encoder("conv_norm_out", "bias")[:] = OFFSET
     out = encoder("conv_out", "kernel")[1, 1]
     out[:channels, :channels] = np.eye(channels)
-    out[channels:, :channels] = -1 / len(constants)  # their average is the offset, less the image's mean
+    out[channels:, :channels] = -1 / len(constants)  # their mean is the offset minus the image's mean
     encoder("conv_out", "bias")[channels:] = logvar
     flat["quant_conv", "kernel"][0, 0] = np.eye(2 * channels)
     flat["quant_conv", "bias"][:] = 0
@@ -74,7 +81,7 @@ def start_from_patches(
 
 
 def _start_decoder(flat: dict, vae: AutoencoderKL, projection: np.ndarray, offset: np.ndarray) -> None:
-    """Channels 0 to 2 carry red, green and blue through the decoder, 3 zero, the rest what they did."""
+    """Let channels 0 to 2 carry red, green and blue through the decoder, and channel 3 zero, in place."""
 
     def carry(path: tuple[str, ...], taps: np.ndarray) -> None:
         flat[path][..., :4] = 0
@@ -82,12 +89,12 @@ def _start_decoder(flat: dict, vae: AutoencoderKL, projection: np.ndarray, offse
 
     colours = np.linalg.pinv(projection).reshape(vae.latent_channels, -1, 3).mean(1)
     flat["post_quant_conv", "kernel"][0, 0] = np.eye(vae.latent_channels)
-    first, bias = flat["decoder", "conv_in", "kernel"], flat["decoder", "conv_in", "bias"]
-    first[..., :4] = 0
-    first[1, 1, :, :3] = colours
+    kernel, bias = flat["decoder", "conv_in", "kernel"], flat["decoder", "conv_in", "bias"]
+    kernel[..., :4] = 0
+    kernel[1, 1, :, :3] = colours
     bias[:3] = -offset @ colours
     last = len(vae.block_out_channels) - 1
-    tent = np.outer((0.25, 0.5, 0.25), (0.25, 0.5, 0.25))  # nearest-neighbour upsampling becomes bilinear
+    tent = np.outer((0.25, 0.5, 0.25), (0.25, 0.5, 0.25))  # turns nearest-neighbour upsampling into bilinear
     for block in range(last + 1):
         shortcut = ("decoder", f"up_blocks.{block}.resnets.0", "conv_shortcut", "kernel")
         if shortcut in flat:
@@ -108,7 +115,7 @@ def _start_decoder(flat: dict, vae: AutoencoderKL, projection: np.ndarray, offse
 def _components(
     images: np.ndarray, halvings: int, count: int, spread: float
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Projection `[3·4^halvings, count]` and offset `[count]` from patches to latents; the variance kept."""
+    """Return the projection `[3·4^halvings,count]` and offset `[count]` to latents; and the variance kept."""
     patches = images
     for _ in range(halvings):
         n, height, width, held = patches.shape

@@ -1,6 +1,6 @@
-"""The small world of rooms: how its models are pretrained, and what is trained beside the generator.
+"""The pretraining of the small world of rooms.
 
-That is a supervised depth model, of one narrow style, and a critic that knows all of them.
+Beside the generator, two depth models are trained: `depth`, on rooms of a narrow style, and `critic`, on all.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gap_jax.data.batch import Transform
 from gap_jax.data.encoding import as_arrays
 from gap_jax.data.loader import stack
 from gap_jax.diffusion.align import Sampling
@@ -18,18 +19,9 @@ from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.models.clip import Clip
 from gap_jax.models.depth_unet import DepthUNet
 from gap_jax.small_worlds import rooms
-from gap_jax.small_worlds.pretrain import parts
-from gap_jax.small_worlds.pretrain.parts import (
-    SmallWorld,
-    Training,
-    Transform,
-    augmented,
-    first,
-    grid,
-    half,
-    with_labels,
-)
+from gap_jax.small_worlds.pretrain.examples import augment_image, example_arrays, first_examples, image_grid
 from gap_jax.small_worlds.pretrain.recipes import TrainingPart
+from gap_jax.small_worlds.pretrain.training import SmallWorld, Training, initialiser, to_float16
 from gap_jax.small_worlds.pretrain.vocabulary import VOCABULARY
 from gap_jax.small_worlds.probe import measures
 from gap_jax.small_worlds.probe import rooms as probe
@@ -38,53 +30,67 @@ from gap_jax.tasks import depth as depth_task
 from gap_jax.weights.depth import save_depth
 
 
-def builder(**options: Any):
+def make_builder(config: str, data_dir: Path) -> Any:
+    """Return the TFDS builder of the rooms."""
     from gap_jax.small_worlds.rooms.dataset import RoomsDataset
 
-    return RoomsDataset(**options)
+    return RoomsDataset(config=config, data_dir=data_dir, file_format="array_record")
 
 
-def said(words: Sequence[str]) -> np.ndarray:
-    """As people do, captions rather name the unusual: words of `NARROW` half the time, others 19 in 20."""
+def known_probabilities(words: Sequence[str]) -> np.ndarray:
+    """Return how probably a caption names each word: people name unusual words more often.
+
+    The probability is 0.5 for words of `NARROW` and 0.95 for others.
+    """
     usual = [word in narrow for word, narrow in zip(words, rooms.NARROW.values(), strict=True)]
     return np.where(usual, 0.5, 0.95)
 
 
-def samples(pipe: Pipeline, frozen: Params, clip: Clip, clip_params: Params) -> Probe:
-    """Rooms in eight styles: depth, the render, images generated in 5 and 15 steps; PSNR to the render."""
-    truth = rooms.render(rooms.SPLITS["validation"], range(64), probe.EIGHT * 8)
+def sample_probe(pipe: Pipeline, frozen: Params, clip: Clip, clip_params: Params, count: int) -> Probe:
+    """Return a probe that generates rooms in eight styles, in 5 and in 15 steps.
+
+    It measures their PSNR to the renders, and draws depth, renders and generated images.
+    """
+    styles = [probe.SHOWN_STYLES[i % len(probe.SHOWN_STYLES)] for i in range(count)]
+    truth = rooms.render(rooms.SPLITS["validation"], range(count), styles)
     image = truth.as_batch()["image"]
 
     def measure(params):
         values, rows = {}, [np.repeat(1 - truth.depth[:16], 3, -1), image[:16]]
         for steps in (5, 15):
             sampling = Sampling(num_steps=steps, guidance_scale=1.5)
-            images = probe.generated(pipe, frozen | params, truth, sampling)
+            images = probe.generate_rooms(
+                pipe, frozen | params, truth, sampling, images_per_step=min(count, 32)
+            )
             values[f"psnr_{steps}_steps"] = float(measures.psnr(images, image).mean())
             rows.append(images[:16])
-        return values, {"generated": grid(*rows)}
+        return values, {"generated": image_grid(*rows)}
 
     return measure
 
 
-def supervised(training: Training, folder: Path) -> None:
-    """The depth model `depth` and its `critic`."""
+def train_supervised(training: Training, folder: Path) -> None:
+    """Train and save the depth model `depth` and its `critic`."""
     recipe = training.recipe
     for name, part, styles, width, transform in (
-        ("depth", recipe.depth, "narrow", 8, with_labels()),
-        ("critic", recipe.critic, "every", 16, with_labels(augmented)),
+        ("depth", recipe.depth, "narrow", 8, example_arrays()),
+        ("critic", recipe.critic, "every", 16, example_arrays(augment_image)),
     ):
         model = DepthUNet(levels=3, width=width, **training.dtypes)
-        save_depth(model, half(train_depth(training, name, part, model, styles, transform)), folder / name)
+        params = train_depth(training, name, part, model, styles, transform)
+        save_depth(model, to_float16(params), folder / name)
 
 
 def train_depth(
     training: Training, name: str, part: TrainingPart, model: DepthUNet, styles: str, transform: Transform
 ) -> Params:
-    """On rooms of `styles`."""
+    """Train a depth model on rooms of `styles`, a config of the data set: `narrow` or `every`."""
     batches = training.batches(training.source(styles, "train"), part, transform)
-    held_out = {kind: first(training.source(kind, "validation"), 128) for kind in ("narrow", "every")}
-    arrays = {kind: stack([as_arrays(e) for e in examples]) for kind, examples in held_out.items()}
+    probed = training.num_probed(128)
+    held_out = {
+        config: stack([as_arrays(e) for e in first_examples(training.source(config, "validation"), probed)])
+        for config in ("narrow", "every")
+    }
 
     def loss(params, frozen, batch, keys):
         prediction = model.apply({"params": params}, batch["image"])
@@ -97,17 +103,17 @@ def train_depth(
 
     def measure(params):
         values, pictures = {}, {}
-        for kind, batch in arrays.items():
+        for config, batch in held_out.items():
             prediction, errors = jax.device_get(predict(params, batch))
-            values[f"l1_{kind}"] = float(errors.mean())
+            values[f"l1_{config}"] = float(errors.mean())
             shown = [np.repeat(x[:12], 3, -1) for x in (batch["depth"] * batch["mask"], prediction)]
-            pictures[kind] = grid(batch["image"][:12], *shown)
+            pictures[config] = image_grid(batch["image"][:12], *shown)
         return values, pictures
 
     def init(key):
-        params = parts.init(model)(key)
-        lit = params["last_conv2"] | {"bias": jnp.full((1,), 0.4)}  # a ReLU that begins dead stays so
-        return params | {"last_conv2": lit}
+        params = initialiser(model)(key)
+        positive_bias = jnp.full((1,), 0.4)  # the last ReLU would never recover from an output below 0
+        return params | {"last_conv2": params["last_conv2"] | {"bias": positive_bias}}
 
     return training.train(name, part, loss, init, batches, measure)
 
@@ -115,12 +121,12 @@ def train_depth(
 WORLD = SmallWorld(
     folder="small",
     vocabulary=VOCABULARY,
-    builder=builder,
+    make_builder=make_builder,
     axes=rooms.AXES,
     caption=rooms.caption,
-    said=said,
-    controlled=True,
-    samples=samples,
-    supervised=supervised,
-    probe="python -m gap_jax.small_worlds.probe.rooms --model {0} --clip {0}/clip --depth {0}",
+    known_probabilities=known_probabilities,
+    has_controlnet=True,
+    sample_probe=sample_probe,
+    train_supervised=train_supervised,
+    probe_command="python -m gap_jax.small_worlds.probe.rooms --model {0} --clip {0}/clip --depth {0}",
 )

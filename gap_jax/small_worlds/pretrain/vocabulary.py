@@ -1,4 +1,4 @@
-"""The words that both small worlds' tokenizers know: of rooms, of animals, and of common prompts."""
+"""The words that the tokenizers of both small worlds know: about rooms, about animals, and for prompts."""
 
 VOCABULARY = """
 a an the of in on at with and or no by to from near large small old new very room rooms house floor wall

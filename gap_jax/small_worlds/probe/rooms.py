@@ -1,14 +1,15 @@
-"""What the small world's models can do, in numbers: `python -m gap_jax.small_worlds.probe.rooms`.
+"""Measure the models of the small world of rooms: `python -m gap_jax.small_worlds.probe.rooms`.
 
-On rooms held out from training: how well the autoencoder reconstructs, whether CLIP tells the styles, whether
-generated images have the style asked for and keep the label, as the critic sees it, and where `f` fails.
+On rooms held out from training, it measures how well the autoencoder reconstructs images, whether CLIP
+recognises the styles, whether generated images have the style asked for and keep their labels as the critic
+sees them, and where the depth model `f` fails.
 """
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,139 +18,163 @@ import tyro
 from matplotlib.figure import Figure
 
 from gap_jax.diffusion.align import Sampling, controlnet_depth
-from gap_jax.diffusion.pipeline import Pipeline
+from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.report import pictures
 from gap_jax.small_worlds import rooms
 from gap_jax.small_worlds.probe import measures
-from gap_jax.small_worlds.probe.measures import by_word, psnr, reconstructed, report, where, zero_shot
+from gap_jax.small_worlds.probe.measures import (
+    mean_by_word,
+    part_folder,
+    print_results,
+    psnr,
+    reconstruct,
+    zero_shot_accuracy,
+)
+from gap_jax.small_worlds.rooms import AXES, Style
 from gap_jax.stages.evaluate import in_steps
 from gap_jax.tasks import depth as depth_task
-from gap_jax.tasks.depth import l1 as depth_l1
 from gap_jax.weights.depth import load_depth
 from gap_jax.weights.pipeline import load_clip, load_pipeline
 
-STYLES = tuple(rooms.Style(*words) for words in itertools.product(*rooms.AXES.values()))
-SHIFTS = {
-    "clean": rooms.Style(),
-    "foggy": rooms.Style(air="foggy"),
-    "dark": rooms.Style(light="dark"),
-    "striped": rooms.Style(texture="striped"),
-    "checkered": rooms.Style(texture="checkered"),
-    "red": rooms.Style("red"),
-    "green": rooms.Style("green"),
-    "blue": rooms.Style("blue"),
+EVERY_STYLE = tuple(Style(*words) for words in itertools.product(*AXES.values()))
+SHIFTS = {  # styles that `f` is measured in; `clean` is one that it was trained on
+    "clean": Style(),
+    "foggy": Style(air="foggy"),
+    "dark": Style(light="dark"),
+    "striped": Style(texture="striped"),
+    "checkered": Style(texture="checkered"),
+    "red": Style("red"),
+    "green": Style("green"),
+    "blue": Style("blue"),
 }
-EIGHT = (
-    rooms.Style("grey"),
-    rooms.Style("red", "striped"),
-    rooms.Style("blue", "checkered"),
-    rooms.Style("green", light="dark"),
-    rooms.Style("beige", air="foggy"),
-    rooms.Style("blue", "striped", "dark", "foggy"),
-    rooms.Style("grey", "checkered", "dark"),
-    rooms.Style("red", "plain", "bright", "foggy"),
+SHOWN_STYLES = (  # the styles in pictures
+    Style("grey"),
+    Style("red", "striped"),
+    Style("blue", "checkered"),
+    Style("green", light="dark"),
+    Style("beige", air="foggy"),
+    Style("blue", "striped", "dark", "foggy"),
+    Style("grey", "checkered", "dark"),
+    Style("red", "plain", "bright", "foggy"),
 )
-AXES, ALIGN = rooms.AXES, controlnet_depth()
+ALIGN = controlnet_depth()
+Errors = Callable[[np.ndarray, rooms.RenderedRooms], np.ndarray]  # images and their rooms to errors `[n]`
 
 
 @dataclasses.dataclass(frozen=True)
 class RoomsProbe:
-    """Whose, and on how many images."""
+    """The models to measure, and the number of images to measure them on."""
 
-    model: str = "small"  # the pipeline's folder
-    clip: str = "small"
-    depth: str = "small"  # with the parts `depth` (f) and `critic`, or a folder that has them
-    rooms_per_style: int = 12  # 60 styles
-    guidance_scale: float = 1.5
-    split: str = "validation"
-    output: Path | None = None  # a JSON file for the numbers
-    picture: Path | None = None  # a PNG: depth, rendered and generated images in eight styles
+    model: str = "small"  # Stable Diffusion pipeline: a folder, or `small` for the shipped models
+    clip: str = "small"  # CLIP: a folder, or `small`
+    depth: str = "small"  # depth models: a folder with the folders `depth` (f) and `critic`, or `small`
+    rooms_per_style: int = 12  # number of rooms in each of the 60 styles
+    guidance_scale: float = 1.5  # classifier-free guidance scale; 1 is without guidance
+    steps: tuple[int, ...] = (5, 15)  # numbers of denoising steps to measure, each in turn
+    split: Literal["train", "validation", "test"] = "validation"  # split of the rooms
+    output: Path | None = None  # JSON file to write the numbers to
+    picture: Path | None = None  # PNG file to draw depth, rendered and generated images of eight styles to
 
 
 def main(config: RoomsProbe) -> dict[str, Any]:
-    """Measure and print everything."""
+    """Measure everything, print it and return it."""
     pipe, params = load_pipeline(config.model)
     clip, clip_params = load_clip(config.clip)
-    f, critic = (depth_model(config.depth, part) for part in ("depth", "critic"))
+    f, critic = (depth_model_errors(config.depth, part) for part in ("depth", "critic"))
     seed = rooms.SPLITS[config.split]
-    styles = STYLES * config.rooms_per_style
+    styles = EVERY_STYLE * config.rooms_per_style
     truth = rooms.render(seed, range(len(styles)), styles)
     image = truth.as_batch()["image"]
-    found: dict[str, Any] = {"images": len(styles), "guidance_scale": config.guidance_scale}
+    results: dict[str, Any] = {"images": len(styles), "guidance_scale": config.guidance_scale}
 
-    found["vae_psnr"] = by_word(psnr(reconstructed(pipe, params, image), image), styles, AXES)
-    found["clip_zero_shot"] = zero_shot(clip, clip_params, image, styles, AXES, rooms.caption)
-    mean = mean_map()
-    errors = {"real": critic(image, truth), "mean_map": l1(np.broadcast_to(mean, truth.depth.shape), truth)}
-    for steps in (5, 15):
+    results["vae_psnr"] = mean_by_word(psnr(reconstruct(pipe, params, image), image), styles, AXES)
+    results["clip_zero_shot"] = zero_shot_accuracy(clip, clip_params, image, styles, AXES, rooms.caption)
+    mean_depth = mean_depth_map()
+    errors = {"real": critic(image, truth), "mean_map": mean_map_errors(mean_depth, truth)}
+    for steps in config.steps:
         sampling = Sampling(num_steps=steps, guidance_scale=config.guidance_scale)
-        images = generated(pipe, params, truth, sampling, f"generate, {steps} steps")
-        found[f"generated_style_{steps}_steps"] = zero_shot(
+        images = generate_rooms(pipe, params, truth, sampling, f"generate, {steps} steps")
+        results[f"generated_style_{steps}_steps"] = zero_shot_accuracy(
             clip, clip_params, images, styles, AXES, rooms.caption
         )
-        found[f"generated_psnr_{steps}_steps"] = by_word(psnr(images, image), styles, AXES)
+        results[f"generated_psnr_{steps}_steps"] = mean_by_word(psnr(images, image), styles, AXES)
         errors[f"generated_{steps}_steps"] = critic(images, truth)
-    found["critic_l1"] = {name: by_word(values, styles, AXES) for name, values in errors.items()}
-    found["label_fidelity"] = fidelity(errors, styles)
-    found["f_l1"] = shifts(f, critic, mean, seed)
-    report(found, config.output)
+    results["critic_l1"] = {name: mean_by_word(values, styles, AXES) for name, values in errors.items()}
+    results["label_fidelity"] = label_fidelity(errors, styles, config.steps)
+    results["f_l1"] = l1_of_shifts(f, critic, mean_depth, seed)
+    print_results(results, config.output)
     if config.picture is not None:
-        draw(pipe, params, seed, config.guidance_scale).savefig(config.picture, dpi=100)
-    return found
+        sampling = Sampling(max(config.steps), config.guidance_scale)
+        draw_examples(pipe, params, seed, sampling).savefig(config.picture, dpi=100)
+    return results
 
 
-def l1(prediction: np.ndarray, truth: rooms.RenderedRooms) -> np.ndarray:
-    return np.asarray(depth_l1(jnp.asarray(prediction), truth.depth, truth.mask))
-
-
-def depth_model(model: str, part: str) -> Callable[[np.ndarray, rooms.RenderedRooms], np.ndarray]:
-    """`errors(images, truth) -> [n]`, the L1 of a depth model."""
-    network, params = load_depth(where(model, part), part)
+def depth_model_errors(model: str, part: str) -> Errors:
+    """Return `errors(images, truth)`, the L1 error `[n]` of a depth model."""
+    network, params = load_depth(part_folder(model, part), part)
 
     @jax.jit
     def measure(params, rows):
-        return depth_l1(network.apply({"params": params}, rows["image"]), rows["depth"], rows["mask"])
+        prediction = network.apply({"params": params}, rows["image"])
+        return depth_task.l1(prediction, rows["depth"], rows["mask"])
 
     return lambda images, truth: in_steps(measure, params, truth.as_batch() | {"image": images})
 
 
-def generated(
-    pipe: Pipeline, params: Any, truth: rooms.RenderedRooms, sampling: Sampling, desc: str | None = None
+def mean_map_errors(mean_depth: np.ndarray, truth: rooms.RenderedRooms) -> np.ndarray:
+    """Return the L1 error `[n]` of predicting the depth map `[S,S,1]` for every room."""
+    prediction = np.broadcast_to(mean_depth, truth.depth.shape)
+    return np.asarray(depth_task.l1(jnp.asarray(prediction), truth.depth, truth.mask))
+
+
+def generate_rooms(
+    pipe: Pipeline,
+    params: Params,
+    truth: rooms.RenderedRooms,
+    sampling: Sampling,
+    description: str | None = None,
+    images_per_step: int = 32,
 ) -> np.ndarray:
-    """An image for each room's depth map, in its style."""
+    """Generate an image `[n,S,S,3]` in [0,1] for each room's depth map, in the room's style."""
     captions = [rooms.caption(style) for style in truth.styles]
-    return measures.generated(pipe, params, captions, truth.as_batch(), ALIGN, sampling, desc)
+    return measures.generate_images(
+        pipe, params, captions, truth.as_batch(), ALIGN, sampling, description, images_per_step
+    )
 
 
-def mean_map(count: int = 512) -> np.ndarray:
-    """The mean depth map of training rooms, `[S,S,1]`: what predicts best without looking at the image."""
-    truth = rooms.render(rooms.SPLITS["train"], range(count), [rooms.Style()] * count)
+def mean_depth_map(count: int = 512) -> np.ndarray:
+    """Return the mean depth map of training rooms, `[S,S,1]`: the best guess without seeing the image."""
+    truth = rooms.render(rooms.SPLITS["train"], range(count), [Style()] * count)
     labels = zip(truth.depth, truth.mask, strict=True)
     return depth_task.mean_map([{"depth": depth, "mask": mask} for depth, mask in labels])
 
 
-def fidelity(errors: dict[str, np.ndarray], styles: Sequence[rooms.Style]) -> dict[str, dict[str, float]]:
-    """The critic's L1 on generated images over that on real ones and over the mean map's."""
-    found = {}
-    for steps in ("5_steps", "15_steps"):
-        for other in ("real", "mean_map"):
-            own, others = errors[f"generated_{steps}"], errors[other]
-            each = {
-                rooms.caption(style): own[rows].mean() / others[rows].mean()
-                for style in STYLES
-                if (rows := [i for i, shown in enumerate(styles) if shown == style])
+def label_fidelity(
+    errors: Mapping[str, np.ndarray], styles: Sequence[Style], num_steps: Sequence[int]
+) -> dict[str, dict[str, float | str]]:
+    """Return the critic's L1 on generated images, divided by that on real ones and by the mean map's."""
+    ratios = {}
+    for steps in num_steps:
+        for baseline in ("real", "mean_map"):
+            generated_l1, baseline_l1 = errors[f"generated_{steps}_steps"], errors[baseline]
+            ratio_by_style = {
+                rooms.caption(style): generated_l1[rows].mean() / baseline_l1[rows].mean()
+                for style in EVERY_STYLE
+                if (rows := [i for i, room_style in enumerate(styles) if room_style == style])
             }
-            worst = max(each, key=each.__getitem__)
-            found[f"{steps}_over_{other}"] = {
-                "all": float(own.mean() / others.mean()),
-                "worst": float(each[worst]),
+            worst = max(ratio_by_style, key=ratio_by_style.__getitem__)
+            ratios[f"{steps}_steps_over_{baseline}"] = {
+                "all": float(generated_l1.mean() / baseline_l1.mean()),
+                "worst": float(ratio_by_style[worst]),
                 "worst_style": worst,
             }
-    return found
+    return ratios
 
 
-def shifts(f: Callable, critic: Callable, mean: np.ndarray, seed: int, count: int = 64) -> dict[str, Any]:
-    """L1 of `f`, the critic and the mean map on the same rooms in the training style and in others."""
+def l1_of_shifts(
+    f: Errors, critic: Errors, mean_depth: np.ndarray, seed: int, count: int = 64
+) -> dict[str, dict[str, float]]:
+    """Return the L1 of `f`, the critic and the mean map on the same rooms in each style of `SHIFTS`."""
     table = {}
     for name, style in SHIFTS.items():
         truth = rooms.render(seed, range(count), [style] * count)
@@ -157,19 +182,21 @@ def shifts(f: Callable, critic: Callable, mean: np.ndarray, seed: int, count: in
         table[name] = {
             "f": float(f(image, truth).mean()),
             "critic": float(critic(image, truth).mean()),
-            "mean_map": float(l1(np.broadcast_to(mean, truth.depth.shape), truth).mean()),
+            "mean_map": float(mean_map_errors(mean_depth, truth).mean()),
         }
     return table
 
 
-def draw(pipe: Pipeline, params: Any, seed: int, guidance_scale: float) -> Figure:
-    """RenderedRooms in eight styles: depth map, render, and what is generated from depth and caption in 15 steps."""
-    truth = rooms.render(seed, range(len(EIGHT)), EIGHT)
-    images = generated(pipe, params, truth, Sampling(num_steps=15, guidance_scale=guidance_scale))
+def draw_examples(pipe: Pipeline, params: Params, seed: int, sampling: Sampling) -> Figure:
+    """Draw rooms in eight styles: depth maps, renders, and images generated from depth and caption."""
+    truth = rooms.render(seed, range(len(SHOWN_STYLES)), SHOWN_STYLES)
+    images = generate_rooms(pipe, params, truth, sampling)
     depths = list(map(pictures.depth, truth.depth, truth.mask))
-    titles = [rooms.caption(style).replace(", ", "\n", 1).replace(" room", "\nroom") for style in EIGHT]
-    return measures.grid(titles, {"depth": depths, "rendered": truth.image, "generated": images})
+    titles = [
+        rooms.caption(style).replace(", ", "\n", 1).replace(" room", "\nroom") for style in SHOWN_STYLES
+    ]
+    return measures.picture_figure(titles, {"depth": depths, "rendered": truth.image, "generated": images})
 
 
 if __name__ == "__main__":
-    main(tyro.cli(RoomsProbe, description=__doc__))
+    main(tyro.cli(RoomsProbe, prog="python -m gap_jax.small_worlds.probe.rooms", description=__doc__))

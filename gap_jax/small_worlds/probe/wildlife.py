@@ -1,8 +1,8 @@
-"""What the wildlife's models can do, in numbers: `python -m gap_jax.small_worlds.probe.wildlife`.
+"""Measure the models of the small world of animals: `python -m gap_jax.small_worlds.probe.wildlife`.
 
-On pictures held out from training: how well the autoencoder reconstructs, whether CLIP tells the words,
-whether backgrounds inpainted around animals are those asked for and leave the label, as the critics see it,
-and where the classifiers fail.
+On pictures held out from training, it measures how well the autoencoder reconstructs images, whether CLIP
+recognises the words, whether backgrounds inpainted around animals are those asked for and keep their labels
+as the critics see them, and where the classifiers fail.
 """
 
 import dataclasses
@@ -10,35 +10,42 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
+from gap_jax.data.batch import HostBatch
 from gap_jax.data.masked.waterbirds import GROUPS
 from gap_jax.diffusion.align import Sampling, inpaint
 from gap_jax.diffusion.pipeline import Params, Pipeline
-from gap_jax.experiments.classification_task import HIDDEN
 from gap_jax.models.resnet import ResNet
 from gap_jax.models.vit import ViT
+from gap_jax.report import pictures
 from gap_jax.small_worlds import wildlife
 from gap_jax.small_worlds.probe import measures
-from gap_jax.small_worlds.probe.measures import by_word, psnr, reconstructed, report, where, zero_shot
-from gap_jax.small_worlds.wildlife.renderer import Words, render_kinds
+from gap_jax.small_worlds.probe.measures import (
+    mean_by_word,
+    part_folder,
+    print_results,
+    psnr,
+    reconstruct,
+    zero_shot_accuracy,
+)
+from gap_jax.small_worlds.wildlife import AXES, Words, render_kinds
 from gap_jax.stages.evaluate import in_steps
 from gap_jax.weights.classifier import load_classifier
 from gap_jax.weights.pipeline import load_clip, load_pipeline
 
-Batch = Mapping[str, np.ndarray]
-AXES, INPAINT = wildlife.AXES, inpaint()
-WORDS = tuple(Words(*words) for words in itertools.product(*AXES.values()))
-EXPERIMENTS = {  # their classes, their kinds of pictures
+INPAINT = inpaint()
+EVERY_WORDS = tuple(Words(*words) for words in itertools.product(*AXES.values()))
+EXPERIMENTS = {  # classes, and kinds of pictures in each split
     "waterbirds": (wildlife.BIRDS, wildlife.WATERBIRDS),
     "iwildcam": (wildlife.MAMMALS, wildlife.IWILDCAM),
 }
-EIGHT = (  # a place and a light each
+SHOWN_SCENES = (  # the place and the light asked for in pictures
     ("lake", "day"),
     ("grass", "day"),
     ("forest", "day"),
@@ -48,97 +55,108 @@ EIGHT = (  # a place and a light each
     ("forest", "night"),
     ("sea", "dusk"),
 )
-SHOWN = ("grass", "sea", "grass", "savanna", "savanna", "dirt", "savanna", "dirt")  # where animals were
+ORIGINAL_PLACES = ("grass", "sea", "grass", "savanna", "savanna", "dirt", "savanna", "dirt")  # in pictures
 
 
 @dataclasses.dataclass(frozen=True)
 class WildlifeProbe:
-    """Whose, and on how many pictures."""
+    """The models to measure, and the number of pictures to measure them on."""
 
-    model: str = "wildlife"  # the pipeline's folder
-    clip: str = "wildlife"
-    classifiers: str = "wildlife"  # with the parts `waterbirds`, `waterbirds_critic`, and iwildcam's
-    pictures_per_words: int = 4  # 162 triples of words
-    experiment_pictures: int = 600  # of each experiment
-    guidance_scale: float = 2.0
-    eta: float = 1.0
-    split: str = "validation"
-    output: Path | None = None  # a JSON file for the numbers
-    picture: Path | None = None  # a PNG: eight animals where they were, kept, elsewhere, pasted
+    model: str = "wildlife"  # Stable Diffusion pipeline: a folder, or `wildlife` for the shipped models
+    clip: str = "wildlife"  # CLIP: a folder, or `wildlife`
+    # classifiers: a folder with the folders `waterbirds`, `waterbirds_critic`, `iwildcam` and
+    # `iwildcam_critic`, or `wildlife`
+    classifiers: str = "wildlife"
+    pictures_per_words: int = 4  # number of pictures of each of the 162 triples of words
+    experiment_pictures: int = 600  # number of pictures of each experiment
+    guidance_scale: float = 2.0  # classifier-free guidance scale; 1 is without guidance
+    eta: float = 1.0  # noise of the sampler: 0 is DDIM, 1 is DDPM
+    steps: tuple[int, ...] = (5, 15)  # numbers of denoising steps to measure, each in turn
+    split: Literal["train", "validation", "test"] = "validation"  # split of the pictures
+    output: Path | None = None  # JSON file to write the numbers to
+    # PNG file to draw eight animals to: rendered, without background, inpainted, pasted on that
+    picture: Path | None = None
 
 
 def main(config: WildlifeProbe) -> dict[str, Any]:
-    """Measure and print everything."""
+    """Measure everything, print it and return it."""
     pipe, params = load_pipeline(config.model)
     clip, clip_params = load_clip(config.clip)
-    seed, words = wildlife.SPLITS[config.split], WORDS * config.pictures_per_words
+    seed, words = wildlife.SPLITS[config.split], EVERY_WORDS * config.pictures_per_words
     truth = wildlife.render(seed, range(len(words)), words)
     batch = truth.as_batch()
     image = batch["image"]
-    wanted = [elsewhere(each, i // len(WORDS)) for i, each in enumerate(words)]
-    found: dict[str, Any] = {"images": len(words), "guidance_scale": config.guidance_scale, "eta": config.eta}
+    wanted = [change_scene(original, i // len(EVERY_WORDS)) for i, original in enumerate(words)]
+    results: dict[str, Any] = {
+        "images": len(words),
+        "guidance_scale": config.guidance_scale,
+        "eta": config.eta,
+    }
 
-    found["vae_psnr"] = by_word(psnr(reconstructed(pipe, params, image), image), words, AXES)
-    sets = {"real": (image, words), "moved": (moved(seed, batch, wanted), wanted)}
-    for steps in (5, 15):
+    results["vae_psnr"] = mean_by_word(psnr(reconstruct(pipe, params, image), image), words, AXES)
+    sets = {"real": (image, words), "moved": (paste_on_rendered(seed, batch, wanted), wanted)}
+    for steps in config.steps:
         sampling = Sampling(steps, config.guidance_scale, config.eta)
-        images = generated(pipe, params, batch, wanted, sampling, f"generate, {steps} steps")
+        images = inpaint_scenes(pipe, params, batch, wanted, sampling, f"generate, {steps} steps")
         pasted = np.where(batch["keep"], image, images)
         sets[f"{steps}_steps"], sets[f"{steps}_steps_pasted"] = (images, wanted), (pasted, wanted)
-    found["clip_zero_shot"] = {
-        made: zero_shot(clip, clip_params, *pictures, AXES, wildlife.caption)
-        for made, pictures in sets.items()
+    results["clip_zero_shot"] = {
+        name: zero_shot_accuracy(clip, clip_params, *images_and_words, AXES, wildlife.caption)
+        for name, images_and_words in sets.items()
     }
     for experiment, (classes, kinds) in EXPERIMENTS.items():
-        shown = render_kinds(config.split, kinds[config.split], range(config.experiment_pictures))
+        experiment_batch = render_kinds(config.split, kinds[config.split], range(config.experiment_pictures))
         for name in (experiment, f"{experiment}_critic"):
-            module, weights = load_classifier(where(config.classifiers, name), part=name)
-            of_groups = by_group(in_steps(right(module), weights, shown), shown["group"])
-            found[name] = {"groups": of_groups} | {
-                made: accuracy(module, weights, *pictures, truth.label, classes)
-                for made, pictures in sets.items()
+            module, weights = load_classifier(part_folder(config.classifiers, name), part=name)
+            correct = in_steps(correctness(module), weights, experiment_batch)
+            results[name] = {"groups": mean_by_group(correct, experiment_batch["group"])} | {
+                set_name: accuracy_by_word(module, weights, *images_and_words, truth.label, classes)
+                for set_name, images_and_words in sets.items()
             }
-    found["label_fidelity"] = {
-        experiment: over_real(found[f"{experiment}_critic"]) for experiment in EXPERIMENTS
+    results["label_fidelity"] = {
+        experiment: accuracy_over_real(results[f"{experiment}_critic"]) for experiment in EXPERIMENTS
     }
-    report(found, config.output)
+    print_results(results, config.output)
     if config.picture is not None:
-        sampling = Sampling(15, config.guidance_scale, config.eta)
-        draw(pipe, params, seed, sampling).savefig(config.picture, dpi=100)
-    return found
+        sampling = Sampling(max(config.steps), config.guidance_scale, config.eta)
+        draw_examples(pipe, params, seed, sampling).savefig(config.picture, dpi=100)
+    return results
 
 
-def elsewhere(words: Words, turn: int) -> Words:
-    """The same animal in another place and another light, others in another turn."""
+def change_scene(words: Words, turn: int) -> Words:
+    """Return words for the same animal in another place and another light; these depend on the turn."""
 
     def another(axis: str, word: str) -> str:
-        known = AXES[axis]
-        return known[(known.index(word) + 1 + turn % (len(known) - 1)) % len(known)]
+        candidates = AXES[axis]
+        return candidates[(candidates.index(word) + 1 + turn % (len(candidates) - 1)) % len(candidates)]
 
     return words._replace(place=another("place", words.place), light=another("light", words.light))
 
 
-def moved(seed: int, batch: Batch, wanted: Sequence[Words]) -> np.ndarray:
-    """Pictures whose animal is before a background that was render_kinds: the best that can be generated."""
+def paste_on_rendered(seed: int, batch: HostBatch, wanted: Sequence[Words]) -> np.ndarray:
+    """Return the batch's animals on rendered backgrounds of the wanted words, as a perfect model would."""
     empty = [words._replace(animal="nothing") for words in wanted]
     scenes = wildlife.render(seed, range(len(wanted)), empty)
     return np.where(batch["keep"], batch["image"], scenes.as_batch()["image"])
 
 
-def generated(
+def inpaint_scenes(
     pipe: Pipeline,
     params: Params,
-    batch: Batch,
+    batch: HostBatch,
     wanted: Sequence[Words],
     sampling: Sampling,
-    desc: str | None = None,
+    description: str | None = None,
+    images_per_step: int = 32,
 ) -> np.ndarray:
-    """Pictures of the wanted words, whose animal is kept."""
+    """Inpaint the background of each of the batch's pictures, in the wanted words; `[n,S,S,3]` in [0,1]."""
     captions = [wildlife.caption(words) for words in wanted]
-    return measures.generated(pipe, params, captions, batch, INPAINT, sampling, desc)
+    return measures.generate_images(
+        pipe, params, captions, batch, INPAINT, sampling, description, images_per_step
+    )
 
 
-def accuracy(
+def accuracy_by_word(
     module: ResNet | ViT,
     params: Params,
     images: np.ndarray,
@@ -146,30 +164,30 @@ def accuracy(
     labels: np.ndarray,
     classes: Sequence[str],
 ) -> dict[str, float]:
-    """A classifier's on those of the images that are of its classes, over all and by word."""
-    rows = [each.animal in classes for each in words]
-    values = in_steps(right(module), params, {"image": images[rows], "label": labels[rows]})
-    return by_word(values, list(itertools.compress(words, rows)), AXES)
+    """Return a classifier's accuracy on the images of its classes, over all of these and by word."""
+    rows = [image_words.animal in classes for image_words in words]
+    correct = in_steps(correctness(module), params, {"image": images[rows], "label": labels[rows]})
+    return mean_by_word(correct, list(itertools.compress(words, rows)), AXES)
 
 
-def over_real(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """A critic's accuracies on pictures that were made over that on real ones."""
-    real = found["real"]["mean"]
-    return {made: row["mean"] / real for made, row in found.items() if made not in ("groups", "real")}
+def accuracy_over_real(accuracies: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return a critic's accuracy on each set of made pictures divided by that on real ones."""
+    real = accuracies["real"]["mean"]
+    return {name: row["mean"] / real for name, row in accuracies.items() if name not in ("groups", "real")}
 
 
 @cache
-def right(module: ResNet | ViT) -> Callable[[Params, Any], jax.Array]:
-    """`right(params, rows) -> bool [B]`: whether a classifier finds the `label` of each `image`."""
+def correctness(module: ResNet | ViT) -> Callable[[Params, Any], jax.Array]:
+    """Return the jitted `correct(params, rows)`, bool `[B]`: True where a classifier predicts the `label`."""
 
-    def measure(params, rows):
+    def correct(params, rows):
         return module.apply({"params": params}, rows["image"]).argmax(-1) == rows["label"]
 
-    return jax.jit(measure)
+    return jax.jit(correct)
 
 
-def by_group(values: np.ndarray, groups: np.ndarray) -> dict[str, float]:
-    """The mean over all pictures, and over those of each group of birds or each camera that there is."""
+def mean_by_group(values: np.ndarray, groups: np.ndarray) -> dict[str, float]:
+    """Return the `mean` of the values `[n]`, and by name their mean in each group of birds or camera."""
     means = {"mean": float(np.mean(values))}
     for group in np.unique(groups[groups >= 0]):
         name = GROUPS[group] if group < len(GROUPS) else f"camera {group}"
@@ -177,26 +195,21 @@ def by_group(values: np.ndarray, groups: np.ndarray) -> dict[str, float]:
     return means
 
 
-def draw(pipe: Pipeline, params: Params, seed: int, sampling: Sampling) -> Figure:
-    """Eight animals: where they were, what is kept of it, what is generated around it, it pasted on that."""
-    words = [Words(animal, place) for animal, place in zip(AXES["animal"][1:], SHOWN, strict=True)]
-    wanted = [Words(each.animal, *other) for each, other in zip(words, EIGHT, strict=True)]
+def draw_examples(pipe: Pipeline, params: Params, seed: int, sampling: Sampling) -> Figure:
+    """Draw eight animals: rendered, without background, inpainted, and pasted on the inpainted picture."""
+    words = [Words(animal, place) for animal, place in zip(AXES["animal"][1:], ORIGINAL_PLACES, strict=True)]
+    wanted = [Words(original.animal, *scene) for original, scene in zip(words, SHOWN_SCENES, strict=True)]
     batch = wildlife.render(seed, range(len(words)), words).as_batch()
-    titles = ["\n".join((each.animal, f"{each.place}, {each.light}")) for each in wanted]
-    images = generated(pipe, params, batch, wanted, sampling)
+    titles = [f"{target.animal}\n{target.place}, {target.light}" for target in wanted]
+    images = inpaint_scenes(pipe, params, batch, wanted, sampling)
     rows = {
-        "render_kinds": batch["image"],
-        "kept": kept(batch),
+        "rendered": batch["image"],
+        "kept": pictures.foreground(batch["image"], batch["keep"]),
         "generated": images,
         "pasted": np.where(batch["keep"], batch["image"], images),
     }
-    return measures.grid(titles, rows)
-
-
-def kept(batch: Batch) -> np.ndarray:
-    """Pictures with the animal alone."""
-    return np.where(batch["keep"], batch["image"], np.float32(HIDDEN))
+    return measures.picture_figure(titles, rows)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(WildlifeProbe, description=__doc__))
+    main(tyro.cli(WildlifeProbe, prog="python -m gap_jax.small_worlds.probe.wildlife", description=__doc__))

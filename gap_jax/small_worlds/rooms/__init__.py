@@ -1,17 +1,8 @@
 """The small world of rooms: procedural rooms with exact depth, in styles that words name."""
 
-from gap_jax.small_worlds.rooms.renderer import (
-    AXES,
-    EVERY,
-    NARROW,
-    SPLITS,
-    RenderedRooms,
-    Style,
-    caption,
-    draw_style,
-    parse,
-    render,
-)
+from gap_jax.small_worlds.rooms.renderer import RenderedRooms, render
+from gap_jax.small_worlds.rooms.styles import AXES, EVERY, NARROW, Style, caption, draw_style, parse
+from gap_jax.small_worlds.seeds import SPLITS
 
 __all__ = [
     "AXES",

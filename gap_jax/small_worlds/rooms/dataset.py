@@ -1,6 +1,7 @@
 """The rooms as a TFDS data set: rendered once into ArrayRecord files, read through Grain."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -9,28 +10,35 @@ import tensorflow_datasets as tfds
 
 from gap_jax.data.encoding import png
 from gap_jax.small_worlds import rooms
-from gap_jax.small_worlds.in_processes import in_processes
-
-
-class RoomsConfig(tfds.core.BuilderConfig):
-    """Which styles, what size, how many rooms of each split."""
-
-    def __init__(
-        self, *, allowed: dict[str, tuple[str, ...]], size: int, counts: dict[str, int], **kwargs: Any
-    ):
-        super().__init__(**kwargs)
-        self.allowed, self.size, self.counts = allowed, size, counts
-
+from gap_jax.small_worlds.in_processes import make_in_processes
 
 _COUNTS = {"train": 24_000, "validation": 1_000, "test": 1_000}
 _FEW = {"train": 128, "validation": 64, "test": 64}
 
 
-class RoomsDataset(tfds.core.GeneratorBasedBuilder):
-    """Features: `image`, `depth` (uint16, depth · 65535), `mask` (255 = valid), `caption`, four style words.
+@dataclasses.dataclass(eq=False, kw_only=True)
+class RoomsConfig(tfds.core.BuilderConfig):
+    """A choice of styles, image size and number of rooms.
 
-    `Rooms(config="every")` has all styles, `config="narrow"` those that the supervised model is trained on;
-    `every_few` and `narrow_few` have 128 rooms to train on, to try things out.
+    - `allowed`: the words of each axis that styles are drawn from.
+    - `size`: pixels along a side.
+    - `counts`: the number of rooms in each split.
+    """
+
+    allowed: Mapping[str, Sequence[str]]
+    size: int
+    counts: Mapping[str, int]
+
+
+class RoomsDataset(tfds.core.GeneratorBasedBuilder):
+    """The TFDS builder of rooms.
+
+    Features: `image` uint8 `[S,S,3]`; `depth` uint16 `[S,S,1]`, depth × 65535; `mask` uint8 `[S,S,1]`, 255
+    where depth is valid; `caption`; and the style's words `colour`, `texture`, `light` and `air`, as class
+    labels.
+
+    The config `every` has all styles, `narrow` those that the supervised model is trained on. `every_few` and
+    `narrow_few` are small versions to try things out, with 128 rooms to train on.
     """
 
     name = "rooms"
@@ -59,10 +67,12 @@ class RoomsDataset(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         config = self.builder_config
         make = partial(_examples, rooms.SPLITS[split], config.allowed, config.size)
-        return in_processes(make, config.counts[split])
+        return make_in_processes(make, config.counts[split])
 
 
-def _examples(seed: int, allowed: dict, size: int, indices: range) -> list[dict[str, Any]]:
+def _examples(
+    seed: int, allowed: Mapping[str, Sequence[str]], size: int, indices: range
+) -> list[dict[str, Any]]:
     rendered = rooms.render(seed, indices, [rooms.draw_style(seed, i, allowed) for i in indices], size)
     return [
         {

@@ -1,64 +1,39 @@
-"""A procedural RGB-D world: rooms with spheres and boxes, seen by a wide-angle camera, in a style of words.
+"""A renderer of procedural rooms with depth: spheres and boxes, seen by a wide-angle camera.
 
-Geometry comes from (seed, index) alone, appearance from geometry and four words, so that a depth map and a
-caption determine the image. Camera space: x right, y down, z forward, metres. The camera stands behind a low
-sill 0.4 m away, and every scene is scaled so that its farthest point is 7.6 m away: depth maps normalised per
-image, as ControlNet sees them, keep their scale.
+A room's geometry comes from (seed, index) alone, and its appearance from the geometry and four words, so that
+a depth map and a caption determine the image. Camera space: x right, y down, z forward, in metres. The camera
+stands behind a low sill 0.4 m away, and every scene is scaled so that its farthest point is 7.6 m away: depth
+maps normalised per image, as ControlNet sees them, therefore keep their scale.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from gap_jax.small_worlds.words import one_of_each, words_in
+from gap_jax.small_worlds.rooms.styles import BRIGHTNESS, COLOURS, EXTINCTION, Style, parse
+from gap_jax.small_worlds.seeds import Purpose, generator
 
-FOCAL = 0.9  # half the image's width is 1
+FOCAL = 0.9  # focal length, in half image widths
 RANGE = 8.0  # metres at depth 1
-NEAREST, FARTHEST = 0.4, 7.6  # metres
-SILL = 1 / 32  # of the image's height, at its lower edge
+NEAREST, FARTHEST = 0.4, 7.6  # distances of the sill and of the farthest point, in metres
+SILL = 1 / 32  # height of the sill at the lower edge, as a share of the image's height
 MAX_OBJECTS = 4
-SPLITS = {"train": 0, "validation": 1, "test": 2}
 
-_COLOURS = {
-    "grey": (0.66, 0.66, 0.66),
-    "beige": (0.86, 0.74, 0.54),
-    "red": (0.86, 0.25, 0.20),
-    "green": (0.28, 0.68, 0.30),
-    "blue": (0.24, 0.42, 0.88),
-}
-_TEXTURES = ("plain", "striped", "checkered")
-_LIGHT = {"bright": 1.0, "dark": 0.4}
-_EXTINCTION = {"clear": 0.0, "foggy": 0.35}  # per metre
-_WAVE = np.float32(2 * np.pi / 3.0)  # radians per metre, of stripes and checks
+_WAVE = np.float32(2 * np.pi / 3.0)  # wave number of stripes and checks, in radians per metre
 _FOG = np.array((0.86, 0.88, 0.90), np.float32)
 _SKY = np.array((0.80, 0.90, 1.00), np.float32)
 _LAMP = np.array((0.50, -0.50, -0.70), np.float32) / np.float32(np.linalg.norm((0.50, -0.50, -0.70)))
 
-AXES: dict[str, tuple[str, ...]] = {
-    "colour": tuple(_COLOURS),
-    "texture": _TEXTURES,
-    "light": tuple(_LIGHT),
-    "air": tuple(_EXTINCTION),
-}
-EVERY = AXES
-NARROW = {"colour": ("grey", "beige"), "texture": ("plain",), "light": ("bright",), "air": ("clear",)}
-
-
-class Style(NamedTuple):
-    """One word for each of `AXES`."""
-
-    colour: str = "grey"
-    texture: str = "plain"
-    light: str = "bright"
-    air: str = "clear"
-
 
 class RenderedRooms(NamedTuple):
-    """Rendered rooms.
+    """A batch of rendered rooms.
 
-    `image` uint8 `[B,S,S,3]`; `depth` float32 `[B,S,S,1]`, z / 8 m; `mask` bool `[B,S,S,1]`, False where a
-    window has no depth; `normals` float32 `[B,S,S,3]`, unit, towards the camera; `styles`, one for each.
+    - `image`: uint8 `[B,S,S,3]`.
+    - `depth`: float32 `[B,S,S,1]`, z / 8 m.
+    - `mask`: bool `[B,S,S,1]`, False where a window has no depth.
+    - `normals`: float32 `[B,S,S,3]`, unit length, towards the camera.
+    - `styles`: one for each room.
     """
 
     image: np.ndarray
@@ -68,39 +43,24 @@ class RenderedRooms(NamedTuple):
     styles: tuple[Style, ...]
 
     def as_batch(self) -> dict[str, np.ndarray]:
-        """`image` as float32 in [0,1], `depth` and `mask`."""
+        """Return `image` as float32 in [0,1], `depth` and `mask`."""
         return {"image": self.image.astype(np.float32) / 255, "depth": self.depth, "mask": self.mask}
 
 
-def caption(style: Style, known: Sequence[bool] = (True,) * 4) -> str:
-    """`a red striped room, dark, foggy`; words whose `known` is False are left unsaid."""
-    colour, texture, light, air = (word if said else "" for word, said in zip(style, known, strict=True))
-    return ", ".join(filter(None, (" ".join(filter(None, ("a", colour, texture, "room"))), light, air)))
-
-
-def parse(text: str) -> dict[str, str]:
-    """The words of a text such as `red foggy` by their axes; raises ValueError for one that is no style's."""
-    return words_in(text, AXES, ("a", "room"), "rooms")
-
-
-def draw_style(seed: int, index: int, allowed: Mapping[str, Sequence[str]] = EVERY) -> Style:
-    """The style of a room, each word drawn from those `allowed` on its axis (all, for an axis not given)."""
-    return Style(*one_of_each(_random(seed, index, 1), AXES, allowed, "rooms"))
-
-
 def render(seed: int, indices: Sequence[int], styles: Sequence[Style], size: int = 64) -> RenderedRooms:
-    """RenderedRooms number `indices` of the world `seed`, in `styles`; equal arguments give equal bits.
+    """Render the rooms number `indices` of the world `seed`, each in its style.
 
-    Images are averages of four rays a pixel, depth, mask and normals are those of its centre.
-    Raises ValueError for a size below 64, or as many styles as there are not indices.
+    Equal arguments give equal bits. A pixel of an image averages four rays; depth, mask and normals are those
+    of the pixel's centre. Raises ValueError for a size below 64 pixels, for an unknown word, and unless there
+    are as many styles as indices.
     """
     if size < 64:
-        raise ValueError(f"size must be 64 pixels or more, found {size}")
+        raise ValueError(f"size must be at least 64 pixels, found {size}")
     if len(styles) != len(indices):
-        raise ValueError(f"{len(indices)} rooms need as many styles, found {len(styles)}")
+        raise ValueError(f"every room needs a style, found {len(indices)} rooms and {len(styles)} styles")
     for style in styles:
         parse(" ".join(style))
-    scenes = _stack([_scene(_random(seed, int(index), 0)) for index in indices])
+    scenes = _stack([_scene(generator(seed, int(index), Purpose.SHAPE)) for index in indices])
     fine = _cast(scenes, 2 * size)
     scale = FARTHEST / fine.z.max((1, 2), keepdims=True)
     colours = _shade(_behind_sill(fine, scale), styles)
@@ -117,27 +77,25 @@ def render(seed: int, indices: Sequence[int], styles: Sequence[Style], size: int
 
 
 class _Scene(NamedTuple):
-    """A room, centred at 0 with the camera in it: lengths in metres before scaling, `[B,…]` when stacked."""
+    """A room centred at 0, in metres before scaling; a stack of B rooms has shapes `[B,…]`."""
 
-    half: np.ndarray  # [3] half extent of the room
-    camera: np.ndarray  # [3]
+    half: np.ndarray  # [3] half the room's extent
+    camera: np.ndarray  # [3] position of the camera
     rotation: np.ndarray  # [3,3] from camera to room
     kind: np.ndarray  # [objects] 0 none, 1 sphere, 2 box
     centre: np.ndarray  # [objects,3]
-    extent: np.ndarray  # [objects,3]; a sphere's radius in each
+    extent: np.ndarray  # [objects,3] half extents; three times its radius for a sphere
     yaw: np.ndarray  # [objects]
-    window: np.ndarray  # [5] wall (0 left, 1 back, 2 right, -1 none), from, to along it, from, to in height
+    window: np.ndarray  # [5] wall (0 left, 1 back, 2 right, -1 none), start and end along it, top and bottom
 
 
 class _Hits(NamedTuple):
+    """The surface that each pixel sees."""
+
     z: np.ndarray  # [B,S,S]
     rays: np.ndarray  # [S,S,3] with z = 1
     normals: np.ndarray  # [B,S,S,3] in camera space
-    window: np.ndarray  # [B,S,S]
-
-
-def _random(seed: int, index: int, purpose: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=[seed, 4 * index + purpose]))
+    window: np.ndarray  # [B,S,S] True in a window
 
 
 def _scene(random: np.random.Generator) -> _Scene:
@@ -170,7 +128,7 @@ def _stack(scenes: Sequence[_Scene]) -> _Scene:
 
 
 def _cast(scenes: _Scene, size: int) -> _Hits:
-    """The nearest surface along the ray of every pixel."""
+    """Return the nearest surface along the ray of every pixel."""
     centres = ((np.arange(size) + 0.5) / size * 2 - 1).astype(np.float32) / np.float32(FOCAL)
     rays = np.stack([*np.meshgrid(centres, centres), np.ones((size, size), np.float32)], -1)
     directions = np.einsum("bij,hwj->bhwi", scenes.rotation, rays)
@@ -198,7 +156,7 @@ def _cast(scenes: _Scene, size: int) -> _Hits:
 
 
 def _behind_sill(hits: _Hits, scale: np.ndarray) -> _Hits:
-    """The hits of the scaled scene, those in the lowest rows on the sill."""
+    """Return the hits of the scaled scene, with the sill in the lowest rows."""
     sill = hits.rays[..., 1] * FOCAL > 1 - 2 * SILL
     front = np.array((0, 0, -1), np.float32)
     return _Hits(
@@ -210,6 +168,7 @@ def _behind_sill(hits: _Hits, scale: np.ndarray) -> _Hits:
 
 
 def _in_window(scenes: _Scene, hits: np.ndarray, side: np.ndarray) -> np.ndarray:
+    """Return True where a hit on the room's side, axis 0 to 2, lies in the window; bool `[B,S,S]`."""
     wall, start, stop, low, high = (column[:, None, None] for column in scenes.window.T)
     x, y, depth = np.moveaxis(hits, -1, 0)
     on_wall = np.where(wall == 1, (side == 2) & (depth > 0), (side == 0) & (np.sign(x) == wall - 1))
@@ -218,6 +177,7 @@ def _in_window(scenes: _Scene, hits: np.ndarray, side: np.ndarray) -> np.ndarray
 
 
 def _sphere(scenes: _Scene, i: int, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return where rays meet object i, a sphere: z, infinite for a miss, and normals in the room's space."""
     offset = (scenes.camera - scenes.centre[:, i])[:, None, None]
     radius = scenes.extent[:, i, :1, None]
     a = np.square(directions).sum(-1)
@@ -229,7 +189,8 @@ def _sphere(scenes: _Scene, i: int, directions: np.ndarray) -> tuple[np.ndarray,
 
 
 def _box(scenes: _Scene, i: int, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    turn = np.stack([_rotate_y(angle) for angle in scenes.yaw[:, i]]).astype(np.float32)  # to the room
+    """Return where rays meet object i, a box: z, infinite for a miss, and normals in the room's space."""
+    turn = np.stack([_rotate_y(angle) for angle in scenes.yaw[:, i]]).astype(np.float32)  # from box to room
     origin = np.einsum("bij,bi->bj", turn, scenes.camera - scenes.centre[:, i])[:, None, None]
     local = np.einsum("bij,bhwi->bhwj", turn, directions)
     local = np.where(np.abs(local) < 1e-6, np.float32(1e-6), local)
@@ -243,28 +204,28 @@ def _box(scenes: _Scene, i: int, directions: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _shade(hits: _Hits, styles: Sequence[Style]) -> np.ndarray:
-    """Colours in [0,1], `[B,S,S,3]`: a function of position, normal and words."""
+    """Return colours in [0,1], `[B,S,S,3]`, from positions, normals and words alone."""
 
-    def each(values):
+    def per_room(values):
         return np.asarray(values, np.float32).reshape(len(styles), 1, 1, -1)
 
     z = hits.z[..., None]
     points = z * hits.rays
     normals = hits.normals
-    base = each([_COLOURS[style.colour] for style in styles])
+    base = per_room([COLOURS[style.colour] for style in styles])
     floor = np.clip(-1.4 * normals[..., 1:2] - 0.4, 0, 1)
     ceiling = np.clip(1.4 * normals[..., 1:2] - 0.4, 0, 1)
     albedo = base * (1 - 0.35 * floor) * (1 - 0.5 * ceiling) + 0.45 * ceiling
     albedo = albedo * _pattern(points, [style.texture for style in styles])
     facing = 0.5 + 0.5 * (normals @ _LAMP)[..., None]
     colour = np.where(hits.window[..., None], _SKY, albedo * (0.30 + 0.80 * facing))
-    clear = np.exp(-each([_EXTINCTION[style.air] for style in styles]) * z)
-    light = each([_LIGHT[style.light] for style in styles])
+    clear = np.exp(-per_room([EXTINCTION[style.air] for style in styles]) * z)
+    light = per_room([BRIGHTNESS[style.light] for style in styles])
     return np.clip(light * (clear * colour + (1 - clear) * _FOG), 0, 1)
 
 
 def _pattern(points: np.ndarray, textures: Sequence[str]) -> np.ndarray:
-    """Factors on the albedo, `[B,S,S,1]`: stripes and checks carved from camera space, with soft edges."""
+    """Return factors on the albedo, `[B,S,S,1]`: soft-edged stripes and checks, carved from camera space."""
     upright = np.sin(points @ np.array((1, 0, 1), np.float32) * _WAVE)
     slanted = np.sin(points @ np.array((-0.5, 1, 0.5), np.float32) * _WAVE)
     waves = {"plain": np.ones_like(upright), "striped": upright, "checkered": 1.5 * upright * slanted}

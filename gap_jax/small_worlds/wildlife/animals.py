@@ -1,7 +1,8 @@
-"""Animals drawn from polygons: landbirds, waterbirds and six mammals of the savanna, each with its own coat.
+"""Animals drawn from polygons: landbirds, waterbirds and six mammals of the savanna.
 
-An animal stands on y = 0, is about 100 high, y up, and faces right. It is a list of polygons, painted one
-over the other at four times the image's resolution and averaged: smooth edges and an exact mask.
+An animal is a list of polygons in its own coordinates: it stands on y = 0, is about 100 high with y up, and
+faces right. The polygons are painted one over the other at four times the image's resolution and averaged,
+which gives smooth edges and an exact mask.
 """
 
 from collections.abc import Sequence
@@ -11,18 +12,18 @@ import cv2
 import numpy as np
 
 FINE = 4  # samples across a pixel
-FEET = (0.78, 0.885)  # where it stands, of the image's height from its top
-MARGIN = 0.03  # to the image's edges
-_EIGHTHS = 3  # cv2's coordinates are whole numbers of 2^-3 samples
+FEET = (0.78, 0.885)  # least and greatest height of the feet, from the image's top, as a share of its height
+MARGIN = 0.03  # distance to the image's edges, as a share of its width
+_FRACTION_BITS = 3  # cv2's coordinates are fixed-point numbers, here in eighths of a sample
 
-Colour = tuple[float, float, float]  # hundredths
+Colour = tuple[float, float, float]  # RGB; of animals in hundredths, of backgrounds in [0,1]
 _BLACK, _WHITE = (8, 8, 9), (93, 92, 88)
 _HORN, _TUSK = (20, 17, 15), (95, 92, 80)
 _ORANGE, _YELLOW = (90, 48, 12), (93, 76, 20)
 
 
 class Polygon(NamedTuple):
-    """A polygon `[n,2]`, its colour in hundredths; `mark`: painted only where the animal already is."""
+    """A polygon `[n,2]` and its colour; a `mark` is painted only where the animal already is."""
 
     outline: np.ndarray
     colour: Colour
@@ -30,14 +31,18 @@ class Polygon(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """`cover` float32 `[S,S,1]`, the share of a pixel that is animal; `colour` float32 `[S,S,3]` times it."""
+    """A drawn animal.
+
+    - `colour`: float32 `[S,S,3]` in [0,1], multiplied by `cover`.
+    - `cover`: float32 `[S,S,1]`, the share of a pixel that the animal covers.
+    """
 
     colour: np.ndarray
     cover: np.ndarray
 
 
 def draw(animal: str, random: np.random.Generator, size: int) -> Drawn:
-    """One animal of `ANIMALS`; its size, place, facing, kind, stride and tone are drawn from `random`."""
+    """Draw an animal of `ANIMALS`; `random` decides its size, place, facing, kind, stride and tone."""
     shape, smallest, largest = ANIMALS[animal]
     length, down, across = random.uniform(smallest, largest), *random.random(2)
     tone = random.uniform(0.92, 1.08) * random.uniform(0.96, 1.04, 3)
@@ -56,19 +61,19 @@ def draw(animal: str, random: np.random.Generator, size: int) -> Drawn:
 
 
 def _paint(parts: Sequence[Polygon], tone: np.ndarray, size: int) -> Drawn:
-    """Parts in [0,1], y down, painted in their order, lit from above."""
+    """Paint polygons, in coordinates in [0,1] with y down, in their order, and light them from above."""
     fine = FINE * size
     colour = np.zeros((fine, fine, 3), np.float32)
     cover = np.zeros((fine, fine), np.float32)
     for part in parts:
-        where = np.round((part.outline * fine - 0.5) * 2**_EIGHTHS).astype(np.int32)
+        corners = np.round((part.outline * fine - 0.5) * 2**_FRACTION_BITS).astype(np.int32)
         paint = (np.array(part.colour) / 100 * tone).tolist()
         if part.mark:
-            mark = cv2.fillPoly(np.zeros((fine, fine), np.uint8), [where], 1, shift=_EIGHTHS)
+            mark = cv2.fillPoly(np.zeros((fine, fine), np.uint8), [corners], 1, shift=_FRACTION_BITS)
             colour[(mark > 0) & (cover > 0)] = paint
         else:
-            cv2.fillPoly(colour, [where], paint, shift=_EIGHTHS)
-            cv2.fillPoly(cover, [where], 1, shift=_EIGHTHS)
+            cv2.fillPoly(colour, [corners], paint, shift=_FRACTION_BITS)
+            cv2.fillPoly(cover, [corners], 1, shift=_FRACTION_BITS)
     colour, cover = (cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA) for part in (colour, cover))
     rows = np.flatnonzero(cover.any(1))
     light = np.interp(np.arange(size), (rows[0], rows[-1]), (1.06, 0.84)).astype(np.float32)
@@ -76,7 +81,7 @@ def _paint(parts: Sequence[Polygon], tone: np.ndarray, size: int) -> Drawn:
 
 
 def _curve(*points: tuple[float, float]) -> np.ndarray:
-    """A smooth closed curve through points (Catmull and Rom's), `[8·points,2]`."""
+    """Return a smooth closed curve through the points (a Catmull–Rom spline), `[8·points,2]`."""
     p1 = np.array(points)[:, None]
     p0, p2, p3 = (np.roll(p1, shift, 0) for shift in (1, -1, -2))
     t = np.linspace(0, 1, 8, endpoint=False)[:, None]
@@ -85,7 +90,7 @@ def _curve(*points: tuple[float, float]) -> np.ndarray:
 
 
 def _limb(points: Sequence[tuple[float, float]], widths: Sequence[float]) -> np.ndarray:
-    """A bent strip along points, as wide at each as given, `[2·points,2]`."""
+    """Return a bent strip along the points, with a width for each point, `[2·points,2]`."""
     line = np.array(points, float)
     along = np.gradient(line, axis=0)
     across = np.stack([-along[:, 1], along[:, 0]], 1) / np.linalg.norm(along, axis=1, keepdims=True)
@@ -94,7 +99,7 @@ def _limb(points: Sequence[tuple[float, float]], widths: Sequence[float]) -> np.
 
 
 def _oval(x: float, y: float, wide: float, high: float, tilt: float = 0.0) -> np.ndarray:
-    """An ellipse of half axes `wide` and `high`, turned by `tilt` degrees, `[24,2]`."""
+    """Return an ellipse with half axes `wide` and `high`, turned by `tilt` degrees, `[24,2]`."""
     angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     u, v = wide * np.cos(angles), high * np.sin(angles)
     c, s = np.cos(np.radians(tilt)), np.sin(np.radians(tilt))
@@ -110,7 +115,7 @@ def _pick(random: np.random.Generator, choices: Sequence[Any]) -> Any:
 
 
 def _landbird(random: np.random.Generator) -> list[Polygon]:
-    """A songbird: round, with a short cone of a beak, thin legs and a long tail; sparrow, robin or jay."""
+    """Draw a songbird, round, with a short beak, thin legs and a long tail: a sparrow, a robin or a jay."""
     kinds = (
         ((50, 36, 24), (80, 72, 58), (36, 24, 16), (45, 28, 18)),
         ((45, 38, 30), (82, 36, 14), (38, 31, 25), (45, 38, 30)),
@@ -137,17 +142,18 @@ def _landbird(random: np.random.Generator) -> list[Polygon]:
 
 
 def _waterbird(random: np.random.Generator) -> list[Polygon]:
+    """Draw a gull, a duck or a heron."""
     return _pick(random, (_gull, _duck, _heron))(random)
 
 
 def _webbed(xs: Sequence[float], hip: float, colour: Colour) -> list[Polygon]:
-    """Short legs with flat feet."""
+    """Draw short legs with flat feet, at the places `xs`."""
     legs = [Polygon(_limb(((x, hip), (x, 2)), (7, 6)), colour) for x in xs]
     return legs + [Polygon(np.array(((x - 5, 0), (x + 18, 0), (x, 12))), colour) for x in xs]
 
 
 def _gull(random: np.random.Generator) -> list[Polygon]:
-    """White, long and level, grey wings with black tips beyond the tail, a strong yellow beak."""
+    """Draw a gull: white, long and level, with black wing tips beyond the tail and a strong yellow beak."""
     step, grey = random.uniform(0, 6), (56, 60, 66)
     body = _curve((-75, 58), (-30, 34), (20, 30), (50, 50), (48, 72), (10, 72))
     return [
@@ -162,7 +168,7 @@ def _gull(random: np.random.Generator) -> list[Polygon]:
 
 
 def _duck(random: np.random.Generator) -> list[Polygon]:
-    """A low boat of a body, a curled tail, an upright head with a flat bill; a drake or a brown duck."""
+    """Draw a drake or a brown duck: a low body, a curled tail, an upright head with a flat bill."""
     drake = random.random() < 0.5
     head, body, breast = (
         ((10, 36, 22), (66, 64, 60), (38, 22, 16)) if drake else ((50, 38, 26), (56, 43, 30), (50, 36, 24))
@@ -183,7 +189,7 @@ def _duck(random: np.random.Generator) -> list[Polygon]:
 
 
 def _heron(random: np.random.Generator) -> list[Polygon]:
-    """Tall and grey: stilts, an S of a neck, a dagger of a beak."""
+    """Draw a heron: tall and grey, on stilts, with an S-shaped neck and a dagger-like beak."""
     step, grey, legs = random.uniform(2, 9), (58, 62, 68), (62, 54, 32)
     neck = ((12, 50), (30, 60), (18, 76), (26, 92), (36, 95))
     return [
@@ -205,7 +211,7 @@ def _legs(
     widths: Sequence[float],
     colour: Colour,
 ) -> tuple[list[Polygon], list[Polygon]]:
-    """Hind and fore leg of the far side, darker, and of the near side, in a stride."""
+    """Draw the hind and the fore leg of the far side, darker, and those of the near side, in a stride."""
     stride = random.uniform(-6, 6)
     sides = []
     for shift, tone in ((0.10 * (hips[1] - hips[0]), 0.72), (0, 1)):
@@ -219,7 +225,7 @@ def _legs(
 
 
 def _cattle(random: np.random.Generator) -> list[Polygon]:
-    """A heavy level box on short legs, a low head with horns, pied or brown."""
+    """Draw cattle, pied or brown: a heavy level body on short legs, a low head with horns."""
     kinds = ((_WHITE, (10, 9, 9)), ((50, 26, 14), _WHITE), (_WHITE, (46, 24, 14)))
     coat, patch = _pick(random, kinds)
     far, near = _legs(random, (-60, 38), 46, (22, 13, 12), coat)
@@ -246,7 +252,7 @@ def _cattle(random: np.random.Generator) -> list[Polygon]:
 
 
 def _elephant(random: np.random.Generator) -> list[Polygon]:
-    """Grey and huge: pillars for legs, a great ear, a tusk and a trunk to the ground."""
+    """Draw an elephant: huge and grey, with legs like pillars, a great ear, a tusk and a long trunk."""
     grey = _pick(random, ((47, 47, 49), (52, 48, 45)))
     swing = random.uniform(-8, 10)
     far, near = _legs(random, (-46, 26), 50, (30, 22, 24), grey)
@@ -268,7 +274,7 @@ def _elephant(random: np.random.Generator) -> list[Polygon]:
 
 
 def _impala(random: np.random.Generator) -> list[Polygon]:
-    """Slender and red-brown with a white belly, long legs and tall lyre-shaped black horns."""
+    """Draw an impala: slender and red-brown, with a white belly, long legs and tall lyre-shaped horns."""
     coat, raised = (72, 42, 20), random.uniform(-3, 3)
     far, near = _legs(random, (-34, 24), 44, (14, 7, 6), coat)
     trunk = _curve((-45, 66), (-44, 46), (-10, 38), (24, 38), (38, 54), (34, 68), (-10, 68))
@@ -290,7 +296,7 @@ def _impala(random: np.random.Generator) -> list[Polygon]:
 
 
 def _zebra(random: np.random.Generator) -> list[Polygon]:
-    """A horse in black and white stripes, with a brush of a mane."""
+    """Draw a zebra: a horse in black and white stripes, with a brush-like mane."""
     far, near = _legs(random, (-52, 30), 46, (20, 11, 10), _WHITE)
     trunk = _curve((-68, 78), (-62, 50), (-20, 38), (25, 40), (46, 56), (42, 80), (-10, 78))
     start = random.uniform(0, 16)
@@ -326,7 +332,7 @@ def _zebra(random: np.random.Generator) -> list[Polygon]:
 
 
 def _giraffe(random: np.random.Generator) -> list[Polygon]:
-    """A tower: long legs, a sloping back, a very long neck, brown patches on yellow."""
+    """Draw a giraffe: long legs, a sloping back, a very long neck, brown patches on yellow."""
     coat, patch = (90, 74, 44), (52, 28, 12)
     far, near = _legs(random, (-24, 10), 38, (11, 6, 5.5), coat)
     neck = ((8, 50), (22, 72), (32, 94))
@@ -352,7 +358,7 @@ def _giraffe(random: np.random.Generator) -> list[Polygon]:
 
 
 def _dikdik(random: np.random.Generator) -> list[Polygon]:
-    """Tiny and grey-brown: a round back, pin-thin legs, large ears and eyes, a long nose, short spikes."""
+    """Draw a dik-dik: a round grey-brown back, thin legs, large ears and eyes, a long nose, short horns."""
     coat, flank = (52, 45, 38), (70, 54, 38)
     far, near = _legs(random, (-34, 20), 40, (15, 6.5, 6), flank)
     trunk = _curve((-50, 52), (-40, 34), (0, 30), (30, 36), (36, 58), (0, 70), (-34, 70))
@@ -372,7 +378,7 @@ def _dikdik(random: np.random.Generator) -> list[Polygon]:
     ]
 
 
-ANIMALS = {  # its shape, and the least and the greatest of its longer side, of the image's
+ANIMALS = {  # function that draws it, least and greatest length of its longer side as a share of the image's
     "landbird": (_landbird, 0.46, 0.66),
     "waterbird": (_waterbird, 0.48, 0.68),
     "cattle": (_cattle, 0.64, 0.84),

@@ -1,6 +1,7 @@
 """The wildlife as a TFDS data set: rendered once into ArrayRecord files, read through Grain."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -9,31 +10,37 @@ import tensorflow_datasets as tfds
 
 from gap_jax.data.encoding import png
 from gap_jax.small_worlds import wildlife
-from gap_jax.small_worlds.in_processes import in_processes
-
-
-class WildlifeConfig(tfds.core.BuilderConfig):
-    """Which kinds of pictures each split has, in turn, what size, how many."""
-
-    def __init__(
-        self, *, kinds: dict[str, tuple[wildlife.Kind, ...]], size: int, counts: dict[str, int], **kwargs: Any
-    ):
-        super().__init__(**kwargs)
-        self.kinds, self.size, self.counts = kinds, size, counts
-
+from gap_jax.small_worlds.in_processes import make_in_processes
 
 _EVERY = dict.fromkeys(wildlife.SPLITS, (wildlife.Kind(wildlife.EVERY),))
 _HELD_OUT = {"validation": 1_000, "test": 1_000}
-_FEW = {"train": 126, "validation": 60, "test": 60}  # as many of each kind
+_FEW = {"train": 126, "validation": 60, "test": 60}  # multiples of the number of kinds
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class WildlifeConfig(tfds.core.BuilderConfig):
+    """A choice of kinds of pictures, image size and number of pictures.
+
+    - `kinds`: the kinds of pictures in each split; they take turns.
+    - `size`: pixels along a side.
+    - `counts`: the number of pictures in each split.
+    """
+
+    kinds: Mapping[str, Sequence[wildlife.Kind]]
+    size: int
+    counts: Mapping[str, int]
 
 
 class WildlifeDataset(tfds.core.GeneratorBasedBuilder):
-    """Features: `image`, `keep` (255 = animal), `label`, `group`, `location`, `hour`, `caption`, three words.
+    """The TFDS builder of animal pictures.
 
-    `label` and `group` are those of `wildlife.LABELS` and `wildlife.group`, `location` the camera's number, 0
-    without one. `Wildlife(config="every")` has all words, to train a generator on; `config="waterbirds"` and
-    `config="iwildcam"` are the two experiments' pictures; `every_few`, `waterbirds_few` and `iwildcam_few`
-    have 126 to train on, to try things out.
+    Features: `image` uint8 `[S,S,3]`; `keep` uint8 `[S,S,1]`, 255 on the animal; `label`, the animal's number
+    in `wildlife.LABELS`; `group`, see `wildlife.group`; `location`, the camera's number, 0 without a camera;
+    `hour`, 0 to 23; `caption`; and the words `animal`, `place` and `light`, as class labels.
+
+    The config `every` has pictures of all words, to train a generator on; `waterbirds` and `iwildcam` are the
+    pictures of the two experiments. `every_few`, `waterbirds_few` and `iwildcam_few` are small versions to
+    try things out, with 126 pictures to train on.
     """
 
     name = "wildlife"
@@ -66,10 +73,10 @@ class WildlifeDataset(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         config = self.builder_config
         make = partial(_examples, wildlife.SPLITS[split], config.kinds[split], config.size)
-        return in_processes(make, config.counts[split])
+        return make_in_processes(make, config.counts[split])
 
 
-def _examples(seed: int, kinds: tuple, size: int, indices: range) -> list[dict[str, Any]]:
+def _examples(seed: int, kinds: Sequence[wildlife.Kind], size: int, indices: range) -> list[dict[str, Any]]:
     return [_example(seed, index, kinds[index % len(kinds)], size) for index in indices]
 
 

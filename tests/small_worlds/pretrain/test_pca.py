@@ -1,3 +1,5 @@
+"""The first parameters of the autoencoder: a linear encoder, a decoder that can learn."""
+
 import dataclasses
 
 import jax
@@ -70,9 +72,9 @@ def test_every_part_of_the_decoder_can_learn(images, started):
     ("change", "message"),
     [
         ({"norm_num_groups": 2}, "norm_num_groups must be 1, found 2"),
-        ({"block_out_channels": (16, 8, 64)}, "cannot hold patches of 4 pixels squared"),
+        ({"block_out_channels": (16, 8, 64)}, "too narrow for patches of 4 × 4 pixels and 6 latent channels"),
     ],
 )
-def test_autoencoders_that_cannot_are_refused(change, message, images):
+def test_autoencoders_of_other_shapes_are_refused(change, message, images):
     with pytest.raises(ValueError, match=message):
         start_from_patches(dataclasses.replace(VAE, **change), {}, images)

@@ -1,9 +1,12 @@
+"""The renderer of rooms: its geometry, its pictures and their determinism."""
+
 import itertools
 
 import numpy as np
 import pytest
 
 from gap_jax.small_worlds import rooms
+from gap_jax.small_worlds.rooms import renderer
 
 EVERY_STYLE = [rooms.Style(*words) for words in itertools.product(*rooms.AXES.values())]
 PLAIN = rooms.Style()
@@ -24,38 +27,38 @@ def test_splits_share_no_room():
 
 
 def test_shapes_and_ranges():
-    found = rooms.render(1, range(16), EVERY_STYLE[:16], size=80)
-    assert found.image.shape == (16, 80, 80, 3) and found.image.dtype == np.uint8
-    assert found.depth.shape == found.mask.shape == (16, 80, 80, 1)
-    assert found.depth.dtype == np.float32 and found.mask.dtype == bool
-    assert found.depth.min() > 0 and found.depth.max() <= 1
-    np.testing.assert_allclose(np.linalg.norm(found.normals, axis=-1), 1, atol=1e-4)
+    rendered = rooms.render(1, range(16), EVERY_STYLE[:16], size=80)
+    assert rendered.image.shape == (16, 80, 80, 3) and rendered.image.dtype == np.uint8
+    assert rendered.depth.shape == rendered.mask.shape == (16, 80, 80, 1)
+    assert rendered.depth.dtype == np.float32 and rendered.mask.dtype == bool
+    assert rendered.depth.min() > 0 and rendered.depth.max() <= 1
+    np.testing.assert_allclose(np.linalg.norm(rendered.normals, axis=-1), 1, atol=1e-4)
 
 
 def test_depth_is_that_of_the_surfaces_whose_normals_are_given():
     """Where a pixel and its neighbours lie on one plane, its normal follows from their depth."""
     size = 256
-    found = rooms.render(0, range(4), [PLAIN] * 4, size)
-    grid = ((np.arange(size) + 0.5) / size * 2 - 1) / rooms.FOCAL
+    rendered = rooms.render(0, range(4), [PLAIN] * 4, size)
+    grid = ((np.arange(size) + 0.5) / size * 2 - 1) / renderer.FOCAL
     rays = np.stack([*np.meshgrid(grid, grid), np.ones((size, size))], -1)
-    points = found.depth.astype(np.float64) * rooms.RANGE * rays
+    points = rendered.depth.astype(np.float64) * renderer.RANGE * rays
     across, down = points[:, 1:-1, 2:] - points[:, 1:-1, :-2], points[:, 2:, 1:-1] - points[:, :-2, 1:-1]
     crossed = np.cross(down, across)
     crossed /= np.linalg.norm(crossed, axis=-1, keepdims=True)
-    agreement = (crossed * found.normals[:, 1:-1, 1:-1]).sum(-1)
+    agreement = (crossed * rendered.normals[:, 1:-1, 1:-1]).sum(-1)
     assert np.mean(agreement > 0.9999) > 0.9
 
 
 def test_the_farthest_point_is_as_far_in_every_room():
-    found = rooms.render(2, range(50), [PLAIN] * 50)
-    farthest = found.depth.max((1, 2, 3)) * rooms.RANGE
-    assert np.abs(farthest - rooms.FARTHEST).max() < 0.35  # less than a pixel away
+    rendered = rooms.render(2, range(50), [PLAIN] * 50)
+    farthest = rendered.depth.max((1, 2, 3)) * renderer.RANGE
+    assert np.abs(farthest - renderer.FARTHEST).max() < 0.35  # less than a pixel away
 
 
 def test_the_nearest_point_is_the_sill_in_every_room():
-    depth = rooms.render(2, range(200), [PLAIN] * 200).depth * rooms.RANGE
-    np.testing.assert_allclose(depth[:, -2:], rooms.NEAREST, rtol=1e-6)
-    assert (depth[:, :-2] > rooms.NEAREST).all()
+    depth = rooms.render(2, range(200), [PLAIN] * 200).depth * renderer.RANGE
+    np.testing.assert_allclose(depth[:, -2:], renderer.NEAREST, rtol=1e-6)
+    assert (depth[:, :-2] > renderer.NEAREST).all()
 
 
 def test_some_rooms_have_windows_without_depth():
@@ -75,38 +78,16 @@ def test_every_word_changes_the_picture_and_nothing_else():
 
 def test_fog_is_the_law_of_beer_and_lambert():
     clear, foggy = (rooms.render(0, [0], [rooms.Style(air=air)]) for air in ("clear", "foggy"))
-    share = np.exp(-0.35 * clear.depth[0] * rooms.RANGE)
+    share = np.exp(-0.35 * clear.depth[0] * renderer.RANGE)
     expected = share * clear.image[0] + (1 - share) * 255 * np.array((0.86, 0.88, 0.90))
     error = np.abs(expected - foggy.image[0])
     assert np.median(error) < 1
 
 
-def test_captions_say_the_words_and_parse_reads_them():
-    assert rooms.caption(rooms.Style("red", "striped", "dark", "foggy")) == "a red striped room, dark, foggy"
-    assert rooms.caption(PLAIN, (False,) * 4) == "a room"
-    for style in EVERY_STYLE:
-        assert rooms.parse(rooms.caption(style)) == style._asdict()
-
-
-def test_styles_are_drawn_from_the_allowed_words():
-    drawn = {rooms.draw_style(0, i, rooms.NARROW) for i in range(100)}
-    assert drawn == {rooms.Style("grey"), rooms.Style("beige")}
-    assert len({rooms.draw_style(0, i) for i in range(2000)}) == len(EVERY_STYLE)
-
-
-def test_unknown_words_name_the_known_ones():
-    with pytest.raises(
-        ValueError, match=r"'pink' in 'a pink room' is no word of the rooms.*colour: grey, beige"
-    ):
-        rooms.parse("a pink room")
-    with pytest.raises(ValueError, match="weather"):
-        rooms.draw_style(0, 0, {"weather": ("fog",)})
+def test_wrong_sizes_and_words_are_refused():
+    with pytest.raises(ValueError, match="size must be at least 64 pixels, found 32"):
+        rooms.render(0, [0], [PLAIN], size=32)
+    with pytest.raises(ValueError, match="every room needs a style, found 2 rooms and 1 styles"):
+        rooms.render(0, [0, 1], [PLAIN])
     with pytest.raises(ValueError, match="'huge'"):
         rooms.render(0, [0], [rooms.Style(texture="huge")])
-
-
-def test_wrong_sizes_are_refused():
-    with pytest.raises(ValueError, match="64 pixels or more, found 32"):
-        rooms.render(0, [0], [PLAIN], size=32)
-    with pytest.raises(ValueError, match="2 rooms need as many styles, found 1"):
-        rooms.render(0, [0, 1], [PLAIN])

@@ -1,4 +1,4 @@
-"""The small world's models as they are shipped: small, and torch's as much as ours."""
+"""The shipped models of the rooms: small, readable by torch, and good where they should be."""
 
 import diffusers
 import jax
@@ -11,7 +11,7 @@ import gap_jax
 from gap_jax.diffusion.align import Sampling, controlnet_depth, depth_condition
 from gap_jax.small_worlds import rooms
 from gap_jax.small_worlds.probe import rooms as probe
-from gap_jax.small_worlds.probe.measures import generated, zero_shot
+from gap_jax.small_worlds.probe.measures import generate_images, zero_shot_accuracy
 from gap_jax.weights.repo import shipped
 from tests.torch_folders import nchw, nhwc
 
@@ -64,28 +64,30 @@ def test_torch_transformers_sees_the_same_in_clip(truth):
 def test_clip_tells_the_styles():
     styles = [rooms.draw_style(rooms.SPLITS["test"], i) for i in range(128)]
     images = rooms.render(rooms.SPLITS["test"], range(128), styles).image.astype(np.float32) / 255
-    found = zero_shot(*gap_jax.load_clip("small"), images, styles, rooms.AXES, rooms.caption)
-    assert min(found.values()) > 0.85, found
+    accuracy = zero_shot_accuracy(*gap_jax.load_clip("small"), images, styles, rooms.AXES, rooms.caption)
+    assert min(accuracy.values()) > 0.85, accuracy
 
 
 def test_a_room_alone_is_a_usual_one():
     truth = rooms.render(rooms.SPLITS["test"], range(16), [rooms.Style()] * 16)
     batch = truth.as_batch()
     pipe, params = gap_jax.load_pipeline("small")
-    images = generated(pipe, params, ["a room"] * 16, batch, controlnet_depth(), Sampling(5, 1.5))
-    found = zero_shot(*gap_jax.load_clip("small"), images, truth.styles, rooms.AXES, rooms.caption)
-    assert min(found[axis] for axis in ("texture", "light", "air")) > 0.7, found
+    images = generate_images(pipe, params, ["a room"] * 16, batch, controlnet_depth(), Sampling(5, 1.5))
+    accuracy = zero_shot_accuracy(
+        *gap_jax.load_clip("small"), images, truth.styles, rooms.AXES, rooms.caption
+    )
+    assert min(accuracy[axis] for axis in ("texture", "light", "air")) > 0.7, accuracy
 
 
 def test_the_supervised_model_fails_in_fog_and_the_critic_does_not():
-    seed, mean = rooms.SPLITS["test"], probe.mean_map(128)
-    models = {part: probe.depth_model("small", part) for part in ("depth", "critic")}
+    seed, mean_depth = rooms.SPLITS["test"], probe.mean_depth_map(128)
+    models = {part: probe.depth_model_errors("small", part) for part in ("depth", "critic")}
 
     def errors(style):
         truth = rooms.render(seed, range(32), [style] * 32)
         images = truth.image.astype(np.float32) / 255
-        own = {part: errors(images, truth).mean() for part, errors in models.items()}
-        return own | {"mean map": probe.l1(np.broadcast_to(mean, truth.depth.shape), truth).mean()}
+        l1 = {part: errors(images, truth).mean() for part, errors in models.items()}
+        return l1 | {"mean map": probe.mean_map_errors(mean_depth, truth).mean()}
 
     clean, foggy = errors(rooms.Style()), errors(rooms.Style(air="foggy"))
     assert clean["depth"] < 0.5 * clean["mean map"]

@@ -1,4 +1,4 @@
-"""The models of the small world of animals as they are shipped: small, torch's as much as ours, biased."""
+"""The shipped models of the wildlife: small, readable by torch, and biased where they should be."""
 
 import diffusers
 import jax
@@ -9,16 +9,20 @@ import torch
 import gap_jax
 from gap_jax.diffusion.align import Sampling, inpaint
 from gap_jax.small_worlds import wildlife
-from gap_jax.small_worlds.probe import measures as probing
-from gap_jax.small_worlds.probe.wildlife import EXPERIMENTS, by_group, right
-from gap_jax.small_worlds.wildlife.renderer import Words, render_kinds
+from gap_jax.small_worlds.probe import measures
+from gap_jax.small_worlds.probe.wildlife import EXPERIMENTS, correctness, mean_by_group
+from gap_jax.small_worlds.wildlife import Words, render_kinds
 from gap_jax.stages.evaluate import in_steps
 from gap_jax.weights.classifier import load_classifier
 from gap_jax.weights.repo import ASSETS, shipped
 from tests.torch_folders import nchw, nhwc
 
 WORDS = [Words("landbird", "lake"), Words("zebra", "forest", "night"), Words("waterbird", "grass", "dusk")]
-WHERE = [Words("landbird", "grass"), Words("zebra", "savanna"), Words("waterbird", "sea")]  # animals are kept
+ORIGINALS = [
+    Words("landbird", "grass"),
+    Words("zebra", "savanna"),
+    Words("waterbird", "sea"),
+]  # animals are kept
 
 
 def test_all_small_worlds_together_are_small():
@@ -41,16 +45,16 @@ def test_torch_diffusers_generates_the_same_images():
 
 def test_backgrounds_are_those_asked_for_and_kept_pixels_the_originals():
     pipe, params = gap_jax.load_pipeline("wildlife")
-    words, where = WORDS * 4, WHERE * 4
-    batch = wildlife.render(wildlife.SPLITS["test"], range(len(where)), where).as_batch()
-    captions = [wildlife.caption(each) for each in words]
+    words, originals = WORDS * 4, ORIGINALS * 4
+    batch = wildlife.render(wildlife.SPLITS["test"], range(len(originals)), originals).as_batch()
+    captions = [wildlife.caption(target) for target in words]
     align, sampling = inpaint(paste=True), Sampling(5, 1.5, 1.0)
-    images = probing.generated(pipe, params, captions, batch, align, sampling)
+    images = measures.generate_images(pipe, params, captions, batch, align, sampling)
     keep = np.broadcast_to(batch["keep"], images.shape)
     np.testing.assert_array_equal(images[keep], batch["image"][keep])
     clip = gap_jax.load_clip("wildlife")
-    found = probing.zero_shot(*clip, images, words, wildlife.AXES, wildlife.caption)
-    assert min(found["place"], found["light"]) > 0.7, found
+    accuracy = measures.zero_shot_accuracy(*clip, images, words, wildlife.AXES, wildlife.caption)
+    assert min(accuracy["place"], accuracy["light"]) > 0.7, accuracy
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -62,8 +66,9 @@ def test_the_classifier_fails_where_it_has_not_been_and_the_critic_does_not(expe
         module, params = load_classifier("wildlife", part=part)
         assert module.num_labels == len(classes)
         means[part] = [
-            by_group(in_steps(right(module), params, batch), batch["group"]) for batch in (seen, unseen)
+            mean_by_group(in_steps(correctness(module), params, batch), batch["group"])
+            for batch in (seen, unseen)
         ]
-    (own, other), (_, critics) = means.values()
-    assert own["mean"] > 0.8 and critics["mean"] > 0.8
-    assert min(other.values()) < own["mean"] - 0.2
+    (on_seen, on_unseen), (_, critic_on_unseen) = means.values()
+    assert on_seen["mean"] > 0.8 and critic_on_unseen["mean"] > 0.8
+    assert min(on_unseen.values()) < on_seen["mean"] - 0.2
