@@ -32,7 +32,8 @@ from gap_jax.models.unet import UNet2DCondition
 from gap_jax.models.vae import AutoencoderKL
 from gap_jax.stages.guidance import FeatureStatistics, cosine
 from gap_jax.stages.objective import Term, adversarial
-from gap_jax.stages.prompt_optimizer import EarlyStop, Model, adamw, prompt_optimizer
+from gap_jax.models.network import Network
+from gap_jax.stages.prompt_optimizer import EarlyStop, adamw, prompt_optimizer
 from gap_jax.tasks.depth import NEGATIVE_PROMPT
 
 SIDE = 384  # of generated images
@@ -86,7 +87,7 @@ class Networks:
             return prompt_optimizer(
                 self.pipe,
                 params,
-                Model(self.predict, model_params),
+                Network(self.predict, model_params),
                 [adversarial(self.task.adversarial), Term("guidance", guide, clip_params)],
                 controlnet_depth(),
                 adamw(config.learning_rate, weight_decay=config.weight_decay),

@@ -29,7 +29,8 @@ from gap_jax.diffusion.schedule import Schedule
 from gap_jax.models import clip, controlnet, unet, vae
 from gap_jax.models.tokenizer import Tokenizer
 from gap_jax.stages.objective import adversarial
-from gap_jax.stages.prompt_optimizer import Model, adamw, prompt_optimizer
+from gap_jax.models.network import Network
+from gap_jax.stages.prompt_optimizer import adamw, prompt_optimizer
 from gap_jax.tasks import depth
 from gap_jax.weights.configs import build
 from tests.diffusion.test_denoise import embed_through
@@ -78,7 +79,7 @@ class Benchmark:
 
     def compiled(self, num_steps: int = STEPS, backprop_steps: int | None = None, population: int = 0):
         """A step's executable, and a function that runs it and returns the gradient (from AdamW's)."""
-        given = self.pipe, self.params, Model(predict_depth, KERNEL), [adversarial(depth.negative_l1)]
+        given = self.pipe, self.params, Network(predict_depth, KERNEL), [adversarial(depth.negative_l1)]
         sampling = Sampling(num_steps, GUIDANCE, backprop_steps=backprop_steps)
         options = dict(placeholders=4, negative_prompt=NEGATIVE, sampling=sampling)
         ours = prompt_optimizer(*given, controlnet_depth(), adamw(RATE), **options)

@@ -1,34 +1,93 @@
-"""gap_jax: controlled training data generation with diffusion models, in JAX and Flax.
+"""Controlled training data generation with diffusion models, in JAX and Flax.
 
-`load_pipeline` and `load_clip` read Stable Diffusion, ControlNet and CLIP from diffusers' and transformers'
-folders or from the hub; `save_pipeline` and `save_clip` write them; `load_depth`, `load_classifier` and their
-`save_…` do so for depth models and classifiers; `"small"` and `"wildlife"` name models of small worlds that
-come with gap_jax. `prompts` keeps learned placeholders.
+The names below are the public API; everything else may change between versions. They are imported when they
+are first used, so that `import gap_jax` is fast.
 """
 
-from gap_jax import prompts
-from gap_jax.diffusion.pipeline import Pipeline
-from gap_jax.diffusion.schedule import ddim, dpm_solver
-from gap_jax.models.clip import Clip
-from gap_jax.weights.classifier import load_classifier, save_classifier
-from gap_jax.weights.depth import load_depth, save_depth
-from gap_jax.weights.pipeline import add_controlnet, load_clip, load_pipeline, save_clip, save_pipeline
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Clip",
-    "Pipeline",
-    "add_controlnet",
-    "ddim",
-    "dpm_solver",
-    "load_classifier",
-    "load_clip",
-    "load_depth",
-    "load_pipeline",
-    "prompts",
-    "save_classifier",
-    "save_clip",
-    "save_depth",
-    "save_pipeline",
-]
+_HOMES = {
+    # Stable Diffusion
+    "Pipeline": "gap_jax.diffusion.pipeline",
+    "load_pipeline": "gap_jax.weights.pipeline",
+    "save_pipeline": "gap_jax.weights.pipeline",
+    "add_controlnet": "gap_jax.weights.pipeline",
+    "ddim": "gap_jax.diffusion.schedule",
+    "dpm_solver": "gap_jax.diffusion.schedule",
+    # CLIP
+    "Clip": "gap_jax.models.clip",
+    "load_clip": "gap_jax.weights.pipeline",
+    "save_clip": "gap_jax.weights.pipeline",
+    # vision models
+    "Network": "gap_jax.models.network",
+    "load_depth": "gap_jax.weights.depth",
+    "save_depth": "gap_jax.weights.depth",
+    "load_classifier": "gap_jax.weights.classifier",
+    "save_classifier": "gap_jax.weights.classifier",
+    # alignments: how images keep their labels
+    "Alignment": "gap_jax.diffusion.align",
+    "Sampling": "gap_jax.diffusion.align",
+    "controlnet_depth": "gap_jax.diffusion.align",
+    "inpaint": "gap_jax.diffusion.align",
+    "latent_mask": "gap_jax.diffusion.align",
+    # objectives: what prompts are optimised for
+    "Term": "gap_jax.stages.objective",
+    "adversarial": "gap_jax.stages.objective",
+    "image_guidance": "gap_jax.stages.guidance",
+    "text_guidance": "gap_jax.stages.guidance",
+    "textual_inversion": "gap_jax.stages.guidance",
+    "cosine": "gap_jax.stages.guidance",
+    "l2": "gap_jax.stages.guidance",
+    "standardised_l2": "gap_jax.stages.guidance",
+    # stages
+    "EarlyStop": "gap_jax.stages.prompt_optimizer",
+    "adamw": "gap_jax.stages.prompt_optimizer",
+    "prompt_optimizer": "gap_jax.stages.prompt_optimizer",
+    "optimize": "gap_jax.stages.optimize",
+    "generate": "gap_jax.stages.generate",
+    "finetune": "gap_jax.stages.finetune",
+    "evaluate": "gap_jax.stages.evaluate",
+    # the closed loop
+    "Experiment": "gap_jax.closed_loop.command",
+    "Preset": "gap_jax.closed_loop.command",
+    "main": "gap_jax.closed_loop.command",
+    "Settings": "gap_jax.closed_loop.settings",
+    "SamplingSettings": "gap_jax.closed_loop.settings",
+    "Optimizing": "gap_jax.closed_loop.settings",
+    "Generating": "gap_jax.closed_loop.settings",
+    "Finetuning": "gap_jax.closed_loop.settings",
+    "Evaluating": "gap_jax.closed_loop.settings",
+    "World": "gap_jax.closed_loop.world",
+    "Generator": "gap_jax.closed_loop.world",
+    "Models": "gap_jax.closed_loop.world",
+    "DataSets": "gap_jax.closed_loop.world",
+    "TargetDomain": "gap_jax.closed_loop.world",
+    "FixedPrompts": "gap_jax.closed_loop.world",
+    "Task": "gap_jax.closed_loop.world",
+    "Pictures": "gap_jax.closed_loop.world",
+    "Metric": "gap_jax.tasks.metric",
+    "MetricStyle": "gap_jax.tasks.metric",
+    "Programs": "gap_jax.closed_loop.programs",
+    "Run": "gap_jax.closed_loop.run",
+    "run_experiment": "gap_jax.closed_loop.experiment",
+}
+_MODULES = {"prompts": "gap_jax.prompts", "parallel": "gap_jax.parallel"}
+
+__all__ = sorted([*_HOMES, *_MODULES])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gap_jax' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

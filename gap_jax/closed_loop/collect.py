@@ -1,111 +1,149 @@
-"""What the stages left behind, put together as the report's `Results`, with pictures."""
+"""Puts together the results of all seeds: what was measured, what was generated, and pictures of prompts."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
 from gap_jax import prompts
-from gap_jax.closed_loop.programs import Prompts
-from gap_jax.closed_loop.run import Run
-from gap_jax.closed_loop.settings import ARMS, Arm
-from gap_jax.closed_loop.world import Arrays, Task, World, take
-from gap_jax.diffusion.align import generate as sample
-from gap_jax.report import pictures
-from gap_jax.report.results import (
-    CONSTANT,
-    WORST,
-    Column,
-    Example,
-    Frame,
-    Generated,
-    Point,
-    Prompt,
-    Results,
-)
+from gap_jax.closed_loop.arm_prompts import PromptSet
+from gap_jax.closed_loop.arms import ARMS
+from gap_jax.closed_loop.gallery import Gallery, arm_key
+from gap_jax.closed_loop.measurements import WORST_SET, ModelKey, Scores, read_measurements
+from gap_jax.closed_loop.run import CRITIC, ORIGINAL, Produced, Run
+from gap_jax.closed_loop.settings import Optimizing, Settings
+from gap_jax.closed_loop.terms import weights_of
+from gap_jax.report.results import CONSTANT, ArmStyle, Column, Generated, Point, Prompt, Results
+from gap_jax.stages.evaluate import CLEAN, TestSet
 from gap_jax.stages.optimize import load_trajectory
 
-CORRUPTED = ("cc", "3dcc")
-EXAMPLES, FRAMES = 3, 8  # labels drawn of each prompt; steps
-Draw = Callable[[np.ndarray, Arrays], tuple[np.ndarray, np.ndarray]]
-Measured = list[dict[str, Any]]  # `evaluate.json` of each seed
+FRAMES = 8  # steps of an optimisation that are drawn, besides the one that was chosen
+CORRUPTIONS = ("cc", "3dcc")
+_ITERATION_MARKERS = "1234x+"
 
 
-def assemble(runs: list[Run], root: Path) -> Results:
-    """Everything measured, and pictures of the first seed's prompts, under `root`; by all processes."""
-    first = runs[0]
-    settings, world = first.settings, first.world
-    measured = [json.loads((run.folder / "evaluate.json").read_text()) for run in runs]
-    metrics = {name: metric.shown for name, metric in world.task.metrics.items()}
-    metric = next(iter(metrics))
-    last = settings.iterations - 1
-    made = {
-        name: generated([run.stage(name, "generate", last) for run in runs])
-        for name in settings.arms
-        if ARMS[name].generates
+def collect(runs: Sequence[Run], produced: Sequence[Sequence[Produced]], root: Path) -> Results:
+    """Return the results of all seeds, with pictures of the first seed's prompts saved below `root`.
+
+    - `runs`: one for each seed; `produced`: what `run_until` returned for each.
+
+    All processes call it; process 0 writes. Raises ValueError for damaged files of measurements.
+    """
+    settings, world = runs[0].settings, runs[0].world
+    scores = [read_measurements(run.measurements) for run in runs]
+    metrics = {name: metric.style for name, metric in world.task.metrics.items()}
+    main = next(iter(metrics))
+    names = _result_arms(settings)
+    generated = {
+        arm_key(first, runs[0]): _generated([seed[i].generated for seed in produced])
+        for i, first in enumerate(produced[0])
+        if first.prompt_sets
     }
-    full = {name: found.kept // len(runs) for name, found in made.items()}
+    targets = [TestSet("domain", name) for name in world.targets if name in world.data.domains]
     return Results(
         title=world.title,
         summary=world.summary,
         label=world.task.pictures.name,
         legends=world.task.pictures.legends,
         note=world.task.pictures.note,
-        config=settings.plain(),
+        config=settings.to_json(),
         seeds=settings.seeds,
+        arms={key: _style(model.arm, key) for key, model in names.items()},
         metrics=metrics,
-        columns=tuple(columns(measured, settings.arms, tuple(metrics))),
-        generated=made,
-        critic_real=tuple(seed["critic"]["original"][metric] for seed in measured),
-        critic_constant=tuple(seed[CONSTANT]["original"][metric] for seed in measured),
+        columns=tuple(_columns(scores, names, tuple(metrics))),
+        generated=generated,
+        critic_real=tuple(seed[ModelKey(CRITIC)][ORIGINAL][main] for seed in scores),
+        critic_constant=tuple(seed[ModelKey(CONSTANT)][ORIGINAL][main] for seed in scores),
         efficiency={
-            target: efficiency(measured, settings.arms, target, full, metric)
-            for target in [*(name for name in world.targets if name in world.domains), WORST]
-            if target in measured[0][settings.arms[0]]
+            target.name: _efficiency(scores, names, target, _images_per_seed(generated, len(runs)), main)
+            for target in [*targets, WORST_SET]
+            if target in scores[0][next(iter(names.values()))]
         },
-        prompts=tuple(drawn(first, root)),
+        prompts=tuple(_prompts(runs[0], produced[0], root)),
     )
 
 
-def columns(measured: Measured, arms: tuple[str, ...], metrics: tuple[str, ...]) -> Iterator[Column]:
-    """A column for each test set."""
-    for name in measured[0][arms[0]]:
-        kind, *rest = name.split("/")
-        corruption = kind in CORRUPTED
-        plain = "clean" if corruption else name  # what looks at no image cannot tell a corrupted one
-        scores = {
-            arm: {metric: tuple(seed[arm][place][metric] for seed in measured) for metric in metrics}
-            for arm, place in [*((arm, name) for arm in arms), (CONSTANT, plain)]
-        }
-        if corruption:
-            yield Column(kind, rest[0], int(rest[1]), scores)
-        else:
-            yield Column("clean" if name == "clean" else "domain", name, None, scores)
+def _result_arms(settings: Settings) -> dict[str, ModelKey]:
+    """Return the model that each arm of the results stands for; earlier iterations count as own arms."""
+    last = settings.iterations - 1
+    keys: dict[str, ModelKey] = {}
+    for name in settings.arms:
+        for iteration in range(last):
+            keys[f"{name}, iteration {iteration + 1}"] = ModelKey(name, iteration)
+        keys[name] = ModelKey(name, last)
+    return keys
 
 
-def efficiency(
-    measured: Measured, arms: tuple[str, ...], target: str, full: Mapping[str, int], metric: str
-) -> dict[str, tuple[Point, ...]]:
-    """The metric on a test set against the number of generated images, of each arm; 0 is the control's."""
-    found = {}
-    for arm in filter(full.__contains__, arms):
-        counts = {full[arm]: arm} | ({0: "control"} if "control" in arms else {})
-        fewer = {name for seed in measured for name in seed if name.startswith(f"{arm}@")}
-        for name in fewer.intersection(*measured):  # what is there for every seed
-            counts.setdefault(int(name.split("@")[1]), name)
-        found[arm] = tuple(
-            Point(count, tuple(seed[counts[count]][target][metric] for seed in measured))
-            for count in sorted(counts)
+def _style(name: str, key: str) -> ArmStyle:
+    style = ARMS[name].style
+    if key == name:
+        return style
+    number = int(key.rsplit(" ", 1)[1])
+    return ArmStyle(
+        f"{style.label}, iteration {number}",
+        f"The arm “{style.label}” after iteration {number}.",
+        style.colour,
+        _ITERATION_MARKERS[(number - 1) % len(_ITERATION_MARKERS)],
+    )
+
+
+def _columns(
+    scores: Sequence[Scores], arms: Mapping[str, ModelKey], metrics: Sequence[str]
+) -> Iterator[Column]:
+    """Yield a column for each test set, with the scores of all arms and of the constant prediction."""
+    for test_set in scores[0][next(iter(arms.values()))]:
+        # A prediction that ignores the image is the same for a corrupted one.
+        constant = CLEAN if test_set.kind in CORRUPTIONS else test_set
+        measured = [(arm, key, test_set) for arm, key in arms.items()]
+        measured.append((CONSTANT, ModelKey(CONSTANT), constant))
+        yield Column(
+            test_set.kind,
+            test_set.name,
+            test_set.severity,
+            {
+                arm: {metric: tuple(seed[key][place][metric] for seed in scores) for metric in metrics}
+                for arm, key, place in measured
+            },
         )
-    return found
 
 
-def generated(folders: list[Path]) -> Generated:
-    """What an arm generated, in one folder for each seed."""
+def _images_per_seed(generated: Mapping[str, Generated], seeds: int) -> dict[str, int]:
+    return {arm: entry.kept // seeds for arm, entry in generated.items()}
+
+
+def _efficiency(
+    scores: Sequence[Scores],
+    arms: Mapping[str, ModelKey],
+    target: TestSet,
+    images: Mapping[str, int],
+    metric: str,
+) -> dict[str, tuple[Point, ...]]:
+    """Return the metric on a test set against the number of generated images, for each arm.
+
+    - `images`: the number of images that each arm generated per seed. 0 images is the arm `control`.
+    """
+    curves = {}
+    for arm, key in arms.items():
+        if arm not in images:
+            continue
+        models = {images[arm]: key}
+        if "control" in arms:
+            models[0] = arms["control"]
+        for other in set(scores[0]).intersection(*scores[1:]):  # those measured for every seed
+            if other.images is not None and other._replace(images=None) == key:
+                models.setdefault(other.images, other)
+        curves[arm] = tuple(
+            Point(count, tuple(seed[models[count]][target][metric] for seed in scores))
+            for count in sorted(models)
+        )
+    return curves
+
+
+def _generated(folders: Sequence[Path]) -> Generated:
+    """Return what an arm generated, from its folder of each seed."""
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
     removed: dict[str, int] = {}
     for summary in summaries:
@@ -118,130 +156,68 @@ def generated(folders: list[Path]) -> Generated:
     return Generated(sum(summary["images"] for summary in summaries), removed, tuple(critic))
 
 
-def drawn(run: Run, root: Path) -> Iterator[Prompt]:
-    """Every prompt of this seed with pictures of some original images, at some of its steps."""
-    draw = drawing(run)
-    made = [
-        (name, some, i)
-        for name in run.settings.arms
-        for some in run.prompts(name, run.world.model.params, 0)
-        for i in range(len(some.texts))
-    ]
-    for name, some, i in tqdm(made, desc="draw", unit="prompt", disable=jax.process_index() != 0):
-        labels = take(run.world.original, examples(run.world, some.part))
-        fields, contexts = told(run, name, some, i)
-        if some.target:
-            fields["targets"] = tuple(target_pictures(run, some.target, root))
-        folder = root / "pictures" / name / f"{some.aim or 'all'}-{i}"
-        by_step = {step: draw(context, labels) for step, context in contexts.items()}
-        shown = tuple(
-            example(
-                folder / str(j),
-                root,
-                {field: array[j] for field, array in labels.items()},
-                {step: (images[j], guesses[j]) for step, (images, guesses) in by_step.items()},
-                run.world.task,
-            )
-            for j in range(len(labels["image"]))
+def _prompts(run: Run, produced: Sequence[Produced], root: Path) -> Iterator[Prompt]:
+    """Yield every prompt of a seed, in the order of arms and iterations."""
+    gallery = Gallery(run, root)
+    numbered = [
+        (work, prompt_set, i, number)
+        for work in produced
+        for number, (prompt_set, i) in enumerate(
+            (prompt_set, i) for prompt_set in work.prompt_sets for i in range(len(prompt_set.texts))
         )
-        text = some.texts[i]
-        text = f"{text}, {some.part}" if some.part and some.part not in text else text
-        yield Prompt(arm=name, seed=run.seed, name=text, target=some.target, examples=shown, **fields)
+    ]
+    for work, prompt_set, i, number in tqdm(
+        numbered, desc="draw", unit="prompt", disable=jax.process_index() != 0
+    ):
+        yield _prompt(run, gallery, work, prompt_set, i, number)
 
 
-def examples(world: World, part: str | None) -> np.ndarray:
-    """Numbers of the original images that a prompt is shown on: of its part, or of each part in turn."""
-    if part is not None:
-        return np.resize(world.parts[part], EXAMPLES)
-    if not world.parts:
-        return np.arange(EXAMPLES)
-    parts = list(world.parts.values())
-    return np.array([parts[i % len(parts)][i // len(parts)] for i in range(EXAMPLES)])
-
-
-def told(run: Run, name: str, some: Prompts, i: int) -> tuple[dict[str, Any], dict[int, np.ndarray]]:
-    """What the report says of prompt `i`, and its text states by step."""
-    arm = ARMS[name]
-    if some.embeddings is None:
-        return {"losses": {}}, {0: run.programs.contexts(some)[i]}
-    words = prompts.nearest_words(run.world.pipe, run.world.params, some.embeddings[i])
-    fields: dict[str, Any] = {"losses": {}, "words": tuple(map(tuple, words))}
-    if not arm.optimized:
-        return fields, {0: run.programs.contexts(some)[i]}
-    trajectory = load_trajectory(run.stage(arm.prompts_of or name, "optimize") / (some.aim or "all"))
-    stopped = np.flatnonzero(trajectory["stopped"][:, i])
-    end = stopped[0] + 1 if len(stopped) else len(trajectory["stopped"])
-    fields["losses"] = {term: tuple(map(float, trajectory[term][:end, i])) for term in terms(arm)}
-    path = trajectory["embeddings"][:end, i]  # what each update began with
-    steps = {round(step) for step in np.linspace(0, end - 1, min(FRAMES, end))}
-    if len(stopped):
-        fields["stopped"] = int(stopped[0]) - run.settings.optimizing.window + 1
-        steps.add(fields["stopped"])
-    else:
-        path = np.concatenate([path, some.embeddings[None, i]])
-        steps.add(end)
-    steps = sorted(steps)
-    path = Prompts(("",) * len(steps), path[steps])
-    return fields, dict(zip(steps, run.programs.contexts(path), strict=True))
-
-
-def terms(arm: Arm) -> tuple[str, ...]:
-    """The losses that an arm's prompts were optimised for."""
-    weights = {
-        "adversarial": arm.adversarial,
-        "guidance": arm.guidance,
-        "text guidance": arm.text_guidance,
-    }
-    return tuple(term for term, weight in weights.items() if weight)
-
-
-def drawing(run: Run) -> Draw:
-    """`draw(context [L,D], labels) -> (images, predictions)`, with the same noise for all prompts."""
-    world, config = run.world, run.settings.optimizing
-    keys = jax.random.split(jax.random.key(0), EXAMPLES)
-    sampling = run.programs.sampling(config.denoising_steps)
-
-    @jax.jit
-    def render(params, model, context, uncond, labels):
-        align = world.task.align(config.strength)
-        images = sample(world.pipe, params, context, uncond, labels, keys, align, sampling)
-        return images, world.model.predict(model, images)
-
-    return lambda context, labels: jax.device_get(
-        render(world.params, world.model.params, context[None], run.programs.uncond, dict(labels))
+def _prompt(
+    run: Run, gallery: Gallery, work: Produced, prompt_set: PromptSet, index: int, number: int
+) -> Prompt:
+    """Return one prompt with its losses, nearest words and pictures by step."""
+    losses, stopped, words = {}, None, ()
+    paths: dict[int, np.ndarray | None] = {0: None}
+    if prompt_set.embeddings is not None:
+        generator, embedding = run.world.generator, prompt_set.embeddings[index]
+        nearest = prompts.nearest_words(generator.pipe, generator.params, embedding)
+        words, paths = tuple(map(tuple, nearest)), {0: embedding}
+        if ARMS[work.arm].prompts == "optimized":
+            trajectory = load_trajectory(work.optimized / prompt_set.label)
+            losses, stopped, paths = _history(trajectory, index, embedding, run.settings.optimizing)
+            weights = weights_of(ARMS[work.arm], run.settings.optimizing)
+            losses = {term: losses[term] for term, weight in weights.items() if weight}
+    text, subset = prompt_set.texts[index], prompt_set.subset
+    return Prompt(
+        arm=arm_key(work, run),
+        seed=run.seed,
+        name=f"{text}, {subset}" if subset and subset not in text else text,
+        losses=losses,
+        examples=gallery.examples(work, prompt_set, index, number, paths),
+        stopped=stopped,
+        words=words,
+        target=prompt_set.target,
+        targets=tuple(gallery.target_pictures(prompt_set.target)) if prompt_set.target else (),
     )
 
 
-def example(
-    folder: Path,
-    root: Path,
-    label: Mapping[str, np.ndarray],
-    frames: Mapping[int, tuple[np.ndarray, np.ndarray]],
-    task: Task,
-) -> Example:
-    """The pictures of one label and its `image`, and by step of a generated image and a prediction."""
-
-    def keep(name: str, picture: np.ndarray) -> str:
-        path = folder / f"{name}.png"
-        _save(path, picture)
-        return str(path.relative_to(root))
-
-    shown = []
-    for step, (image, prediction) in sorted(frames.items()):
-        drawn = image, *task.pictures.prediction(prediction, label)
-        names = [f"{name}-{step:05d}" for name in ("generated", "prediction", "error")]
-        shown.append(Frame(step, *map(keep, names, drawn)))
-    return Example(keep("label", task.pictures.label(label)), keep("original", label["image"]), tuple(shown))
-
-
-def target_pictures(run: Run, target: str, root: Path) -> Iterator[str]:
-    """The target's images, as paths from `root`."""
-    for i, image in enumerate(run.world.targets[target].images):
-        path = root / "pictures" / "targets" / f"{target}-{i}.png"
-        _save(path, image)
-        yield str(path.relative_to(root))
-
-
-def _save(path: Path, picture: np.ndarray) -> None:
-    if jax.process_index() == 0:
-        pictures.save(path, picture)
+def _history(
+    trajectory: Mapping[str, np.ndarray], index: int, last: np.ndarray, config: Optimizing
+) -> tuple[dict[str, tuple[float, ...]], int | None, dict[int, np.ndarray | None]]:
+    """Return a prompt's losses by term, the step that early stopping chose, and the embeddings to draw."""
+    stops = np.flatnonzero(trajectory["stopped"][:, index])
+    end = int(stops[0]) + 1 if len(stops) else len(trajectory["stopped"])
+    losses = {
+        term: tuple(map(float, values[:end, index]))
+        for term, values in trajectory.items()
+        if term != "embeddings" and values.ndim == 2
+    }
+    embeddings = trajectory["embeddings"][:end, index]  # those that each update began with
+    steps = {round(step) for step in np.linspace(0, end - 1, min(FRAMES, end))}
+    stopped = int(stops[0]) - config.window + 1 if len(stops) else None
+    if stopped is None:
+        embeddings = np.concatenate([embeddings, last[None]])
+        steps.add(end)
+    else:
+        steps.add(stopped)
+    return losses, stopped, {step: embeddings[step] for step in sorted(steps)}

@@ -1,70 +1,120 @@
-"""The command line that all experiments share: presets, stages, a folder that is gone on with, the report."""
+"""The command line that all experiments share: presets, stages, resuming in a work folder, the report.
+
+It imports heavy modules only when an experiment runs, so that `--help` is fast.
+"""
 
 import argparse
 import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol, Union
 
-import jax
 import tyro
 
-from gap_jax import parallel
-from gap_jax.checkpoint import check_config
-from gap_jax.closed_loop import collect as story
-from gap_jax.closed_loop.programs import Programs
-from gap_jax.closed_loop.run import Run
 from gap_jax.closed_loop.settings import STAGES, Evaluating, Settings
-from gap_jax.closed_loop.world import World
-from gap_jax.report import page
-from gap_jax.report.results import save
+
+if TYPE_CHECKING:
+    from gap_jax.closed_loop.world import World
+
+_INTERRUPTED = 130  # exit status after Ctrl-C
 
 
-class Builds(Protocol):
-    """A dataclass of what a world is made of."""
+class WorldConfig(Protocol):
+    """A dataclass that says what a world is made of, such as the paths of data and models."""
 
-    def build(self, held_out: int) -> World:
-        """The world, with so many images in each held-out set."""
+    def build(self, held_out: int) -> "World":
+        """Return the world, with this many images in each held-out set."""
         ...
 
 
-@dataclasses.dataclass(frozen=True)
-class Command:
-    """What to run, and where. Defaults are the preset's.
+class Preset(NamedTuple):
+    """The values of all settings that one name stands for."""
 
-    An experiment adds its `PRESETS`, `preset`, `work` and `world`, with the first preset's defaults.
+    settings: Settings
+    world: WorldConfig
+
+
+class Experiment(NamedTuple):
+    """An experiment with a command line of its own.
+
+    - `name`: its name; by default, it works in the folder `runs/{name}`.
+    - `description`: the text at the top of its `--help`.
+    - `presets`: its presets by name. The first one is the default.
     """
 
-    PRESETS: ClassVar[Mapping[str, tuple[Settings, Builds]]] = {}
-
-    stage: tyro.conf.Positional[Literal[STAGES]] = "report"  # the last stage to run
-    quick: bool = False  # a few minutes: three arms, short stages
-    settings: Annotated[Settings, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Settings)
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON: what tells this experiment from another."""
-        return json.loads(
-            json.dumps(self.settings.plain() | {"world": dataclasses.asdict(self.world)}, default=str)
-        )
+    name: str
+    description: str
+    presets: Mapping[str, Preset]
 
 
-def parse(command: type[Command], args: Sequence[str]) -> Command:
-    """The experiment of a command line: first its preset, then what it changes."""
-    presets = command.PRESETS
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """The resolved command line of an experiment."""
+
+    stage: str
+    preset: str
+    work: Path
+    settings: Settings
+    world: WorldConfig
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values, as JSON, that tell this run from another one."""
+        world = dataclasses.asdict(self.world)  # type: ignore[call-overload]
+        return json.loads(json.dumps(self.settings.to_json() | {"world": world}, default=str))
+
+
+def parse(experiment: Experiment, args: Sequence[str]) -> Options:
+    """Return the options of a command line: the chosen preset's values, changed by the other arguments."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", choices=presets, default=next(iter(presets)))
+    first.add_argument("--preset", choices=experiment.presets, default=next(iter(experiment.presets)))
     first.add_argument("--quick", action="store_true")
     chosen, _ = first.parse_known_args(args)
-    settings, world = presets[chosen.preset]
-    settings = quick(settings) if chosen.quick else settings
-    default = command(preset=chosen.preset, settings=settings, world=world)
-    description = sys.modules[command.__module__].__doc__
-    return tyro.cli(command, default=default, description=description, args=args)
+    settings, world = experiment.presets[chosen.preset]
+    command = _command(experiment, chosen.preset, shortened(settings) if chosen.quick else settings, world)
+    values = tyro.cli(command, description=experiment.description, args=args)
+    return Options(
+        stage=values.stage,
+        preset=values.preset,
+        work=values.work,
+        settings=values.settings,
+        world=values.world,
+    )
 
 
-def quick(settings: Settings) -> Settings:
-    """The same in a few minutes: at most three arms and short stages, to see that everything runs."""
+def _command(experiment: Experiment, preset: str, settings: Settings, world: WorldConfig) -> type:
+    """Return the dataclass that tyro reads a command line into, with these defaults."""
+    worlds = tuple(dict.fromkeys(type(other.world) for other in experiment.presets.values()))
+
+    def option(kind: Any, text: str, *markers: Any) -> Any:
+        return Annotated[kind, tyro.conf.arg(help=text), *markers]
+
+    fields = [
+        ("stage", option(Literal[STAGES], "last stage to run", tyro.conf.Positional), "report"),
+        (
+            "preset",
+            option(Literal[tuple(experiment.presets)], "name of the preset that gives all other defaults"),
+            preset,
+        ),
+        (
+            "work",
+            option(Path, "folder for all files of this run; the same command continues in it"),
+            Path("runs", experiment.name),
+        ),
+        ("quick", option(bool, "run a short version with three arms, to see that everything works"), False),
+        ("settings", Annotated[Settings, tyro.conf.arg(name="")], settings),
+        ("world", tyro.conf.AvoidSubcommands[Union[worlds]], world),  # noqa: UP007 (built at run time)
+    ]
+    return dataclasses.make_dataclass(
+        "Command",
+        [(name, kind, dataclasses.field(default=value)) for name, kind, value in fields],
+        frozen=True,
+    )
+
+
+def shortened(settings: Settings) -> Settings:
+    """Return the settings of a run of a few minutes: at most three arms and short stages."""
     arms = [arm for arm in ("control", "agnostic", "guided-adversarial") if arm in settings.arms]
     return dataclasses.replace(
         settings,
@@ -76,37 +126,42 @@ def quick(settings: Settings) -> Settings:
     )
 
 
-def main(config: Command) -> None:
-    """Run what is not done yet, up to the stage."""
+def execute(options: Options) -> None:
+    """Run what is not done yet, up to the chosen stage; exits with status 130 after Ctrl-C."""
+    import jax
+
+    from gap_jax import parallel
+    from gap_jax.checkpoint import check_config
+
     parallel.use_all_cores()
     parallel.initialize()
-    work, settings = config.work, config.settings
-    check_config(work / "config.json", config.plain())
-    report = work / "report" / "index.html"
-    if report.exists():
-        print(f"nothing to do: {report} is there")
+    check_config(options.work / "config.json", options.to_json())
+    page = options.work / "report" / "index.html"
+    if page.exists():
+        print(f"nothing to do: the report {page} exists; delete it to make it again")
         return
-    jax.config.update("jax_compilation_cache_dir", str(work.absolute() / "compiled"))
-    world = config.world.build(settings.evaluating.images)
-    programs = Programs(settings, world)
-    runs = [Run(programs, work, seed) for seed in settings.seeds]
+    jax.config.update("jax_compilation_cache_dir", str(options.work.absolute() / "compiled"))
     try:
-        for run in runs:
-            run.upto(config.stage)
-        if config.stage == "report":
-            results = story.assemble(runs, work)
-            if jax.process_index() == 0:
-                save(work / "results.json", results)
-                print(f"the report: {page.write(work / 'results.json', report.parent)}")
-            parallel.barrier("reported")
+        _run(options)
     except KeyboardInterrupt:
-        print("stopped; what is done is kept: the same command goes on", file=sys.stderr)
-        raise SystemExit(130) from None
+        print("stopped; finished work is kept: run the same command again to continue", file=sys.stderr)
+        raise SystemExit(_INTERRUPTED) from None
 
 
-def run(command: type[Command]) -> None:
-    """What `python -m` of an experiment does."""
+def _run(options: Options) -> None:
+    import jax
+
+    from gap_jax.closed_loop.experiment import run_experiment
+
+    world = options.world.build(options.settings.evaluating.images)
+    page = run_experiment(options.settings, world, options.work, options.stage)
+    if page is not None and jax.process_index() == 0:
+        print(f"the report: {page}")
+
+
+def main(experiment: Experiment) -> None:
+    """Run an experiment from the command line; an error becomes one line."""
     try:
-        main(parse(command, sys.argv[1:]))
+        execute(parse(experiment, sys.argv[1:]))
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error

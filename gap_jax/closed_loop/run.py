@@ -1,166 +1,213 @@
-"""The closed loop, for any world: optimise prompts, generate with the labels kept, fine-tune, measure.
+"""The closed loop for any world: optimise prompts, generate with the labels kept, fine-tune, measure.
 
-For each seed and arm, in `work/seed-{seed}/{arm}/{stage}`. What is done is kept: started again, a run goes on
-where it was stopped.
+Each seed, arm and stage has a folder, `{work}/seed-{seed}/{arm}/{stage}`. Finished work is kept: a run that
+is started again continues where it stopped.
 """
 
-import json
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gap_jax import parallel, prompts
-from gap_jax.closed_loop.programs import Programs, Prompts
-from gap_jax.closed_loop.settings import ARMS, STAGES, Arm
-from gap_jax.closed_loop.world import Arrays, Baseline, Network, take
-from gap_jax.data.corruptions.common import CORRUPTIONS
-from gap_jax.data.corruptions.three_d import CORRUPTIONS_3D
+from gap_jax import parallel
+from gap_jax.closed_loop.arm_prompts import PromptSet, initial_prompts, source_rows, text_prompts
+from gap_jax.closed_loop.arms import ARMS, Arm
+from gap_jax.closed_loop.measurements import ModelKey, Scores, add_worst, write_measurements
+from gap_jax.closed_loop.programs import Programs
+from gap_jax.closed_loop.requirements import check_requirements
+from gap_jax.closed_loop.settings import STAGES, Settings
+from gap_jax.closed_loop.world import TrainingData, World, select
+from gap_jax.data.batch import HostBatch
 from gap_jax.data.prepared import Prepared
-from gap_jax.files import write_whole
-from gap_jax.report.results import CONSTANT, WORST
-from gap_jax.stages.evaluate import Shift, evaluate, shifts
+from gap_jax.report.results import CONSTANT
+from gap_jax.stages.evaluate import CLEAN, TestSet, corrupted_sets, domain_sets, evaluate, num_corrupted_sets
 from gap_jax.stages.finetune import Mixture, finetune
 from gap_jax.stages.generate import generate, plan
 from gap_jax.stages.optimize import optimize
 
+EXAMPLES = 3  # original images that a prompt is shown on
+CRITIC = "critic"
+ORIGINAL = TestSet("training", "original")  # real images, on which the critic is measured
+
+
+class Produced(NamedTuple):
+    """The work of one arm in one iteration: its prompts and the folders of its stages."""
+
+    arm: str
+    iteration: int
+    prompt_sets: list[PromptSet]
+    optimized: Path
+    generated: Path
+    model: Any  # the parameters that the prompts were optimised against, on the host
+
 
 class Run:
-    """All arms of one seed."""
+    """All arms of one seed.
+
+    Raises ValueError for settings that the world or the devices cannot serve.
+    """
 
     def __init__(self, programs: Programs, work: Path, seed: int):
+        check_requirements(programs.settings, programs.world)
         self.programs, self.seed = programs, seed
-        self.settings, self.world = programs.settings, programs.world
+        self.settings: Settings = programs.settings
+        self.world: World = programs.world
         self.folder = work / f"seed-{seed}"
-        self.config = self.settings.plain() | {"seed": seed}
+        self.config = self.settings.to_json() | {"seed": seed}
 
-    def upto(self, stage: str) -> None:
-        """Every stage until this one."""
-        models: dict[str, Any] = {}
-        last = STAGES.index(stage)
+    def run_until(self, stage: str) -> list[Produced]:
+        """Run all stages up to and including `stage` for all arms and return each arm's work."""
+        produced: list[Produced] = []
+        models: dict[ModelKey, Any] = {}
         for number, name in enumerate(self.settings.arms, 1):
             if jax.process_index() == 0:
                 print(f"seed {self.seed}: {name}, arm {number} of {len(self.settings.arms)}", flush=True)
-            params = self.world.model.params
+            params = self.world.models.model.params
             for iteration in range(self.settings.iterations):
-                made = self.prompts(name, params, iteration)
-                if last < STAGES.index("generate"):
+                prompt_sets = self.prompts(name, params, iteration)
+                produced.append(
+                    Produced(
+                        arm=name,
+                        iteration=iteration,
+                        prompt_sets=prompt_sets,
+                        optimized=self._optimize_folder(name, iteration),
+                        generated=self.stage_folder(name, "generate", iteration),
+                        model=params,
+                    )
+                )
+                if STAGES.index(stage) < STAGES.index("generate"):
                     break
-                images = self.images(name, made, params, iteration)
-                if last < STAGES.index("finetune"):
+                images = self.generate(name, prompt_sets, params, iteration)
+                if STAGES.index(stage) < STAGES.index("finetune"):
                     break
                 baseline = self.world.baselines.get(name)
-                data = Baseline(self.world.original, images) if baseline is None else baseline()
-                before = params if self.world.student is None else self.world.learner.params
-                params = self.finetune(data, before, self.stage(name, "finetune", iteration))
-                models[name] = params
+                data = self._with_images(images) if baseline is None else baseline()
+                start = params if self.world.models.student is None else self.world.models.learner.params
+                params = self.finetune(data, start, self.stage_folder(name, "finetune", iteration))
+                models[ModelKey(name, iteration)] = params
                 if images is not None and self.settings.iterations == 1:
-                    models |= self.few(name, images)
-        if last >= STAGES.index("evaluate"):
+                    models |= self.data_efficiency(name, images)
+        if STAGES.index(stage) >= STAGES.index("evaluate"):
             self.evaluate(models)
+        return produced
 
-    def stage(self, name: str, stage: str, iteration: int = 0) -> Path:
-        """An arm's folder of a stage."""
-        return self.folder / name / (f"iteration-{iteration}" if iteration else "") / stage
+    @property
+    def measurements(self) -> Path:
+        """The file that the stage `evaluate` writes."""
+        return self.folder / "evaluate.json"
 
-    def prompts(self, name: str, params: Any, iteration: int) -> list[Prompts]:
-        """The arm's prompts, optimised against the model `params` where they are optimised."""
-        config, world, arm = self.settings.optimizing, self.world, ARMS[name]
-        if not arm.generates:
+    def stage_folder(self, arm: str, stage: str, iteration: int = 0) -> Path:
+        """Return an arm's folder of a stage."""
+        return self.folder / arm / (f"iteration-{iteration}" if iteration else "") / stage
+
+    def _optimize_folder(self, arm: str, iteration: int) -> Path:
+        """Return where an arm's prompts are optimised; in the first iteration, arms may share them."""
+        owner = arm if iteration else ARMS[arm].prompts_of or arm
+        return self.stage_folder(owner, "optimize", iteration)
+
+    def prompts(self, name: str, params: Any, iteration: int) -> list[PromptSet]:
+        """Return an arm's prompts, optimised against the model `params` if the arm optimises."""
+        arm, world = ARMS[name], self.world
+        if arm.prompts == "none":
             return []
-        if arm.fixed:
-            return self.programs.written((world.agnostic,))
-        if arm.written:
-            return self.programs.written(self.config["written"] or world.written)
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), 1), config.prompts)
-        starts = np.stack([self.start(key, drawn=arm.random) for key in keys])
-        names = tuple(f"<gap-{i}>" for i in range(config.prompts))
-        begun = [Prompts(names, starts, *aim) for aim in self.programs.aims(arm)]
-        if arm.random:
-            return begun
-        folder = self.stage(name if iteration else arm.prompts_of or name, "optimize", iteration)
-        return [some._replace(embeddings=self.optimize(arm, params, some, folder)) for some in begun]
+        if arm.prompts == "agnostic":
+            return text_prompts((world.prompts.agnostic,), tuple(world.data.subsets))
+        if arm.prompts == "written":
+            return text_prompts(self.programs.written_lines, tuple(world.data.subsets))
+        initial = initial_prompts(arm, world, self.settings.optimizing, self.seed)
+        if arm.prompts == "random":
+            return initial
+        folder = self._optimize_folder(name, iteration)
+        return [
+            prompt_set._replace(embeddings=self.optimize(arm, params, prompt_set, folder))
+            for prompt_set in initial
+        ]
 
-    def start(self, key: jax.Array, drawn: bool) -> np.ndarray:
-        """Embeddings `[n,D]` that a prompt begins as: its word's, or `drawn` from the vocabulary."""
-        config, world = self.settings.optimizing, self.world
-        if config.start is None or drawn:
-            return prompts.from_vocabulary(world.params, config.placeholders, key)
-        return prompts.from_word(world.pipe, world.params, config.start, config.placeholders)
+    def optimize(self, arm: Arm, params: Any, prompt_set: PromptSet, folder: Path) -> np.ndarray:
+        """Return the embeddings that a population of prompts ends with, float32 `[prompts,n,D]`."""
+        config, rows = self.settings.optimizing, source_rows(self.world, prompt_set.subset)
 
-    def optimize(self, arm: Arm, params: Any, some: Prompts, folder: Path) -> np.ndarray:
-        """The embeddings that an arm's prompts, begun, end with."""
-        config, pool = self.settings.optimizing, self.programs.pool(some.part)
-
-        def load(step: int, rows: slice) -> Arrays:
+        def load(step: int, share: slice) -> HostBatch:
             random = np.random.default_rng([self.seed, 2, step])
-            return take(self.world.original, random.choice(pool, config.batch)[rows])
+            return select(self.world.data.original, random.choice(rows, config.batch)[share])
 
+        watched = None
+        if config.picture_every is not None:
+            watched = select(self.world.data.original, example_rows(self.world, prompt_set.subset))
         return optimize(
-            self.world.pipe,
-            self.programs.optimizer(arm, params, some.target),
-            some.embeddings,
+            self.world.generator.pipe,
+            self.programs.optimizer(arm, params, prompt_set.target),
+            prompt_set.embeddings,
             load,
             images_per_step=config.batch,
             steps=config.steps,
             key=jax.random.fold_in(jax.random.key(self.seed), 3),
-            folder=folder / (some.aim or "all"),
+            folder=folder / prompt_set.label,
             config=self.config,
             check=self.world.task.check,
             checkpoint_every=config.checkpoint_every,
+            examples=watched,
+            picture_every=config.picture_every or 1,
         )
 
-    def images(self, name: str, made: list[Prompts], params: Any, iteration: int) -> Prepared | None:
-        """The arm's training set, generated with all its prompts; None if it has none."""
-        if not made:
+    def generate(
+        self, name: str, prompt_sets: list[PromptSet], params: Any, iteration: int
+    ) -> Prepared | None:
+        """Return an arm's training set, generated with all its prompts; None if it generates nothing."""
+        if not prompt_sets:
             return None
         config, world = self.settings.generating, self.world
-        contexts = np.concatenate([self.programs.contexts(some) for some in made])
-        most = self.programs.most_prompts  # one shape, one program for all arms
-        padded = np.resize(contexts, (most, *contexts.shape[1:]))
-        weights = self.programs.weights | {"contexts": padded, "model": params}
-        pools = [self.programs.pool(some.part) for some in made for _ in some.texts]
-        names = tuple(f"{some.aim}: {text}" if some.aim else text for some in made for text in some.texts)
-        folder = self.stage(name, "generate", iteration)
+        named = [(prompt_set, i) for prompt_set in prompt_sets for i in range(len(prompt_set.texts))]
+        folder = self.stage_folder(name, "generate", iteration)
         generate(
-            self.programs.make(ARMS[name].strength),
-            weights,
-            lambda sources: take(world.original, sources),
-            plan(config.images, pools, self.seed),
+            self.programs.generation_step(ARMS[name].strength),
+            self.programs.generation_weights(prompt_sets, params),
+            lambda sources: select(world.data.original, sources),
+            plan(
+                config.images,
+                [source_rows(world, prompt_set.subset) for prompt_set, _ in named],
+                self.seed,
+            ),
             images_per_step=config.batch,
             seed=self.seed,
             folder=folder,
             config=self.config,
-            prompt_names=names,
+            prompt_names=tuple(prompt_set.name(i) for prompt_set, i in named),
             filters=self.programs.filters,
             class_names=world.task.classes,
         )
-        return Prepared(folder / "tfds", "train", fields=tuple(world.original[0]))
+        return Prepared(folder / "tfds", "train", fields=tuple(world.data.original[0]))
 
-    def few(self, name: str, images: Prepared) -> dict[str, Any]:
-        """The model fine-tuned with fewer of the images, by `{arm}@{how many}`."""
-        found = {}
+    def data_efficiency(self, name: str, images: Prepared) -> dict[ModelKey, Any]:
+        """Return the model fine-tuned with fewer of an arm's images, for each number of images."""
+        models = {}
         for count in self.settings.evaluating.efficiency:
             if count < len(images):
-                data = Baseline(self.world.original, images.only(np.arange(count)))
-                folder = self.stage(name, f"finetune-{count}")
-                found[f"{name}@{count}"] = self.finetune(data, self.world.learner.params, folder)
-        return found
+                data = self._with_images(images.select(np.arange(count)))
+                folder = self.stage_folder(name, f"finetune-{count}")
+                models[ModelKey(name, images=count)] = self.finetune(
+                    data, self.world.models.learner.params, folder
+                )
+        return models
 
-    def finetune(self, data: Baseline, params: Any, folder: Path) -> Any:
-        """The fine-tuned parameters, on the host: devices need not hold those of all arms."""
-        config, world = self.settings.finetuning, self.world
+    def _with_images(self, images: Prepared | None) -> TrainingData:
+        return TrainingData(original=self.world.data.original, added=images)
+
+    def finetune(self, data: TrainingData, params: Any, folder: Path) -> Any:
+        """Return the fine-tuned parameters on the host, since devices need not hold those of all arms."""
+        config = self.settings.finetuning
         params = finetune(
-            self.programs.learn,
+            self.programs.predict_trainable,
             params,
-            world.task.loss,
+            self.world.task.loss,
             Mixture(data.original, data.added, config.share),
             data.transform,
-            self.programs.finetuner,
-            world.validation,
+            self.programs.finetuning_optimizer,
+            self.world.data.validation,
             steps=config.steps,
             images_per_step=config.batch,
             seed=self.seed,
@@ -171,56 +218,55 @@ class Run:
         )
         return jax.device_get(params)
 
-    def evaluate(self, models: dict[str, Any]) -> None:
-        """Measure every model, the constant prediction and the critic; kept in `evaluate.json`."""
-        path = self.folder / "evaluate.json"
-        if not path.exists():
-            found = self.measure(models)
+    def evaluate(self, models: Mapping[ModelKey, Any]) -> None:
+        """Measure every model, the constant prediction and the critic; write `evaluate.json`."""
+        if not self.measurements.exists():
+            scores = self._measure(models)
             if jax.process_index() == 0:
-                write_whole(path, json.dumps(found, indent=1).encode())
+                write_measurements(self.measurements, scores)
         parallel.barrier(f"evaluated {self.seed}")
 
-    def measure(self, models: dict[str, Any]) -> dict[str, Any]:
-        """What `evaluate` keeps."""
-        world, config = self.world, self.settings.evaluating
-        predict, metrics = world.learner.predict, world.task.metrics
-        whole = {name: params for name, params in models.items() if "@" not in name}
-        few = {name: params for name, params in models.items() if "@" in name}
-        corruptions = len(CORRUPTIONS) + ("depth" in world.test) * len(CORRUPTIONS_3D)
-        found = evaluate(
+    def _measure(self, models: Mapping[ModelKey, Any]) -> Scores:
+        data, config, metrics = self.world.data, self.settings.evaluating, self.world.task.metrics
+        predict = self.world.models.learner.predict
+        domains = domain_sets(data.domains)
+        plain = {CLEAN: data.test} | domains
+        precomputed = ((test_set, {**data.test, "image": images}) for test_set, images in data.precomputed())
+        scores = evaluate(
             predict,
-            whole,
-            chain(
-                shifts(world.test, world.domains, config.severities),
-                (Shift(name, {**world.test, "image": images}) for name, images in world.corrupted()),
-            ),
+            {key: params for key, params in models.items() if key.images is None},
+            chain(plain.items(), corrupted_sets(data.test, config.severities), precomputed),
             metrics,
-            total=1 + len(world.domains) + len(config.severities) * corruptions,
+            total=len(plain) + num_corrupted_sets(data.test, config.severities) + data.num_precomputed,
         )
-        plain = [Shift("clean", world.test), *(Shift(*domain) for domain in world.domains.items())]
-        if few:
-            shown = {*world.targets, *world.worst_of}
-            targets = [shift for shift in plain if shift.name in shown]
-            found |= evaluate(predict, few, targets, metrics)
-        count = min(config.images, len(world.original))
-        real = Shift("original", take(world.original, np.arange(count)))
-        constant = Network(_always, world.task.constant(world.original))
-        found |= evaluate(constant.predict, {CONSTANT: constant.params}, [*plain, real], metrics)
-        for sets in found.values():
-            self.add_worst(sets)
-        return found | evaluate(world.critic.predict, {"critic": world.critic.params}, [real], metrics)
-
-    def add_worst(self, sets: dict[str, dict[str, float]]) -> None:
-        """A model's results on the worst of some domains, as those on one more."""
-        if self.world.worst_of and set(self.world.worst_of) <= set(sets):
-            sets[WORST] = {
-                name: (min if metric.shown.higher_is_better else max)(
-                    sets[domain][name] for domain in self.world.worst_of
-                )
-                for name, metric in self.world.task.metrics.items()
-            }
+        few_images = {key: params for key, params in models.items() if key.images is not None}
+        if few_images:
+            shown = {*self.world.targets, *data.worst_of}
+            targets = {test_set: batch for test_set, batch in domains.items() if test_set.name in shown}
+            scores |= evaluate(predict, few_images, targets.items(), metrics)
+        count = min(config.images, len(data.original))
+        real = {ORIGINAL: select(data.original, np.arange(count))}
+        constant = {ModelKey(CONSTANT): self.world.task.constant(data.original)}
+        scores |= evaluate(_predict_constant, constant, (plain | real).items(), metrics)
+        for by_set in scores.values():
+            add_worst(by_set, data.worst_of, metrics)
+        critic = self.world.models.critic
+        return scores | evaluate(critic.predict, {ModelKey(CRITIC): critic.params}, real.items(), metrics)
 
 
-def _always(value: jax.Array, images: jax.Array) -> jax.Array:
-    """The same prediction for all images."""
+def example_rows(world: World, subset: str | None) -> np.ndarray:
+    """Return the numbers of the original images that a prompt is shown on.
+
+    They are the first ones of the prompt's subset or, for prompts of all data, of each subset in turn.
+    """
+    subsets = world.data.subsets
+    if subset is not None:
+        return np.resize(subsets[subset], EXAMPLES)
+    if not subsets:
+        return np.arange(EXAMPLES)
+    rows = list(subsets.values())
+    return np.array([rows[i % len(rows)][i // len(rows)] for i in range(EXAMPLES)])
+
+
+def _predict_constant(value: jax.Array, images: jax.Array) -> jax.Array:
     return jnp.broadcast_to(value, (len(images), *value.shape))

@@ -1,124 +1,99 @@
-"""What a closed loop is to do: its stages, the arms it compares, the settings of each stage."""
+"""The settings of a closed loop: what is compared, and how each stage works.
+
+The comments behind the fields are the help texts of the command line.
+"""
 
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
+
+from gap_jax.closed_loop.arms import ARMS, arms_of
 
 STAGES = ("optimize", "generate", "finetune", "evaluate", "report")
-BASELINES = ("balanced", "randaugment", "augmix", "cutmix", "copy-paste")  # arms that a world may have
 
 
-class Arm(NamedTuple):
-    """How an arm's prompts come about; without any, it generates nothing."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingSettings:
+    """How Stable Diffusion draws an image, both while prompts are optimised and when images are generated."""
 
-    adversarial: float = 0.0  # weight of the model's loss
-    guidance: float = 0.0  # weight of CLIP's distance to the target images
-    text_guidance: float = 0.0  # weight of the distance to the target's text
-    random: bool = False  # drawn from the vocabulary's distribution
-    written: bool = False  # by a person
-    fixed: bool = False  # the world's agnostic one
-    prompts_of: str | None = None  # those of another arm
-    strength: float = 1.0  # of SDEdit in generating; 1: from noise
-
-    @property
-    def guided(self) -> bool:
-        return bool(self.guidance or self.text_guidance)
-
-    @property
-    def optimized(self) -> bool:
-        return bool(self.adversarial or self.guided)
-
-    @property
-    def generates(self) -> bool:
-        return self.optimized or self.random or self.written or self.fixed
+    guidance_scale: float = 1.5  # scale of classifier-free guidance; 1 switches it off
+    eta: float = 0.0  # DDIM's η: 0 adds no noise between denoising steps, 1 as much as DDPM
+    strength: float = 1.0  # SDEdit's strength: 1 starts from pure noise, less from the noised original image
 
 
-ARMS = {
-    "control": Arm(),
-    "agnostic": Arm(fixed=True),
-    "agnostic-random": Arm(random=True),
-    "written": Arm(written=True),
-    "guided": Arm(guidance=1.0),
-    "adversarial": Arm(adversarial=1.0),
-    "adversarial-sdedit": Arm(adversarial=1.0, prompts_of="adversarial", strength=0.6),
-    "guided-adversarial": Arm(adversarial=1.0, guidance=1.0),
-    "guided-text": Arm(text_guidance=1.0),
-    "guided-adversarial-text": Arm(adversarial=1.0, text_guidance=1.0),
-    **dict.fromkeys(BASELINES, Arm()),
-}
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizing:
-    """Optimising prompts: AdamW through all of sampling."""
+    """How prompts are optimised: by AdamW, through all denoising steps."""
 
-    prompts: int = 2  # of an arm, for each target if it is guided
-    placeholders: int = 3  # tokens of a prompt
-    start: str | None = None  # the word they begin as; none: drawn from the vocabulary's distribution
-    steps: int = 12  # updates
-    batch: int = 4  # images an update
-    at_once: int = 8  # images of each prompt that a device computes at once; more are accumulated
-    learning_rate: float = 1.2e-2  # times the batch
-    decay: Literal["constant", "linear", "cosine"] = "constant"  # of the learning rate, to 0
-    weight_decay: float = 1e-2
-    denoising_steps: int = 5
-    eta: float = 0.0  # DDIM's: 0 draws no noise on the way, 1 as much as DDPM; in generating, too
-    strength: float = 1.0  # of SDEdit: 1, from noise; in generating, too
-    guidance_scale: float = 1.5  # of the prompt: classifier-free guidance; in generating, too
-    guidance_weight: float = 1.0  # λ, of CLIP's distance to the target
-    text_guidance_weight: float = 1.0  # λ, of the distance to the target's text
-    text_distance: Literal["l2", "cosine"] = "cosine"
-    adversarial_start: int = 0  # the update from which on the model's loss counts
-    window: int = 3  # adversarial losses that early stopping averages
-    threshold: float | None = -0.3  # below which their mean stops, and the window's oldest prompt is taken
-    backprop_steps: int | None = None  # last denoising steps to differentiate; all
-    checkpoint_every: int = 5  # updates
+    prompts: int = 2  # number of prompts per arm (per target, for guided arms)
+    placeholders: int = 3  # number of placeholder tokens in a prompt
+    start: str | None = None  # word that prompts start from; None draws from the vocabulary's distribution
+    steps: int = 12  # number of updates
+    batch: int = 4  # images per update and prompt
+    micro_batch: int = 8  # images per prompt that a device computes at once; larger batches are accumulated
+    learning_rate: float = 1.2e-2  # AdamW learning rate per image; multiplied by the batch size
+    decay: Literal["constant", "linear", "cosine"] = "constant"  # schedule of the learning rate, down to 0
+    weight_decay: float = 1e-2  # AdamW weight decay of the embeddings
+    denoising_steps: int = 5  # denoising steps per image while prompts are optimised
+    # number of last denoising steps to differentiate through; None: all of them
+    backprop_steps: int | None = None
+    guidance_weight: float = 1.0  # weight λ of CLIP's distance to the target images
+    text_guidance_weight: float = 1.0  # weight λ of the distance to the target text
+    text_distance: Literal["l2", "cosine"] = "cosine"  # distance between text states
+    inversion_weight: float = 0.0  # weight of textual inversion on the target images, for guided arms; 0: off
+    adversarial_start: int = 0  # first update in which the adversarial loss counts
+    window: int = 3  # number of adversarial losses that early stopping averages
+    threshold: float | None = -0.3  # early stopping's threshold on that average; None: no early stopping
+    checkpoint_every: int = 5  # updates between checkpoints
+    picture_every: int | None = None  # updates between pictures of each prompt; None: no pictures
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Generating:
-    """Generating training sets."""
+    """How training images are generated."""
 
-    images: int = 64  # of an arm
-    batch: int = 32  # images at once
-    denoising_steps: int = 10
-    suffix: str = ""  # after an optimised prompt
-    max_critic_loss: float | None = None  # images on which the critic errs more are dropped
-    subject: str = "a room"  # what images are to show, for the next
-    min_clip_similarity: float | None = None  # images whose cosine to the subject in CLIP is less are dropped
+    images: int = 64  # number of images to generate per arm
+    batch: int = 32  # images generated at once, over all devices
+    denoising_steps: int = 10  # denoising steps per generated image
+    suffix: str = ""  # text that is appended to optimised prompts
+    max_critic_loss: float | None = None  # drop images on which the critic's loss is larger; None: keep all
+    # drop images less similar to the subject in CLIP; None: keep all
+    min_clip_similarity: float | None = None
+    subject: str = "a room"  # text that images are compared with by the CLIP filter
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Finetuning:
-    """Fine-tuning the model; of four times, the parameters with the least validation loss."""
+    """How the model is fine-tuned; the best of four checkpoints on the validation sets is kept."""
 
-    optimizer: Literal["amsgrad", "sgd"] = "amsgrad"  # Adam's variant; SGD with momentum 0.9
-    steps: int = 80
-    batch: int = 8  # images an update
-    learning_rate: float = 1e-3
-    schedule: Literal["constant", "cosine"] = "cosine"  # of the learning rate, from there to 0
-    weight_decay: float = 2e-6
-    share: float = 0.3  # of generated images in a batch
+    optimizer: Literal["amsgrad", "sgd"] = "amsgrad"  # Adam with AMSGrad, or SGD with momentum 0.9
+    steps: int = 80  # number of updates
+    batch: int = 8  # images per update
+    learning_rate: float = 1e-3  # learning rate of the first update
+    schedule: Literal["constant", "cosine"] = "cosine"  # schedule of the learning rate, down to 0
+    weight_decay: float = 2e-6  # weight decay, added to the gradient
+    share: float = 0.3  # share of generated images in the training data
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluating:
-    """Measuring."""
+    """How models are measured."""
 
-    images: int = 32  # of each test set
-    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    images: int = 32  # number of images in each test set
+    severities: tuple[int, ...] = (1, 2, 3, 4, 5)  # severities of the corruptions, from 1 to 5
     efficiency: tuple[int, ...] = (10, 30)  # numbers of generated images for the data-efficiency curves
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Of all stages; the defaults are the small world's."""
+    """The settings of all stages. The defaults suit the small world of rooms."""
 
-    seeds: tuple[int, ...] = (0,)  # everything is repeated with each
-    arms: tuple[str, ...] = tuple(ARMS)[:8]  # what to compare
-    written: Path | None = None  # a file of prompts, one a line, for the arm `written`
-    iterations: int = 1  # of optimise, generate, fine-tune, each on the model before
+    seeds: tuple[int, ...] = (0,)  # random seeds; the whole experiment is repeated with each
+    arms: tuple[str, ...] = arms_of("depth")  # arms to compare
+    written: Path | None = None  # text file with one prompt per line for the arm "written"
+    iterations: int = 1  # rounds of optimising, generating and fine-tuning, each starting from the last model
+    sampling: SamplingSettings = SamplingSettings()
     optimizing: Optimizing = Optimizing()
     generating: Generating = Generating()
     finetuning: Finetuning = Finetuning()
@@ -127,19 +102,25 @@ class Settings:
     def __post_init__(self) -> None:
         unknown = set(self.arms) - set(ARMS)
         if unknown or not self.arms:
-            raise ValueError(f"arms must be among {', '.join(ARMS)}, found {', '.join(unknown) or 'none'}")
-        if self.iterations < 1 or not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("iterations and seeds must be one or more, seeds all different")
+            raise ValueError(f"arms must be among {', '.join(ARMS)}; found {', '.join(unknown) or 'none'}")
+        if self.iterations < 1:
+            raise ValueError(f"iterations must be 1 or more; found {self.iterations}")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must be one or more different numbers; found {list(self.seeds)}")
         if set(self.evaluating.severities) - {1, 2, 3, 4, 5}:
-            raise ValueError(f"severities must be among 1 to 5, found {self.evaluating.severities}")
-        if self.optimizing.at_once < 1:
-            raise ValueError(f"at_once must be one image or more, found {self.optimizing.at_once}")
+            raise ValueError(f"severities must be between 1 and 5; found {self.evaluating.severities}")
+        if self.optimizing.micro_batch < 1:
+            raise ValueError(f"micro_batch must be 1 or more images; found {self.optimizing.micro_batch}")
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON, to be kept and compared, with a file of prompts as its lines; ValueError for none."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as JSON values, a file of written prompts replaced by its lines.
+
+        Raises ValueError for a file without a prompt.
+        """
         values = dataclasses.asdict(self)
         if self.written is not None:
-            values["written"] = list(filter(None, map(str.strip, self.written.read_text().splitlines())))
+            lines = map(str.strip, self.written.read_text(encoding="utf-8").splitlines())
+            values["written"] = list(filter(None, lines))
             if not values["written"]:
-                raise ValueError(f"{self.written} has no prompt: write one on each line")
+                raise ValueError(f"{self.written} has no prompt: write one prompt per line")
         return json.loads(json.dumps(values))

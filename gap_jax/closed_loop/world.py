@@ -1,136 +1,190 @@
-"""What an experiment is about, as a value: a generator, the model to improve, a critic, a task, data."""
+"""Everything an experiment is about, as values: generator, models, task, data, target domains."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from gap_jax.data.loader import Example, Source, stack
+from gap_jax.data.batch import Batch, Example, HostBatch, Transform
+from gap_jax.data.loader import Source, stack
 from gap_jax.diffusion.align import Alignment
-from gap_jax.diffusion.pipeline import Pipeline
+from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.models.clip import Clip
+from gap_jax.models.network import Network
 from gap_jax.report.results import Legend
-from gap_jax.stages.classifier_tuning import Mask
-from gap_jax.stages.evaluate import Measure
+from gap_jax.stages.evaluate import TestSet
+from gap_jax.tasks.metric import Metric
 
-Arrays = Mapping[str, np.ndarray]
-Losses = Callable[[Any, Arrays], jax.Array]
-Transform = Callable[[Example, np.random.Generator], Arrays]
+Loss = Callable[[Any, Batch], jax.Array]  # (prediction, batch) -> [B]
 
 
-def as_they_are(example: Example, random: np.random.Generator) -> Arrays:
-    """No augmentation."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generator:
+    """Stable Diffusion, which generates images, and CLIP, which compares them with a target domain."""
+
+    pipe: Pipeline
+    params: Params
+    clip: Clip
+    clip_params: Params
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Models:
+    """The vision models of an experiment.
+
+    - `model`: the model under improvement; prompts are optimised against it.
+    - `critic`: a stronger model that judges whether generated images show their labels.
+    - `student`: the model to fine-tune in place of `model`; None: `model` itself.
+    """
+
+    model: Network
+    critic: Network
+    student: Network | None = None
+
+    @property
+    def learner(self) -> Network:
+        """The model that is fine-tuned and measured."""
+        return self.student or self.model
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSets:
+    """The data of an experiment. A batch is `{"image": float32 [n,H,W,3] in [0,1], …labels}`.
+
+    - `original`: the training examples, single rows of such a batch; images are generated from their labels.
+    - `validation`: sets by name that choose between checkpoints; none of them is tested.
+    - `test`: the clean test set.
+    - `domains`: further test sets by name.
+    - `precomputed`: yields further versions of the clean test set's images, such as corruptions from files.
+    - `num_precomputed`: how many it yields.
+    - `worst_of`: domains whose worst result is reported as a column of its own.
+    - `subsets`: row numbers of `original` by name, such as each class's; images are generated from these.
+    - `prompts_per_subset`: True if each subset gets optimised prompts of its own.
+    """
+
+    original: Source
+    validation: Mapping[str, HostBatch]
+    test: HostBatch
+    domains: Mapping[str, HostBatch] = dataclasses.field(default_factory=dict)
+    precomputed: Callable[[], Iterable[tuple[TestSet, np.ndarray]]] = tuple
+    num_precomputed: int = 0
+    worst_of: tuple[str, ...] = ()
+    subsets: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    prompts_per_subset: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TargetDomain:
+    """A domain that guided prompts are drawn to.
+
+    - `images`: a few images of it, float32 `[n,H,W,3]` in [0,1], without labels.
+    - `text`: the domain in words, for guidance by text.
+    - `subset`: the one subset of the data that is guided there; None: all.
+    """
+
+    images: np.ndarray
+    text: str | None = None
+    subset: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FixedPrompts:
+    """The prompts that are not optimised. `{subset}` in a text stands for each subset's name.
+
+    - `agnostic`: the one prompt that knows neither the model nor the target domains.
+    - `written`: prompts that a person wrote for the target domains.
+    """
+
+    agnostic: str = "room"
+    written: tuple[str, ...] = ()
+
+
+def unchanged(example: Example, random: np.random.Generator) -> HostBatch:
+    """Return the example as it is: the transform without augmentation."""
     return example
 
 
-class Network(NamedTuple):
-    """`predict(params, images [B,H,W,3] in [0,1]) -> prediction`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """The data that a model is fine-tuned on: original and added examples, and a transform of both."""
 
-    `trained(params)`: a tree of bools, which parameters fine-tuning may change; None: all.
-    """
-
-    predict: Callable[[Any, jax.Array], Any]
-    params: Any
-    trained: Mask | None = None
+    original: Source
+    added: Source | None = None
+    transform: Transform = unchanged
 
 
-class Pictures(NamedTuple):
-    """How a task's labels and predictions are drawn, as uint8 `[H,W,3]`, one image's at a time.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """How a report draws a task's labels and predictions, one image at a time, as uint8 `[H,W,3]`.
 
-    - `name`: what a label is, such as `depth map`.
-    - `label(label)`, `prediction(prediction, label)`: of the latter one or two, it and where it is wrong.
-    - `legends`, of `label` and `error`, and a `note`: what the report says of their colours.
+    - `name`: what a label is called, such as "depth map".
+    - `label(label)`: the picture of a label.
+    - `prediction(prediction, label)`: a picture of the prediction and, if it helps, one of its error.
+    - `legends`: what the colours of the pictures `label` and `error` mean.
+    - `note`: a sentence about the pictures.
     """
 
     name: str
-    label: Callable[[Arrays], np.ndarray]
-    prediction: Callable[[Any, Arrays], tuple[np.ndarray, ...]]
-    legends: Mapping[str, Legend] = MappingProxyType({})
+    label: Callable[[HostBatch], np.ndarray]
+    prediction: Callable[[Any, HostBatch], tuple[np.ndarray, ...]]
+    legends: Mapping[str, Legend] = dataclasses.field(default_factory=dict)
     note: str = ""
 
 
-class Task(NamedTuple):
-    """What the model is for. Losses are `(prediction, batch) -> [B]`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """What the model is for: its losses and metrics. A loss is `(prediction, batch) -> [B]`.
 
-    - `align(strength)`: what keeps generated images faithful to their labels, by SDEdit for strength < 1.
-    - `adversarial`: to be minimised by prompts; `check(batch)` raises for labels that mean nothing to it.
-    - `loss`: to be minimised in fine-tuning; `metrics`: what is measured, the main one, a mean over images,
-      first.
-    - `constant(source)`: the best prediction that looks at no image, one for all images.
-    - `classes`: the names of what a batch's `label` counts, if it has one.
+    - `align(strength)`: the alignment that keeps generated images faithful to their labels; a strength below
+      1 starts from the original image (SDEdit).
+    - `adversarial`: the loss that adversarial prompts minimise.
+    - `loss`: the loss that fine-tuning minimises.
+    - `metrics`: the metrics by name. The first one is the main metric; it is a mean over images.
+    - `check(batch)`: raises ValueError for labels that make no sense.
+    - `constant(source)`: the best prediction that ignores the image, the same for all images.
+    - `pictures`: how labels and predictions are drawn.
+    - `negative_prompt`: the negative prompt of classifier-free guidance.
+    - `classes`: the names that a batch's `label` counts, if it has one.
     """
 
     align: Callable[[float], Alignment]
-    adversarial: Losses
-    loss: Losses
-    metrics: Mapping[str, Measure]
-    check: Callable[[Arrays], None]
+    adversarial: Loss
+    loss: Loss
+    metrics: Mapping[str, Metric]
+    check: Callable[[HostBatch], None]
     constant: Callable[[Source], np.ndarray]
     pictures: Pictures
     negative_prompt: str = ""
     classes: tuple[str, ...] | None = None
 
 
-class TargetDomain(NamedTuple):
-    """A target domain: a few images of it `[n,H,W,3]`, without labels, and in words; for one part alone."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class World:
+    """Everything an experiment is about.
 
-    images: np.ndarray
-    text: str | None = None
-    part: str | None = None
-
-
-class Baseline(NamedTuple):
-    """An arm without a generator: what is fine-tuned on in place of the original and of generated images."""
-
-    original: Source
-    added: Source | None = None
-    transform: Transform = as_they_are
-
-
-class World(NamedTuple):
-    """Sets are `{"image": float [n,H,W,3] in [0,1], …labels}`; a source's examples are single rows.
-
-    `parts` are numbers of original examples, such as those of a class: images are generated of these. A
-    prompt of a part is for its examples alone: so are texts with `{part}`, which stands for its name, and, if
-    they are `apart`, optimised prompts.
+    - `title`, `summary`: the heading of the report and a sentence on model, generator and data.
+    - `targets`: the target domains by name.
+    - `baselines`: the training data of each baseline arm, by the arm's name.
     """
 
     title: str
     summary: str
-    pipe: Pipeline
-    params: Any
-    clip: Clip
-    clip_params: Any
+    generator: Generator
+    models: Models
     task: Task
-    model: Network  # under improvement, which prompts are optimised against
-    critic: Network  # a stronger one, to judge labels by
-    original: Source  # what the model is trained on; labels to generate from
-    validation: Mapping[str, Arrays]  # clean, and shifts that are not tested
-    test: Arrays  # clean
-    domains: Mapping[str, Arrays]  # shifts to be tested
-    targets: Mapping[str, TargetDomain]
-    written: tuple[str, ...]  # prompts that a person wrote for the shifts
-    agnostic: str = "room"  # the prompt that knows nothing of model and targets
-    corrupted: Callable[[], Iterable[tuple[str, np.ndarray]]] = tuple  # more images of the test set, by set
-    parts: Mapping[str, np.ndarray] = MappingProxyType({})
-    apart: bool = False
-    student: Network | None = None  # what is fine-tuned; None: the model
-    baselines: Mapping[str, Callable[[], Baseline]] = MappingProxyType({})
-    worst_of: tuple[str, ...] = ()  # domains of which the worst is a result of its own
-
-    @property
-    def learner(self) -> Network:
-        """What is fine-tuned."""
-        return self.student or self.model
+    data: DataSets
+    targets: Mapping[str, TargetDomain] = dataclasses.field(default_factory=dict)
+    prompts: FixedPrompts = FixedPrompts()
+    baselines: Mapping[str, Callable[[], TrainingData]] = dataclasses.field(default_factory=dict)
 
 
-def take(source: Source, numbers: np.ndarray) -> dict[str, np.ndarray]:
-    """These examples as one batch."""
-    return stack([source[int(number)] for number in numbers])
+def select(source: Source, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the examples with these numbers as one batch."""
+    return stack([source[int(row)] for row in rows])
 
 
-def whole(source: Source) -> dict[str, np.ndarray]:
-    """All examples as one batch."""
-    return take(source, np.arange(len(source)))
+def as_batch(source: Source) -> dict[str, np.ndarray]:
+    """Return all examples as one batch."""
+    return select(source, np.arange(len(source)))

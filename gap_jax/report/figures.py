@@ -14,9 +14,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from gap_jax.report.arms import INK, ArmStyle, arms
-from gap_jax.report.results import CONSTANT, Metric, Prompt, Results, Values
+from gap_jax.report.arms import INK, arms
+from gap_jax.report.results import CONSTANT, ArmStyle, Prompt, Results, Values
 from gap_jax.report.tables import average, estimate, plain_name
+from gap_jax.tasks.metric import MetricStyle
 
 WIDTH = 4.4  # inches, of all but the filmstrip: a column of print, and a phone's screen
 FAINT = "#8a8a93"
@@ -263,7 +264,7 @@ def _dots(
     values: Mapping[str, Sequence[Values]],
     names: Sequence[str],
     shown: Mapping[str, ArmStyle],
-    metric: Metric,
+    metric: MetricStyle,
 ) -> Figure:
     """A row for each name, in it a lane for each arm; the last row, an average, is set apart."""
     legend = [Line2D([], [], label=shown[arm].label, **_point(shown[arm])) for arm in values]
@@ -278,7 +279,7 @@ def _dots(
 
 
 def _marks(
-    axis: Axes, values: Sequence[Values], heights: Sequence[float], arm: ArmStyle, metric: Metric
+    axis: Axes, values: Sequence[Values], heights: Sequence[float], arm: ArmStyle, metric: MetricStyle
 ) -> None:
     """Means over seeds with their standard errors."""
     found = [estimate(entry) for entry in values]

@@ -5,6 +5,7 @@ lets explore is that of the paper's project page: optimisation by step, prompts 
 """
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -18,8 +19,8 @@ from PIL import Image, UnidentifiedImageError
 
 from gap_jax.files import write_whole
 from gap_jax.report import figures, tables
-from gap_jax.report.arms import INK, ArmStyle, arms
-from gap_jax.report.results import CONSTANT, Example, Frame, Prompt, Results, load
+from gap_jax.report.arms import INK, arms
+from gap_jax.report.results import CONSTANT, ArmStyle, Example, Frame, Prompt, Results, load
 
 SMALL = 128  # pixels: pictures up to here are shown enlarged, pixel by pixel; larger ones are compressed
 LARGEST = 512
@@ -27,7 +28,7 @@ _QUALITY = 85
 _HERE = Path(__file__).parent
 
 
-def write(results_path: str | Path, folder: str | Path) -> Path:
+def write_page(results_path: str | Path, folder: str | Path) -> Path:
     """Make `folder/index.html`, `table.md`, `table.tex` and `figures/*.svg`; the path of the first.
 
     Nothing is written before all is made, and each file is replaced when it is complete, the page last.
@@ -133,7 +134,7 @@ def _page(results: Results, picture: _Pictures, drawn: Mapping[str, Figure]) -> 
     )
     return environment.get_template("page.html").render(
         results=results,
-        arms={name: arm._replace(colour=_css(arm.colour)) for name, arm in shown.items()},
+        arms={name: dataclasses.replace(arm, colour=_css(arm.colour)) for name, arm in shown.items()},
         prompts=prompts,
         explored=explored,
         arms_explored=[shown[group["arm"]].label for group in explored],

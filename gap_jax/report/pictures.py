@@ -42,6 +42,11 @@ def bars(probabilities: np.ndarray, label: int, size: int) -> np.ndarray:
     return picture
 
 
+def foreground(image: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """Return float images `[…,H,W,3]` in [0,1] with grey in place of the background, where `keep` is False."""
+    return np.where(keep, image, np.float32(0.5))
+
+
 def save(path: str | Path, picture: np.ndarray) -> None:
     """Write uint8 `[H,W,3]`, or float in [0,1], as PNG; makes its folder."""
     if picture.dtype != np.uint8:

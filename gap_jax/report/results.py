@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from gap_jax.files import write_whole
+from gap_jax.tasks.metric import MetricStyle
 
 KINDS = ("clean", "cc", "3dcc", "domain")
 CONSTANT = "constant"  # the arm that predicts the same for all images
@@ -27,18 +28,13 @@ Values = tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class Metric:
-    """How a metric is shown: by its name, multiplied by `scale`, as `unit` says."""
+class ArmStyle:
+    """The way an arm is shown: its label, a sentence about it, a colour `#rrggbb`, a matplotlib marker."""
 
-    name: str
-    unit: str
-    scale: float
-    higher_is_better: bool = False
-
-    @property
-    def caption(self) -> str:
-        """Its name and unit, and which way is better."""
-        return f"{self.name} {self.unit}, {'higher' if self.higher_is_better else 'lower'} is better"
+    label: str
+    description: str
+    colour: str
+    marker: str
 
 
 @dataclass(frozen=True)
@@ -168,6 +164,7 @@ class Results:
     - `label`: what images are generated from, such as `depth map`; `legends`: of pictures of it, `label`, and
       of errors, `error`; `note`: a sentence on these pictures.
     - `config`: the resolved configuration; JSON values, nested.
+    - `arms`: how each arm is shown, in the order of tables and legends.
     - `metrics`: what is measured, by the name it has in `columns`; the main one first.
     - `columns`: the test sets, in the order they are shown in.
     - `generated`: by arm, those that generate; `critic_real`, `critic_constant`: the main metric of the
@@ -182,7 +179,8 @@ class Results:
     note: str
     config: Mapping[str, Any]
     seeds: tuple[int, ...]
-    metrics: Mapping[str, Metric]
+    arms: Mapping[str, ArmStyle]
+    metrics: Mapping[str, MetricStyle]
     columns: tuple[Column, ...]
     generated: Mapping[str, Generated]
     critic_real: Values
@@ -191,7 +189,7 @@ class Results:
     prompts: tuple[Prompt, ...]
 
     @property
-    def main(self) -> Metric:
+    def main(self) -> MetricStyle:
         """The metric that all is compared by."""
         return next(iter(self.metrics.values()))
 

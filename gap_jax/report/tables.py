@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from gap_jax.report.arms import ArmStyle, arms
-from gap_jax.report.results import CONSTANT, KINDS, Column, Metric, Results, Values
+from gap_jax.report.arms import arms
+from gap_jax.report.results import CONSTANT, KINDS, ArmStyle, Column, Results, Values
+from gap_jax.tasks.metric import MetricStyle
 
 DIGITS = 2
 
@@ -244,7 +245,7 @@ def _fidelity(results: Results) -> dict[str, Values]:
     return found | ({CONSTANT: results.critic_constant} if CONSTANT in found else {})
 
 
-def _cells(values: Mapping[str, Values], metric: Metric) -> dict[str, Cell]:
+def _cells(values: Mapping[str, Values], metric: MetricStyle) -> dict[str, Cell]:
     """Arms' cells, the best of the trained ones marked, at the digits shown; none where all are the same."""
     cells = {arm: _cell(entry, metric) for arm, entry in values.items()}
     trained = {arm: float(cell.mean) for arm, cell in cells.items() if arm != CONSTANT and cell.mean != _NONE}
@@ -254,7 +255,7 @@ def _cells(values: Mapping[str, Values], metric: Metric) -> dict[str, Cell]:
     return {arm: cell._replace(best=trained.get(arm) == best) for arm, cell in cells.items()}
 
 
-def _cell(values: Values, metric: Metric) -> Cell:
+def _cell(values: Values, metric: MetricStyle) -> Cell:
     mean, error = estimate(values)
     if not math.isfinite(mean):
         return Cell(_NONE, "")

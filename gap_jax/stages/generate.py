@@ -5,7 +5,6 @@ In its folder: `chunks/`, while it runs; `images/` and `tfds/` (`data.generated`
 """
 
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +19,10 @@ from tqdm import tqdm
 from gap_jax import parallel
 from gap_jax.checkpoint import check_config
 from gap_jax.data import generated
+from gap_jax.data.batch import HostBatch
+from gap_jax.files import write_whole
 
-HostBatch = Mapping[str, np.ndarray]
-Make = Callable[[Any, dict[str, jax.Array], jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+GenerationStep = Callable[[Any, dict[str, jax.Array], jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
 
 class Filter(NamedTuple):
@@ -65,7 +65,7 @@ def _rounds(random: np.random.Generator, values: np.ndarray, count: int) -> np.n
 
 
 def generate(
-    make: Make,
+    step: GenerationStep,
     weights: Any,
     load: Callable[[np.ndarray], HostBatch],
     planned: Plan,
@@ -98,7 +98,7 @@ def generate(
         return json.loads((folder / "summary.json").read_text())
     rows = parallel.local_rows(mesh, images_per_step)
     weights = parallel.replicate(mesh, weights)
-    step = jax.jit(make)
+    program = jax.jit(step)
     count, process = len(planned.source), jax.process_index()
     repeats = _repeats(planned)
     chunks = folder / "chunks"
@@ -115,11 +115,11 @@ def generate(
                     first + np.arange(images_per_step) % real
                 )  # the last step is filled with repetitions
                 mine = numbers[rows]
-                keys = _keys(seed, planned, repeats, mine)
+                keys = image_keys(seed, planned.source[mine], planned.prompt[mine], repeats[mine])
                 batch = {**load(planned.source[mine]), "prompt": planned.prompt[mine]}
                 fed = parallel.feed(mesh, images_per_step, {**batch, "key": keys})
                 fed_keys = jax.random.wrap_key_data(fed.pop("key"))
-                images, values = parallel.local_values(step(weights, fed, fed_keys))
+                images, values = parallel.local_values(program(weights, fed, fed_keys))
                 records = {
                     "image": np.round(np.clip(images, 0, 1) * 255).astype(np.uint8),
                     **{name: array for name, array in batch.items() if name not in ("image", "prompt")},
@@ -150,12 +150,14 @@ def _repeats(planned: Plan) -> np.ndarray:
     return repeats
 
 
-def _keys(seed: int, planned: Plan, repeats: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+def image_keys(seed: int, sources: np.ndarray, prompts: np.ndarray, repeats: np.ndarray) -> np.ndarray:
+    """Return the data of each image's random key, from its source, prompt and repeat number, each `[n]`."""
+
     def key(source, prompt, repeat):
         folded = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), source), prompt)
         return jax.random.key_data(jax.random.fold_in(folded, repeat))
 
-    return np.asarray(jax.vmap(key)(planned.source[numbers], planned.prompt[numbers], repeats[numbers]))
+    return np.asarray(jax.vmap(key)(sources, prompts, repeats))
 
 
 def _reasons(images: np.ndarray, values: Mapping[str, np.ndarray], filters: tuple[Filter, ...]) -> np.ndarray:
@@ -179,7 +181,5 @@ def _finish(folder: Path, count: int, class_names: tuple[str, ...] | None) -> No
     generated.write_images(folder / "chunks", folder / "images", class_names)
     data = generated.write_tfds(folder / "chunks", folder / "tfds")
     summary = {"images": kept, "dropped": dict(dropped), "tfds": str(data.relative_to(folder))}
-    scratch = folder / ".summary.json"
-    scratch.write_text(json.dumps(summary, indent=1) + "\n")
-    os.replace(scratch, folder / "summary.json")
+    write_whole(folder / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
     shutil.rmtree(folder / "chunks")

@@ -14,20 +14,11 @@ import optax
 
 from gap_jax.diffusion.align import Alignment, Batch, Sampling, fold_keys, generate
 from gap_jax.diffusion.pipeline import Params, Pipeline
+from gap_jax.models.network import Network
 from gap_jax.stages.objective import Sample, Term, objective
 
 Metrics = Mapping[str, jax.Array]
 DEPTH_SAMPLING = Sampling()
-
-
-class Model(NamedTuple):
-    """The model under improvement: `predict(params, images [B,H,W,3] in [0,1]) -> prediction`.
-
-    It resizes and normalises as the model needs; `params` as in `Term`.
-    """
-
-    predict: Callable[[Any, jax.Array], Any]
-    params: Any
 
 
 class EarlyStop(NamedTuple):
@@ -78,7 +69,7 @@ class PromptOptimizer(NamedTuple):
 def prompt_optimizer(
     pipe: Pipeline,
     params: Params,
-    model: Model,
+    model: Network,
     terms: Sequence[Term],
     alignment: Alignment,
     optimizer: optax.GradientTransformation,
@@ -138,12 +129,12 @@ def prompt_optimizer(
         return evaluate(weights.terms, sample, step)
 
     def step(weights: Weights, state: State, batch: Batch) -> tuple[State, Metrics]:
-        micro_batches = _split((batch, _image_keys(state, batch, axis_name)), accumulation)
+        stacked = _micro_batches((batch, _image_keys(state, batch, axis_name)), accumulation)
 
         def accumulate(_, micro):
             return None, jax.value_and_grad(loss, has_aux=True)(state.embeddings, weights, *micro, state.step)
 
-        _, outputs = jax.lax.scan(accumulate, None, micro_batches)
+        _, outputs = jax.lax.scan(accumulate, None, stacked)
         (total, values), gradient = jax.tree.map(lambda x: x.mean(0), outputs)
         if axis_name is not None:
             total, values, gradient = jax.lax.pmean((total, values, gradient), axis_name)
@@ -266,14 +257,14 @@ def _image_keys(state: State, batch: Batch, axis_name: str | None) -> jax.Array:
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(count))
 
 
-def _split(tree: Any, parts: int) -> Any:
-    """Every leaf `[parts·B,…]` as `[parts,B,…]`."""
+def _micro_batches(tree: Any, count: int) -> Any:
+    """Every leaf `[count·B,…]` as `[count,B,…]`."""
 
     def split(leaf):
-        if len(leaf) % parts:
+        if len(leaf) % count:
             raise ValueError(
-                f"a batch of {len(leaf)} images per device does not divide into {parts} micro-batches"
+                f"a batch of {len(leaf)} images per device does not divide into {count} micro-batches"
             )
-        return leaf.reshape(parts, -1, *leaf.shape[1:])
+        return leaf.reshape(count, -1, *leaf.shape[1:])
 
     return jax.tree.map(split, tree)

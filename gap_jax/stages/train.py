@@ -71,7 +71,7 @@ def train(
     folder = Path(folder)
     mesh = mesh or parallel.make_mesh()
     rows = parallel.local_rows(mesh, batches.size)
-    optimizer = _careful(optimizer, max_skipped)
+    optimizer = _skip_nonfinite(optimizer, max_skipped)
     start = TrainState(
         jnp.zeros((), jnp.int32), params, optimizer.init(params), params if average is not None else ()
     )
@@ -118,7 +118,7 @@ def train(
     return _result(state) if kept is None else _least(kept, _result(state))[1]
 
 
-_careful = functools.cache(optax.apply_if_finite)  # the same for the same, and so is the compiled step
+_skip_nonfinite = functools.cache(optax.apply_if_finite)  # the same for the same, and so is the compiled step
 
 
 def _result(state: TrainState) -> Params:

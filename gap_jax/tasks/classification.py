@@ -127,7 +127,7 @@ def mixed(loss: Loss) -> Loss:
     return mixture
 
 
-def frequencies(source: Source, classes: int) -> np.ndarray:
+def class_frequencies(source: Source, classes: int) -> np.ndarray:
     """The logits `[K]` that predict the classes as often as they are."""
     counts = np.bincount([int(source[i]["label"]) for i in range(len(source))], minlength=classes)
     return np.log(np.maximum(counts, 1e-3) / counts.sum()).astype(np.float32)

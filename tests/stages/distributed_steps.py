@@ -14,7 +14,8 @@ import gap_jax
 from gap_jax import parallel
 from gap_jax.diffusion.align import Alignment, Sampling, Start, fold_keys
 from gap_jax.stages.objective import adversarial
-from gap_jax.stages.prompt_optimizer import Model, adamw, prompt_optimizer
+from gap_jax.models.network import Network
+from gap_jax.stages.prompt_optimizer import adamw, prompt_optimizer
 from gap_jax.tasks import depth
 
 PLACEHOLDERS, ROWS, STEPS, SIDE = 2, 16, 3, 16
@@ -55,7 +56,7 @@ def make_optimizer(folder: str):
     optimizer = prompt_optimizer(
         pipe,
         params,
-        Model(lambda kernel, images: jax.nn.sigmoid(images @ kernel), KERNEL),
+        Network(lambda kernel, images: jax.nn.sigmoid(images @ kernel), KERNEL),
         [adversarial(depth.negative_l1)],
         Alignment(free),
         adamw(1e-3, eps=1e-5),  # so that rounding in a gradient near 0 does not decide its sign's update

@@ -17,7 +17,8 @@ from gap_jax.diffusion.align import (
 )
 from gap_jax.stages.guidance import image_guidance
 from gap_jax.stages.objective import Term, adversarial
-from gap_jax.stages.prompt_optimizer import EarlyStop, Model, adamw, advance, begin, prompt_optimizer
+from gap_jax.models.network import Network
+from gap_jax.stages.prompt_optimizer import EarlyStop, adamw, advance, begin, prompt_optimizer
 from gap_jax.tasks import classification, depth
 from tests.diffusion.test_denoise import embed_through
 from tests.torch_folders import nchw, relative_error
@@ -58,7 +59,7 @@ def optimizer_for(model, terms, alignment=None, sampling=None, learning_rate=2e-
     return prompt_optimizer(
         model.pipe,
         model.params,
-        Model(predict_depth, KERNEL),
+        Network(predict_depth, KERNEL),
         terms,
         alignment or controlnet_depth(),
         adamw(learning_rate),
@@ -298,7 +299,7 @@ def test_classification_losses_work_through_inpainting(models):
     ours = prompt_optimizer(
         model.pipe,
         model.params,
-        Model(
+        Network(
             lambda kernel, images: predict_depth(kernel, images).mean((1, 2)) * jnp.array([1.0, -1.0]), KERNEL
         ),
         [adversarial(classification.other_class())],
@@ -337,7 +338,7 @@ def test_the_optimiser_is_any_of_optaxs(models):
     ours = prompt_optimizer(
         models("sd15").pipe,
         models("sd15").params,
-        Model(predict_depth, KERNEL),
+        Network(predict_depth, KERNEL),
         [adversarial(depth.negative_l1)],
         controlnet_depth(strength=0.5),
         optax.sgd(1.0, momentum=0.9),

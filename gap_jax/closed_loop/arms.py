@@ -1,0 +1,171 @@
+"""The arms that experiments compare: where each gets its training images, and how the report shows it.
+
+An arm is one way to make training data. The paper's arms generate images with prompts of one kind; baselines
+change the original images instead; `control` adds nothing. Colours are told apart with any colour vision, on
+white and on near-black; markers are matplotlib's and differ without any colour.
+"""
+
+import dataclasses
+from typing import Literal
+
+from gap_jax.report.results import ArmStyle
+
+Experiment = Literal["depth", "waterbirds", "iwildcam"]
+_EVERY: tuple[Experiment, ...] = ("depth", "waterbirds", "iwildcam")
+_CLASSIFICATION: tuple[Experiment, ...] = ("waterbirds", "iwildcam")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way to make training data.
+
+    - `prompts`: where its prompts come from. `none` generates no images; `agnostic` is the world's fixed
+      prompt; `random` draws embeddings from the vocabulary's distribution; `written` uses prompts that a
+      person wrote; `optimized` minimises the terms below.
+    - `adversarial`, `guidance`, `text_guidance`: factors on the weights of the model's loss, of CLIP's
+      distance to the target images, and of the distance to the target text. 0 switches a term off.
+    - `prompts_of`: the arm whose optimised prompts are used instead of own ones.
+    - `strength`: SDEdit's strength when images are generated, in (0,1]; 1 starts from pure noise.
+    - `baseline`: True if the arm changes the original images instead of generating new ones.
+    - `experiments`: the experiments that compare it by default.
+    """
+
+    style: ArmStyle
+    prompts: Literal["none", "agnostic", "random", "written", "optimized"] = "none"
+    adversarial: float = 0.0
+    guidance: float = 0.0
+    text_guidance: float = 0.0
+    prompts_of: str | None = None
+    strength: float = 1.0
+    baseline: bool = False
+    experiments: tuple[Experiment, ...] = _EVERY
+
+    @property
+    def guided(self) -> bool:
+        """True if its prompts are drawn towards a target domain."""
+        return bool(self.guidance or self.text_guidance)
+
+    @property
+    def generates(self) -> bool:
+        """True if it generates images."""
+        return self.prompts != "none"
+
+
+ARMS: dict[str, Arm] = {
+    "control": Arm(style=ArmStyle("Control", "The same fine-tuning without added images.", "#7c7c7c", "o")),
+    "agnostic": Arm(
+        style=ArmStyle(
+            "Agnostic", "Images of one fixed prompt that knows neither model nor target.", "#7ea9d4", "^"
+        ),
+        prompts="agnostic",
+    ),
+    "agnostic-random": Arm(
+        style=ArmStyle(
+            "Agnostic (random)",
+            "Images of prompts drawn from the distribution of the vocabulary’s embeddings.",
+            "#5a7cf0",
+            "v",
+        ),
+        prompts="random",
+        experiments=("depth",),
+    ),
+    "written": Arm(
+        style=ArmStyle(
+            "Written", "Images of prompts that a person wrote for the target domains.", "#8b4f80", "P"
+        ),
+        prompts="written",
+    ),
+    "guided": Arm(
+        style=ArmStyle(
+            "Guided", "Prompts optimised towards images of a target domain, by CLIP alone.", "#1f7a57", "s"
+        ),
+        prompts="optimized",
+        guidance=1.0,
+    ),
+    "adversarial": Arm(
+        style=ArmStyle("Adversarial", "Prompts optimised to maximise the model’s loss.", "#dc8d15", "D"),
+        prompts="optimized",
+        adversarial=1.0,
+    ),
+    "adversarial-sdedit": Arm(
+        style=ArmStyle(
+            "Adversarial (SDEdit)",
+            "The adversarial prompts, but generation starts from the noised original image.",
+            "#c94005",
+            "X",
+        ),
+        prompts="optimized",
+        adversarial=1.0,
+        prompts_of="adversarial",
+        strength=0.6,
+        experiments=("depth",),
+    ),
+    "guided-adversarial": Arm(
+        style=ArmStyle(
+            "Guided adversarial",
+            "Prompts optimised for both the model’s loss and the target domain.",
+            "#5b4cd6",
+            "*",
+        ),
+        prompts="optimized",
+        adversarial=1.0,
+        guidance=1.0,
+    ),
+    "guided-text": Arm(
+        style=ArmStyle(
+            "Guided (text)",
+            "Prompts optimised towards a text that describes the target domain.",
+            "#63a788",
+            "<",
+        ),
+        prompts="optimized",
+        text_guidance=1.0,
+        experiments=("waterbirds",),
+    ),
+    "guided-adversarial-text": Arm(
+        style=ArmStyle(
+            "Guided adversarial (text)",
+            "Prompts optimised for both the model’s loss and that text.",
+            "#a294ea",
+            ">",
+        ),
+        prompts="optimized",
+        adversarial=1.0,
+        text_guidance=1.0,
+        experiments=("waterbirds",),
+    ),
+    "balanced": Arm(
+        style=ArmStyle("Balanced", "No added images; every group is sampled equally often.", "#9aa02c", "p"),
+        baseline=True,
+        experiments=_CLASSIFICATION,
+    ),
+    "randaugment": Arm(
+        style=ArmStyle("RandAugment", "No added images; the originals are augmented.", "#c76a8f", "h"),
+        baseline=True,
+        experiments=_CLASSIFICATION,
+    ),
+    "augmix": Arm(
+        style=ArmStyle(
+            "AugMix", "No added images; the originals are mixed with augmented copies.", "#2a9db0", "d"
+        ),
+        baseline=True,
+        experiments=_CLASSIFICATION,
+    ),
+    "cutmix": Arm(
+        style=ArmStyle("CutMix", "No added images; pieces of other originals are pasted in.", "#a0522d", "8"),
+        baseline=True,
+        experiments=_CLASSIFICATION,
+    ),
+    "copy-paste": Arm(
+        style=ArmStyle(
+            "Copy-paste", "Added images are foregrounds pasted on other originals.", "#6b5b3e", "H"
+        ),
+        baseline=True,
+        experiments=_CLASSIFICATION,
+    ),
+}
+
+
+def arms_of(experiment: Experiment) -> tuple[str, ...]:
+    """Return the names of the arms that an experiment compares by default, in the report's order."""
+    return tuple(name for name, arm in ARMS.items() if experiment in arm.experiments)

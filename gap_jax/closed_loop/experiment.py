@@ -1,0 +1,37 @@
+"""Runs a whole experiment: all stages of the closed loop for all arms and seeds, and the report."""
+
+from pathlib import Path
+
+import jax
+
+from gap_jax import parallel
+from gap_jax.closed_loop.collect import collect
+from gap_jax.closed_loop.programs import Programs
+from gap_jax.closed_loop.run import Run
+from gap_jax.closed_loop.settings import Settings
+from gap_jax.closed_loop.world import World
+from gap_jax.report.page import write_page
+from gap_jax.report.results import save
+
+
+def run_experiment(settings: Settings, world: World, work: str | Path, stage: str = "report") -> Path | None:
+    """Run all stages up to and including `stage` and return the path of the report, if it was made.
+
+    - `work`: the folder of all files. Started again in it, the experiment continues where it stopped.
+    - `stage`: `optimize`, `generate`, `finetune`, `evaluate` or `report`.
+
+    Every process of a job calls it. Raises ValueError for settings that the world or devices cannot serve,
+    and for a work folder of another configuration.
+    """
+    work, programs = Path(work), Programs(settings, world)
+    runs = [Run(programs, work, seed) for seed in settings.seeds]
+    produced = [run.run_until(stage) for run in runs]
+    if stage != "report":
+        return None
+    results = collect(runs, produced, work)
+    page = work / "report" / "index.html"
+    if jax.process_index() == 0:
+        save(work / "results.json", results)
+        write_page(work / "results.json", page.parent)
+    parallel.barrier("reported")
+    return page

@@ -1,0 +1,138 @@
+"""The pictures of prompts in a report: images drawn the way that generation draws them, and predictions."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from gap_jax.closed_loop.arm_prompts import PromptSet
+from gap_jax.closed_loop.arms import ARMS
+from gap_jax.closed_loop.run import Produced, Run, example_rows
+from gap_jax.closed_loop.world import Task, select
+from gap_jax.data.batch import HostBatch
+from gap_jax.report import pictures
+from gap_jax.report.results import Example, Frame
+from gap_jax.stages.generate import image_keys
+
+Frames = Mapping[int, tuple[np.ndarray, np.ndarray]]  # by step: an image and the model's prediction
+
+
+class Drawn(NamedTuple):
+    """Images of some labels under the embeddings of several steps, and the model's predictions."""
+
+    images: np.ndarray  # [steps,labels,H,W,3]
+    predictions: Any  # [steps,labels,…]
+
+
+class Gallery:
+    """Draws the prompts of one run below `root`, the folder of the results file.
+
+    An image equals the one that generation draws for the same seed, label and prompt: same alignment and
+    strength, denoising steps, suffix and noise.
+    """
+
+    def __init__(self, run: Run, root: Path):
+        self._run, self._root = run, root
+        self._programs: dict[float, Callable[..., tuple[jax.Array, Any]]] = {}
+
+    def examples(
+        self,
+        produced: Produced,
+        prompt_set: PromptSet,
+        index: int,
+        number: int,
+        paths: Mapping[int, np.ndarray | None],
+    ) -> tuple[Example, ...]:
+        """Return the examples of one prompt, with a frame for each step of `paths`.
+
+        - `index`: the prompt's place in its set; `number`: its place in its arm, as generation counts.
+        - `paths`: by step, the embeddings `[n,D]` to draw, or None for a text.
+        """
+        rows = example_rows(self._run.world, prompt_set.subset)
+        labels = select(self._run.world.data.original, rows)
+        drawn = self._draw(produced, prompt_set, index, number, paths, rows, labels)
+        folder = self._root / "pictures" / arm_key(produced, self._run) / f"{prompt_set.label}-{index}"
+        return tuple(
+            self._example(
+                folder / str(j),
+                {field: array[j] for field, array in labels.items()},
+                {step: (drawn.images[i, j], drawn.predictions[i, j]) for i, step in enumerate(paths)},
+            )
+            for j in range(len(rows))
+        )
+
+    def target_pictures(self, name: str) -> Iterator[str]:
+        """Save the images of a target domain and yield their paths, relative to the root."""
+        for i, image in enumerate(self._run.world.targets[name].images):
+            yield self._save(self._root / "pictures" / "targets" / f"{name}-{i}.png", image)
+
+    def _draw(
+        self,
+        produced: Produced,
+        prompt_set: PromptSet,
+        index: int,
+        number: int,
+        paths: Mapping[int, np.ndarray | None],
+        rows: np.ndarray,
+        labels: HostBatch,
+    ) -> Drawn:
+        programs = self._run.programs
+        texts = (prompt_set.texts[index],) * len(paths)
+        embeddings = None if prompt_set.embeddings is None else np.stack(list(paths.values()))
+        contexts = programs.contexts(PromptSet(texts, embeddings))
+        weights = programs.generation_weights([prompt_set], produced.model)
+        keys = image_keys(self._run.seed, rows, np.full(len(rows), number), np.zeros(len(rows), int))
+        batch = {**labels, "prompt": np.zeros(len(rows), int)}
+        program = self._program(ARMS[produced.arm].strength)
+        frames = [
+            jax.device_get(program(weights._replace(contexts=context[None]), batch, keys))
+            for context in contexts
+        ]
+        images, predictions = zip(*frames, strict=True)
+        return Drawn(np.stack(images), np.stack(predictions))
+
+    def _program(self, strength: float) -> Callable[..., tuple[jax.Array, Any]]:
+        if strength not in self._programs:
+            draw, predict = self._run.programs.draw(strength), self._run.world.models.model.predict
+
+            @jax.jit
+            def program(weights, batch, keys):
+                images = draw(weights, batch, jax.random.wrap_key_data(keys))
+                return images, predict(weights.model, images)
+
+            self._programs[strength] = program
+        return self._programs[strength]
+
+    def _example(self, folder: Path, label: HostBatch, frames: Frames) -> Example:
+        task: Task = self._run.world.task
+        shown = []
+        for step, (image, prediction) in sorted(frames.items()):
+            parts = zip(
+                ("generated", "prediction", "error"),
+                (image, *task.pictures.prediction(prediction, label)),
+                strict=False,
+            )
+            shown.append(
+                Frame(
+                    step, *(self._save(folder / f"{name}-{step:05d}.png", picture) for name, picture in parts)
+                )
+            )
+        return Example(
+            self._save(folder / "label.png", task.pictures.label(label)),
+            self._save(folder / "original.png", label["image"]),
+            tuple(shown),
+        )
+
+    def _save(self, path: Path, picture: np.ndarray) -> str:
+        if jax.process_index() == 0:
+            pictures.save(path, picture)
+        return str(path.relative_to(self._root))
+
+
+def arm_key(produced: Produced, run: Run) -> str:
+    """Return the name of an arm in the results: its own for the last iteration, numbered for earlier ones."""
+    if produced.iteration == run.settings.iterations - 1:
+        return produced.arm
+    return f"{produced.arm}, iteration {produced.iteration + 1}"

@@ -1,0 +1,71 @@
+"""The measurements of one seed: which model scored what on which test set, and their file."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from gap_jax.files import write_whole
+from gap_jax.report.results import WORST
+from gap_jax.stages.evaluate import TestSet
+from gap_jax.tasks.metric import Metric
+
+
+class ModelKey(NamedTuple):
+    """The identity of a measured model.
+
+    - `arm`: the arm it was fine-tuned in, or `constant` or `critic`.
+    - `iteration`: the iteration after which it was measured, from 0.
+    - `images`: how many generated images it was fine-tuned with; None: all of the arm's.
+    """
+
+    arm: str
+    iteration: int = 0
+    images: int | None = None
+
+
+Scores = dict[ModelKey, dict[TestSet, dict[str, float]]]
+WORST_SET = TestSet("domain", WORST)
+
+
+def add_worst(
+    by_set: dict[TestSet, dict[str, float]], names: Sequence[str], metrics: Mapping[str, Metric]
+) -> None:
+    """Add the worst value of each metric over some domains, as one more test set.
+
+    Nothing is added if there are no names, or if the model was not measured on all of them.
+    """
+    sets = [TestSet("domain", name) for name in names]
+    if not sets or not set(sets) <= set(by_set):
+        return
+    by_set[WORST_SET] = {
+        name: (min if metric.style.higher_is_better else max)(by_set[test_set][name] for test_set in sets)
+        for name, metric in metrics.items()
+    }
+
+
+def write_measurements(path: Path, scores: Scores) -> None:
+    """Write scores as a JSON list with one entry for each model and test set."""
+    entries = [
+        {"model": key._asdict(), "set": test_set._asdict(), "metrics": values}
+        for key, by_set in scores.items()
+        for test_set, values in by_set.items()
+    ]
+    write_whole(path, json.dumps(entries, indent=1).encode())
+
+
+def read_measurements(path: Path) -> Scores:
+    """Read a file of `write_measurements`.
+
+    Raises ValueError, naming the file and what to do, if it is damaged.
+    """
+    scores: Scores = {}
+    try:
+        for entry in json.loads(path.read_text(encoding="utf-8")):
+            by_set = scores.setdefault(ModelKey(**entry["model"]), {})
+            by_set[TestSet(**entry["set"])] = entry["metrics"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path} is not a file of measurements: {error}. Delete it and run the same command again"
+        ) from error
+    return scores

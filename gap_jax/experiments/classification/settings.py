@@ -1,0 +1,49 @@
+"""The settings that all classification experiments share: those of the small world, and paths of files.
+
+The comments behind the fields are the help texts of the command line.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from gap_jax.closed_loop.arms import arms_of
+from gap_jax.closed_loop.settings import (
+    Evaluating,
+    Finetuning,
+    Generating,
+    Optimizing,
+    SamplingSettings,
+    Settings,
+)
+
+SMALL = Settings(
+    arms=arms_of("waterbirds"),
+    sampling=SamplingSettings(eta=1.0),
+    optimizing=Optimizing(prompts=3, steps=15, batch=2, learning_rate=2.4e-2, threshold=None),
+    generating=Generating(images=64),
+    finetuning=Finetuning(steps=80, batch=16, learning_rate=1e-3, share=0.5),
+    evaluating=Evaluating(images=100, severities=()),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassificationFiles:
+    """A data set made by `python -m gap_jax.data prepare`, and models in files, folders or on the hub."""
+
+    data: Path  # prepared data set with the splits train, validation and test
+    pipeline: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # folder or hub id of Stable Diffusion
+    clip: str = "openai/clip-vit-large-patch14"  # folder or hub id of CLIP
+    # classifier to improve, against which prompts are optimised: a file, folder or hub id
+    model: str = "classifier"
+    student: str | None = None  # another classifier to fine-tune in its place; None: the model itself
+    # stronger classifier that judges generated images; None: the model before fine-tuning
+    critic: str | None = None
+    size: int = 224  # side of the images that classifiers see, in pixels
+    rows: tuple[float, float] = (0.0, 1.0)  # first and last row that classifiers see, as shares of the height
+    # normalise images as the classifier's folder says, or as ImageNet's; False: not at all
+    normalised: bool = True
+    # the part of the classifier that is fine-tuned
+    trained: Literal["everything", "last layer"] = "everything"
+    target_images: int = 64  # number of images that show each target domain, at most
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # precision of Stable Diffusion and CLIP

@@ -1,0 +1,111 @@
+"""The building blocks of classification worlds: models and data from files or from the small world."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from gap_jax.closed_loop.world import Generator, Models, World, as_batch
+from gap_jax.data.batch import HostBatch
+from gap_jax.data.loader import Source
+from gap_jax.data.prepared import Prepared
+from gap_jax.experiments.classification.settings import ClassificationFiles
+from gap_jax.experiments.classification.task import classifier
+from gap_jax.models.network import Network
+from gap_jax.stages.classifier_tuning import everything, last_layer
+from gap_jax.weights.pipeline import load_clip, load_pipeline
+
+FIELDS = ("image", "keep", "label")
+FIRST_TARGET = 100_000  # target domains of the small world show pictures from this number on
+
+
+def generator_from(config: ClassificationFiles) -> Generator:
+    """Return the Stable Diffusion and the CLIP that the configuration names."""
+    pipe, params = load_pipeline(config.pipeline, dtype=config.dtype)
+    clip, clip_params = load_clip(config.clip, config.dtype)
+    return Generator(pipe=pipe, params=params, clip=clip, clip_params=clip_params)
+
+
+def models_from(config: ClassificationFiles) -> Models:
+    """Return the classifiers that the configuration names."""
+    return Models(
+        model=_classifier_from(config, config.model),
+        critic=_classifier_from(config, config.critic or config.model),
+        student=_classifier_from(config, config.student) if config.student else None,
+    )
+
+
+def _classifier_from(config: ClassificationFiles, model: str) -> Network:
+    trainable = last_layer if config.trained == "last layer" else everything
+    plain = {} if config.normalised else {"image_mean": (0.0,) * 3, "image_std": (1.0,) * 3}
+    return classifier(model, config.size, trainable, config.rows, **plain)
+
+
+def held_out_set(config: ClassificationFiles, split: str, count: int, *fields: str) -> dict[str, np.ndarray]:
+    """Return at most `count` evenly spread examples of a split as a batch, with further `fields`."""
+    return as_batch(Prepared(config.data, split, fields=(*FIELDS, *fields)).sample(count))
+
+
+def small_generator() -> Generator:
+    """Return the Stable Diffusion and the CLIP of the small world of animals."""
+    pipe, params = load_pipeline("wildlife")
+    clip, clip_params = load_clip("wildlife")
+    return Generator(pipe=pipe, params=params, clip=clip, clip_params=clip_params)
+
+
+def small_models(experiment: str) -> Models:
+    """Return the small world's classifier and critic of `waterbirds` or `iwildcam`."""
+    return Models(
+        model=classifier("wildlife", 64, part=experiment),
+        critic=classifier("wildlife", 64, part=f"{experiment}_critic"),
+    )
+
+
+def with_checked_classes(world: World) -> World:
+    """Return the world; raise ValueError if one of its networks does not have the task's classes."""
+    models, images = world.models, world.data.test["image"][:1]
+    networks = {"model": models.model, "critic": models.critic, "student": models.student}
+    for name, network in networks.items():
+        if network is None:
+            continue
+        logits = jax.eval_shape(network.predict, network.params, images)
+        if logits.shape[-1] != len(world.task.classes):
+            raise ValueError(
+                f"the {name} must have {len(world.task.classes)} classes like the data; found {logits.shape[-1]}"
+            )
+    return world
+
+
+def to_examples(batch: HostBatch, fields: Sequence[str]) -> list[dict[str, np.ndarray]]:
+    """Return a batch as a list of examples with these fields, which is a data source."""
+    return [{name: batch[name][i] for name in fields} for i in range(len(batch["image"]))]
+
+
+def keep_rows(batch: HostBatch, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the rows of a batch that are chosen by number or by a bool for each row."""
+    return {name: array[rows] for name, array in batch.items()}
+
+
+def labels_and_foregrounds(source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """Return each example's label, int `[n]`, and whether its mask keeps anything, bool `[n]`."""
+    examples = map(source.__getitem__, range(len(source)))
+    labels, kept = np.array([(int(e["label"]), bool(e["keep"].any())) for e in examples]).T
+    return labels, kept.astype(bool)
+
+
+def class_subsets(
+    labels: np.ndarray, kept: np.ndarray, classes: Sequence[str], background: int | None = None
+) -> dict[str, np.ndarray]:
+    """Return the numbers of each class's examples that have a foreground.
+
+    The class `background`, if there is one, comes last and with all of its examples. Raises ValueError for a
+    class without an example.
+    """
+    order = sorted(range(len(classes)), key=lambda i: i == background)
+    subsets = {classes[i]: np.flatnonzero((labels == i) & (kept | (i == background))) for i in order}
+    empty = ", ".join(name for name, rows in subsets.items() if not len(rows))
+    if empty:
+        raise ValueError(
+            f"no training image of {empty} has a mask of its foreground: add masks, or leave the class out"
+        )
+    return subsets

@@ -1,0 +1,1 @@
+"""The depth experiment: `python -m gap_jax.experiments.depth`."""

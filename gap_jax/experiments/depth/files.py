@@ -1,0 +1,140 @@
+"""The depth experiment's world from files: prepared data sets, Stable Diffusion, and your own depth model."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from gap_jax.closed_loop.world import (
+    DataSets,
+    FixedPrompts,
+    Generator,
+    Models,
+    TargetDomain,
+    World,
+    as_batch,
+    select,
+)
+from gap_jax.data.batch import HostBatch
+from gap_jax.data.corruptions.common import corrupt
+from gap_jax.data.corruptions.files import check_complete, list_corruptions, precomputed_sets
+from gap_jax.data.image_folder import read_images
+from gap_jax.data.prepared import Prepared, split_names
+from gap_jax.experiments.depth.settings import DepthFiles
+from gap_jax.experiments.depth.task import depth_task
+from gap_jax.models.network import Network
+from gap_jax.stages.evaluate import TestSet
+from gap_jax.tasks.depth import NEGATIVE_PROMPT
+from gap_jax.weights.depth import load_depth
+from gap_jax.weights.pipeline import load_clip, load_pipeline
+
+TARGET_IMAGES = 8
+TARGET_SEVERITY = 3
+CORRUPTED_TARGETS = {"fog": "fog", "blur": "defocus_blur"}  # the paper's targets: Common Corruptions by name
+WRITTEN = (
+    "a room in fog",
+    "a dark room at night",
+    "a blurry photo of a room",
+    "a room in bright sunlight",
+    "a cluttered room",
+    "an old room with patterned wallpaper",
+)
+
+
+def build(config: DepthFiles, held_out: int) -> World:
+    """Return the world, with at most `held_out` images in each held-out set.
+
+    Raises FileNotFoundError and ValueError for data and models that are missing or unlike what is expected.
+    """
+    held_out_data = config.held_out or config.data
+    validation, test = (Prepared(held_out_data, split).sample(held_out) for split in ("validation", "test"))
+    precomputed = _check_precomputed(config.corrupted, test)
+    clean, tested = as_batch(validation), as_batch(test)
+    reserved = {"clean", *({} if config.targets else CORRUPTED_TARGETS)} & set(config.domains)
+    if reserved:
+        raise ValueError(
+            f"domains must not be named {', '.join(sorted(reserved))}: another test set has that name"
+        )
+    domains, target_images = {}, {}
+    for name, folder in config.domains.items():
+        domains[name], target_images[folder] = _split_domain(folder, held_out)
+    targets = {
+        name: target_images[folder] if folder in target_images else read_images(folder, config.size)
+        for name, folder in config.targets.items()
+    }
+    if not targets:
+        targets = _corrupted(clean["image"][:TARGET_IMAGES])
+        corrupted = _corrupted(tested["image"])
+        domains |= {name: {**tested, "image": images} for name, images in corrupted.items()}
+    pipe, params = load_pipeline(config.pipeline, config.controlnet, config.dtype)
+    clip, clip_params = load_clip(config.clip, config.dtype)
+    return World(
+        title="Depth",
+        summary=f"{config.model}, trained on {config.data}, under distribution shift.",
+        generator=Generator(pipe=pipe, params=params, clip=clip, clip_params=clip_params),
+        models=Models(
+            model=_network(config.model, config.size),
+            critic=_network(config.critic or config.model, config.size),
+        ),
+        task=depth_task(config.loss, NEGATIVE_PROMPT),
+        data=DataSets(
+            original=Prepared(config.data, "train"),
+            validation={"clean": clean},
+            test=tested,
+            domains=domains,
+            precomputed=lambda: _precomputed(config.corrupted, test) if config.corrupted else (),
+            num_precomputed=len(precomputed),
+        ),
+        targets={name: TargetDomain(images=images) for name, images in targets.items()},
+        prompts=FixedPrompts(written=WRITTEN),
+    )
+
+
+def _network(model: str, size: int) -> Network:
+    """Return a depth model that resizes images to the size it was trained at."""
+    module, params = load_depth(model)
+
+    def predict(params, images: jax.Array) -> jax.Array:
+        shape = (len(images), size, size, images.shape[-1])
+        return module.apply({"params": params}, jax.image.resize(images, shape, "bilinear"))
+
+    return Network(predict, params)
+
+
+def _split_domain(folder: Path, count: int) -> tuple[HostBatch, np.ndarray]:
+    """Return examples of a data set to test on, and images of others that show it as a target domain."""
+    names = split_names(folder)
+    source = Prepared(folder, "test" if "test" in names else names[0])
+    order = np.random.default_rng(0).permutation(len(source))
+    if len(order) <= TARGET_IMAGES:
+        raise ValueError(
+            f"{source.folder} must have more than {TARGET_IMAGES} examples, {TARGET_IMAGES} of them for the "
+            f"target domain; found {len(order)}"
+        )
+    targets, tested = order[:TARGET_IMAGES], order[TARGET_IMAGES:][:count]
+    return select(source, tested), select(source, targets)["image"]
+
+
+def _corrupted(images: np.ndarray) -> dict[str, np.ndarray]:
+    """Return images under the Common Corruptions that are the default targets."""
+    positions = np.arange(len(images))
+    return {
+        target: corrupt(images, name, TARGET_SEVERITY, ids=positions)
+        for target, name in CORRUPTED_TARGETS.items()
+    }
+
+
+def _check_precomputed(root: Path | None, test: Prepared) -> list[tuple[str, int]]:
+    """Return the precomputed corruptions and severities; raise FileNotFoundError for incomplete ones."""
+    if root is None:
+        return []
+    for corruption, severity in list_corruptions(root):
+        check_complete(root / corruption / str(severity), test.files())
+    return list(list_corruptions(root))
+
+
+def _precomputed(root: Path, test: Prepared) -> Iterator[tuple[TestSet, np.ndarray]]:
+    size = test[0]["image"].shape[0]
+    for corruption, severity, images in precomputed_sets(root, test.files(), size):
+        yield TestSet("3dcc", corruption, severity), images

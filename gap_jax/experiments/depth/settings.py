@@ -1,0 +1,107 @@
+"""The settings of the depth experiment: its two worlds, and its presets by name.
+
+The comments behind the fields are the help texts of the command line.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from gap_jax.closed_loop.command import Preset
+from gap_jax.closed_loop.settings import (
+    Evaluating,
+    Finetuning,
+    Generating,
+    Optimizing,
+    SamplingSettings,
+    Settings,
+)
+
+if TYPE_CHECKING:
+    from gap_jax.closed_loop.world import World
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallRooms:
+    """The small world: procedural rooms, and the models that come with gap_jax."""
+
+    original: int = 512  # number of rooms that the model is fine-tuned on and images are generated from
+    target_images: int = 8  # number of images that show each target domain
+
+    def build(self, held_out: int) -> "World":
+        """Return the world, with this many rooms in each held-out set."""
+        from gap_jax.experiments.depth.small_world import build
+
+        return build(self, held_out)
+
+
+@dataclasses.dataclass(frozen=True)
+class DepthFiles:
+    """Data sets made by `python -m gap_jax.data prepare`, and models in files, folders or on the hub."""
+
+    data: Path = Path("data/taskonomy")  # prepared data set whose split "train" is used for training
+    # prepared data set with validation and test at the model's own size; None: data
+    held_out: Path | None = None
+    # further test sets: name and prepared data set
+    domains: dict[str, Path] = dataclasses.field(default_factory=dict)
+    # target domains: name and image folder, or the data set of one of the domains, 8 of whose images are
+    # then not tested; without any, targets are validation images in fog and under defocus blur
+    targets: dict[str, Path] = dataclasses.field(default_factory=dict)
+    corrupted: Path | None = None  # folder of precomputed 3D Common Corruptions of the test images
+    pipeline: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # folder or hub id of Stable Diffusion
+    # folder or hub id of the ControlNet; None: the pipeline's
+    controlnet: str | None = "lllyasviel/sd-controlnet-depth"
+    clip: str = "openai/clip-vit-large-patch14"  # folder or hub id of CLIP
+    model: str = "rgb2depth_consistency.pth"  # depth model to improve: a file, a folder or a hub id
+    # stronger depth model that judges generated images; None: the model before fine-tuning
+    critic: str | None = None
+    size: int = 256  # side of the images that the depth models see, in pixels
+    loss: Literal["l1", "midas"] = "l1"  # fine-tuning loss: L1, or MiDaS's scale- and shift-invariant loss
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # precision of Stable Diffusion and CLIP
+
+    def build(self, held_out: int) -> "World":
+        """Return the world, with this many images in each held-out set."""
+        from gap_jax.experiments.depth.files import build
+
+        return build(self, held_out)
+
+
+REPLICA = Path("data/omnidata")
+UNET = Settings(
+    sampling=SamplingSettings(guidance_scale=7.0),
+    optimizing=Optimizing(
+        prompts=8,
+        placeholders=4,
+        steps=500,
+        batch=8,
+        micro_batch=1,  # all prompts are optimised together
+        learning_rate=5e-4,
+        weight_decay=1e-2,
+        denoising_steps=5,
+        window=10,
+        threshold=-0.2,
+        checkpoint_every=20,
+        picture_every=50,
+    ),
+    generating=Generating(
+        images=8000, batch=8, denoising_steps=15, suffix=",photo,highly detailed,photorealistic"
+    ),
+    finetuning=Finetuning(steps=10_000, batch=32, learning_rate=3e-5, schedule="constant", share=0.5),
+    evaluating=Evaluating(images=1000, efficiency=(10, 100, 1000)),
+)
+DPT = dataclasses.replace(
+    UNET,
+    optimizing=dataclasses.replace(UNET.optimizing, threshold=-2.0),
+    finetuning=Finetuning(steps=10_000, batch=16, learning_rate=1e-5, schedule="constant", share=0.5),
+)
+PRESETS = {
+    "small": Preset(Settings(), SmallRooms()),
+    "taskonomy-unet": Preset(UNET, DepthFiles()),
+    "taskonomy-dpt": Preset(DPT, DepthFiles(model="omnidata_dpt_depth_v2.ckpt", size=384, loss="midas")),
+    "replica": Preset(
+        dataclasses.replace(
+            UNET, arms=("control", "agnostic", "guided", "adversarial", "guided-adversarial")
+        ),
+        DepthFiles(domains={"replica": REPLICA}, targets={"replica": REPLICA}),
+    ),
+}

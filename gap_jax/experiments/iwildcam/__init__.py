@@ -1,0 +1,1 @@
+"""The iWildCam experiment: `python -m gap_jax.experiments.iwildcam`."""

@@ -1,0 +1,91 @@
+"""The settings of the iWildCam experiment: its two worlds, and its presets by name."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from gap_jax.closed_loop.arms import arms_of
+from gap_jax.closed_loop.command import Preset
+from gap_jax.closed_loop.settings import Finetuning, Generating, Optimizing, SamplingSettings
+from gap_jax.experiments.classification import settings as classification
+from gap_jax.experiments.classification.settings import ClassificationFiles
+
+if TYPE_CHECKING:
+    from gap_jax.closed_loop.world import World
+
+AdversarialLoss = Literal["uniform", "background", "cross-entropy"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallAnimals:
+    """The small world: procedural animals in front of cameras, and the models that come with gap_jax."""
+
+    # number of pictures that the classifier is fine-tuned on and images are generated from
+    original: int = 504
+    target_images: int = 8  # number of images that show each target domain
+    # the pair of unseen cameras; validation's serve to choose settings
+    unseen: Literal["validation", "test"] = "test"
+    adversarial: AdversarialLoss = "background"  # loss that adversarial prompts minimise
+
+    def build(self, held_out: int) -> "World":
+        """Return the world, with this many pictures of each camera in each held-out set."""
+        from gap_jax.experiments.iwildcam.worlds import build_small
+
+        return build_small(self, held_out)
+
+
+@dataclasses.dataclass(frozen=True)
+class IWildCamFiles(ClassificationFiles):
+    """iWildCam as `python -m gap_jax.data prepare` writes it; models in files, folders or on the hub."""
+
+    data: Path = Path("data/iwildcam")  # prepared data set with the splits train, validation and test
+    # first and last row that classifiers see, as shares of the height
+    rows: tuple[float, float] = (10 / 448, 410 / 448)
+    # normalise images as the classifier's folder says, or as ImageNet's; False: not at all
+    normalised: bool = False
+    # the part of the classifier that is fine-tuned
+    trained: Literal["everything", "last layer"] = "last layer"
+    adversarial: AdversarialLoss = "uniform"  # loss that adversarial prompts minimise
+
+    def build(self, held_out: int) -> "World":
+        """Return the world, with this many images in each held-out set."""
+        from gap_jax.experiments.iwildcam.worlds import build_from_files
+
+        return build_from_files(self, held_out)
+
+
+SMALL = dataclasses.replace(
+    classification.SMALL,
+    arms=arms_of("iwildcam"),
+    optimizing=dataclasses.replace(
+        classification.SMALL.optimizing,
+        prompts=2,
+        steps=20,
+        learning_rate=3.6e-2,
+        decay="linear",
+        guidance_weight=100.0,  # its classifier is so sure of itself that the adversarial loss is 10
+    ),
+)
+PAPER = dataclasses.replace(
+    SMALL,
+    sampling=SamplingSettings(guidance_scale=5.0, eta=1.0, strength=0.8),
+    optimizing=Optimizing(
+        prompts=2,
+        placeholders=10,
+        steps=1001,
+        batch=32,
+        micro_batch=1,
+        learning_rate=1e-3,
+        weight_decay=0.0,
+        guidance_weight=10.0,
+        threshold=None,
+        checkpoint_every=50,
+        picture_every=100,
+    ),
+    generating=Generating(images=2224, batch=8, denoising_steps=5),
+    finetuning=Finetuning(
+        optimizer="sgd", steps=2000, batch=128, learning_rate=1e-3, weight_decay=1e-4, share=0.5
+    ),
+    evaluating=dataclasses.replace(SMALL.evaluating, images=8000, efficiency=(10, 100, 1000)),
+)
+PRESETS = {"small": Preset(SMALL, SmallAnimals()), "paper": Preset(PAPER, IWildCamFiles())}

@@ -1,0 +1,1 @@
+"""The Waterbirds experiment: `python -m gap_jax.experiments.waterbirds`."""

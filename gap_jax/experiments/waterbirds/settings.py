@@ -1,0 +1,68 @@
+"""The settings of the Waterbirds experiment: its two worlds, and its presets by name."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gap_jax.closed_loop.command import Preset
+from gap_jax.closed_loop.settings import Finetuning, Generating, Optimizing, SamplingSettings
+from gap_jax.experiments.classification.settings import SMALL, ClassificationFiles
+
+if TYPE_CHECKING:
+    from gap_jax.closed_loop.world import World
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallBirds:
+    """The small world: procedural birds, and the models that come with gap_jax."""
+
+    # number of pictures that the classifier is fine-tuned on and images are generated from
+    original: int = 512
+    target_images: int = 8  # number of images that show each target domain
+
+    def build(self, held_out: int) -> "World":
+        """Return the world, with this many pictures of each group in each held-out set."""
+        from gap_jax.experiments.waterbirds.worlds import build_small
+
+        return build_small(self, held_out)
+
+
+@dataclasses.dataclass(frozen=True)
+class WaterbirdsFiles(ClassificationFiles):
+    """Waterbirds as `python -m gap_jax.data prepare` writes it; models in files, folders or on the hub."""
+
+    data: Path = Path("data/waterbirds")  # prepared data set with the splits train, validation and test
+
+    def build(self, held_out: int) -> "World":
+        """Return the world, with this many images in each held-out set."""
+        from gap_jax.experiments.waterbirds.worlds import build_from_files
+
+        return build_from_files(self, held_out)
+
+
+PAPER = dataclasses.replace(
+    SMALL,
+    sampling=SamplingSettings(guidance_scale=7.0, eta=1.0),
+    optimizing=Optimizing(
+        prompts=4,
+        placeholders=5,
+        steps=1000,
+        batch=10,
+        micro_batch=1,
+        learning_rate=0.04,
+        decay="linear",
+        weight_decay=0.0,
+        guidance_weight=10.0,
+        text_guidance_weight=10.0,
+        adversarial_start=30,
+        threshold=None,
+        checkpoint_every=50,
+        picture_every=100,
+    ),
+    generating=Generating(images=1000, batch=8, denoising_steps=10),
+    finetuning=Finetuning(
+        optimizer="sgd", steps=1000, batch=128, learning_rate=1e-3, weight_decay=1e-4, share=0.5
+    ),
+    evaluating=dataclasses.replace(SMALL.evaluating, images=2000, efficiency=(10, 100, 300)),
+)
+PRESETS = {"small": Preset(SMALL, SmallBirds()), "paper": Preset(PAPER, WaterbirdsFiles())}

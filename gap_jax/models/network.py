@@ -1,0 +1,23 @@
+"""A network as a value: a pure prediction function with its parameters."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+Mask = Callable[[Any], Any]  # from parameters to a tree of bools of the same structure
+
+
+class Network(NamedTuple):
+    """A prediction function, its parameters, and which of them fine-tuning may change.
+
+    - `predict(params, images)`: a pure function of images, float32 `[B,H,W,3]` in [0,1]. It resizes and
+      normalises them as the network needs, and returns what the task's losses take.
+    - `params`: a pytree of arrays. They are arguments of compiled programs, never constants in them.
+    - `trainable(params)`: a tree of bools, True for each parameter that fine-tuning may change. None means
+      all of them.
+    """
+
+    predict: Callable[[Any, jax.Array], Any]
+    params: Any
+    trainable: Mask | None = None

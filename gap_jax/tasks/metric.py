@@ -1,0 +1,38 @@
+"""Metrics as values: how a metric is measured, and how a report shows it."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from gap_jax.data.batch import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class MetricStyle:
+    """The way a metric is shown: its name, its values multiplied by `scale`, and their unit."""
+
+    name: str
+    unit: str
+    scale: float
+    higher_is_better: bool = False
+
+    @property
+    def caption(self) -> str:
+        """The name and the unit, followed by which direction is better."""
+        return f"{self.name} {self.unit}, {'higher' if self.higher_is_better else 'lower'} is better"
+
+
+class Metric(NamedTuple):
+    """A metric of a whole test set.
+
+    - `per_image(prediction, batch)`: float32 `[B]` or `[B,n]`, computed on devices, one batch at a time.
+    - `over_set(values)`: the metric, from the `per_image` values of all images of the set, on the host. The
+      default is their mean.
+    """
+
+    style: MetricStyle
+    per_image: Callable[[Any, Batch], jax.Array]
+    over_set: Callable[[np.ndarray], float] = np.mean
