@@ -19,7 +19,7 @@ from gap_jax.data.augment import (
 from gap_jax.data.corruptions.common import CORRUPTIONS
 from gap_jax.data.loader import Batches
 from gap_jax.small_worlds import wildlife
-from gap_jax.small_worlds.wildlife.renderer import Words
+from gap_jax.small_worlds.wildlife import Words
 from gap_jax.tasks.classification import class_weighted, cross_entropy, mixed
 
 PLACES = ("grass", "forest", "lake", "sea", "dirt", "savanna")

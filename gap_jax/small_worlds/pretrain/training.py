@@ -93,7 +93,8 @@ class Training:
         if random.random() < empty:
             return ""
         words = self.words(example)
-        return self.world.caption(words, random.random(len(words)) < self.world.known_probabilities(words))
+        known = random.random(len(words)) < self.world.known_probabilities(words)
+        return self.world.caption(words, known.tolist())
 
     def tokens(self, caption: str) -> np.ndarray:
         """Return the token ids of a caption, int32 `[TOKENS]`."""

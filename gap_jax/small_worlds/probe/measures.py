@@ -119,7 +119,7 @@ def part_folder(model: str, part: str) -> str | Path:
     return model if model in SHIPPED else Path(model) / part
 
 
-def picture_figure(titles: Sequence[str], rows: Mapping[str, Sequence[np.ndarray]]) -> Figure:
+def picture_figure(titles: Sequence[str], rows: Mapping[str, Sequence[np.ndarray] | np.ndarray]) -> Figure:
     """Return a figure with rows of pictures, each labelled with its name, below column titles."""
     figure = Figure(figsize=(1.3 * len(titles), 0.3 + 1.43 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), len(titles))

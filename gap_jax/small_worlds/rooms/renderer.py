@@ -79,12 +79,12 @@ def render(seed: int, indices: Sequence[int], styles: Sequence[Style], size: int
 class _Scene(NamedTuple):
     """A room centred at 0, in metres before scaling; a stack of B rooms has shapes `[B,…]`."""
 
-    half: np.ndarray  # [3] half the room's extent
+    half_extent: np.ndarray  # [3] of the room
     camera: np.ndarray  # [3] position of the camera
     rotation: np.ndarray  # [3,3] from camera to room
     kind: np.ndarray  # [objects] 0 none, 1 sphere, 2 box
     centre: np.ndarray  # [objects,3]
-    extent: np.ndarray  # [objects,3] half extents; three times its radius for a sphere
+    extent: np.ndarray  # [objects,3] half extents; for a sphere, its radius on each axis
     yaw: np.ndarray  # [objects]
     window: np.ndarray  # [5] wall (0 left, 1 back, 2 right, -1 none), start and end along it, top and bottom
 
@@ -99,10 +99,11 @@ class _Hits(NamedTuple):
 
 
 def _scene(random: np.random.Generator) -> _Scene:
+    """Draw the geometry of a room."""
     floor, ceiling = random.uniform(1.0, 1.7, 2)
     width, back, behind = random.uniform(1.4, 3.6), random.uniform(3.0, 7.5), 1.0
-    half = np.array((width, (floor + ceiling) / 2, (back + behind) / 2))
-    camera = np.array((random.uniform(-0.45, 0.45) * width, half[1] - floor, behind - half[2]))
+    half_extent = np.array((width, (floor + ceiling) / 2, (back + behind) / 2))
+    camera = np.array((random.uniform(-0.45, 0.45) * width, half_extent[1] - floor, behind - half_extent[2]))
     rotation = _rotate_y(random.uniform(-0.7, 0.7)) @ _rotate_x(random.uniform(-0.3, 0.15))
     count = random.integers(2, MAX_OBJECTS + 1)
     kind = np.where(np.arange(MAX_OBJECTS) < count, random.integers(1, 3, MAX_OBJECTS), 0)
@@ -111,16 +112,16 @@ def _scene(random: np.random.Generator) -> _Scene:
     depth = random.uniform(1.6, back - 0.4, MAX_OBJECTS)
     reach = np.minimum(width - 0.3, 1.2 * depth)
     across = np.clip(random.uniform(-1, 1, MAX_OBJECTS) * reach, 0.2 - width, width - 0.2)
-    standing = half[1] - extent[:, 1]
+    standing = half_extent[1] - extent[:, 1]
     height = np.where(random.random(MAX_OBJECTS) < 0.75, standing, random.uniform(-0.5, 0.3, MAX_OBJECTS))
     centre = np.stack([across, height, camera[2] + depth], 1)
     yaw = random.uniform(0, np.pi / 2, MAX_OBJECTS)
     wall = random.integers(0, 3) if random.random() < 0.4 else -1
-    length = half[0] if wall == 1 else half[2]
+    length = half_extent[0] if wall == 1 else half_extent[2]
     start = random.uniform(-0.7, 0.3) * length if wall == 1 else random.uniform(0, 0.4) * length
-    low, high = random.uniform(-0.85, -0.6) * half[1], random.uniform(0.0, 0.3) * half[1]
+    low, high = random.uniform(-0.85, -0.6) * half_extent[1], random.uniform(0.0, 0.3) * half_extent[1]
     window = np.array((wall, start, start + random.uniform(0.5, 0.8) * length, low, high))
-    return _Scene(half, camera, rotation, kind, centre, extent, yaw, window)
+    return _Scene(half_extent, camera, rotation, kind, centre, extent, yaw, window)
 
 
 def _stack(scenes: Sequence[_Scene]) -> _Scene:
@@ -134,7 +135,7 @@ def _cast(scenes: _Scene, size: int) -> _Hits:
     directions = np.einsum("bij,hwj->bhwi", scenes.rotation, rays)
     directions = np.where(np.abs(directions) < 1e-6, np.float32(1e-6), directions)
     expand = (slice(None), None, None)
-    exits = (np.sign(directions) * scenes.half[expand] - scenes.camera[expand]) / directions
+    exits = (np.sign(directions) * scenes.half_extent[expand] - scenes.camera[expand]) / directions
     side = exits.argmin(-1)[..., None]
     z = np.take_along_axis(exits, side, -1)[..., 0]
     normals = np.where(np.arange(3) == side, -np.sign(directions), 0).astype(np.float32)

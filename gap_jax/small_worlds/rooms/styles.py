@@ -36,10 +36,10 @@ class Style(NamedTuple):
     air: str = "clear"
 
 
-def caption(style: Style, known: Sequence[bool] = (True,) * 4) -> str:
+def caption(style: Sequence[str], known: Sequence[bool] = (True,) * 4) -> str:
     """Return the caption of a style, such as `a red striped room, dark, foggy`.
 
-    Words whose `known` is False are left out.
+    `style` has one word of each of `AXES`; words whose `known` is False are left out.
     """
     colour, texture, light, air = (
         word if is_known else "" for word, is_known in zip(style, known, strict=True)

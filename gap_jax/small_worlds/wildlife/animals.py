@@ -30,7 +30,7 @@ class Polygon(NamedTuple):
     mark: bool = False
 
 
-class Drawn(NamedTuple):
+class DrawnAnimal(NamedTuple):
     """A drawn animal.
 
     - `colour`: float32 `[S,S,3]` in [0,1], multiplied by `cover`.
@@ -41,7 +41,7 @@ class Drawn(NamedTuple):
     cover: np.ndarray
 
 
-def draw(animal: str, random: np.random.Generator, size: int) -> Drawn:
+def draw(animal: str, random: np.random.Generator, size: int) -> DrawnAnimal:
     """Draw an animal of `ANIMALS`; `random` decides its size, place, facing, kind, stride and tone."""
     shape, smallest, largest = ANIMALS[animal]
     length, down, across = random.uniform(smallest, largest), *random.random(2)
@@ -60,7 +60,7 @@ def draw(animal: str, random: np.random.Generator, size: int) -> Drawn:
     )
 
 
-def _paint(parts: Sequence[Polygon], tone: np.ndarray, size: int) -> Drawn:
+def _paint(parts: Sequence[Polygon], tone: np.ndarray, size: int) -> DrawnAnimal:
     """Paint polygons, in coordinates in [0,1] with y down, in their order, and light them from above."""
     fine = FINE * size
     colour = np.zeros((fine, fine, 3), np.float32)
@@ -74,10 +74,12 @@ def _paint(parts: Sequence[Polygon], tone: np.ndarray, size: int) -> Drawn:
         else:
             cv2.fillPoly(colour, [corners], paint, shift=_FRACTION_BITS)
             cv2.fillPoly(cover, [corners], 1, shift=_FRACTION_BITS)
-    colour, cover = (cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA) for part in (colour, cover))
-    rows = np.flatnonzero(cover.any(1))
+    mean_colour, share = (
+        cv2.resize(samples, (size, size), interpolation=cv2.INTER_AREA) for samples in (colour, cover)
+    )
+    rows = np.flatnonzero(share.any(1))
     light = np.interp(np.arange(size), (rows[0], rows[-1]), (1.06, 0.84)).astype(np.float32)
-    return Drawn(np.clip(light[:, None, None] * colour, 0, 1), cover[..., None])
+    return DrawnAnimal(np.clip(light[:, None, None] * mean_colour, 0, 1), share[..., None])
 
 
 def _curve(*points: tuple[float, float]) -> np.ndarray:
@@ -107,11 +109,12 @@ def _oval(x: float, y: float, wide: float, high: float, tilt: float = 0.0) -> np
 
 
 def _darker(colour: Colour, by: float = 0.72) -> Colour:
-    return tuple(by * channel for channel in colour)
+    red, green, blue = colour
+    return by * red, by * green, by * blue
 
 
 def _pick(random: np.random.Generator, choices: Sequence[Any]) -> Any:
-    return choices[random.integers(len(choices))]
+    return choices[int(random.integers(len(choices)))]
 
 
 def _landbird(random: np.random.Generator) -> list[Polygon]:
@@ -336,10 +339,10 @@ def _giraffe(random: np.random.Generator) -> list[Polygon]:
     coat, patch = (90, 74, 44), (52, 28, 12)
     far, near = _legs(random, (-24, 10), 38, (11, 6, 5.5), coat)
     neck = ((8, 50), (22, 72), (32, 94))
-    spots = [(x, y) for y in (37, 45, 52) for x in np.arange(-28, 24, 10.5)]
-    spots += [(x + side, y) for x, y in ((13, 60), (18, 68), (22, 76), (27, 83)) for side in (-3.5, 4)]
-    spots += [(x, y) for x in (-24, 11) for y in (30, 22)]
-    spots = np.array(spots) + random.uniform(-1.2, 1.2, (len(spots), 2))
+    centres = [(x, y) for y in (37, 45, 52) for x in np.arange(-28, 24, 10.5)]
+    centres += [(x + side, y) for x, y in ((13, 60), (18, 68), (22, 76), (27, 83)) for side in (-3.5, 4)]
+    centres += [(x, y) for x in (-24, 11) for y in (30, 22)]
+    spots = np.array(centres) + random.uniform(-1.2, 1.2, (len(centres), 2))
     return [
         *far,
         Polygon(_limb(((-30, 48), (-37, 36), (-36, 24)), (3, 2.5, 5)), patch),

@@ -37,10 +37,10 @@ class Words(NamedTuple):
     light: str = "day"
 
 
-def caption(words: Words, known: Sequence[bool] = (True,) * 3) -> str:
+def caption(words: Sequence[str], known: Sequence[bool] = (True,) * 3) -> str:
     """Return the caption of a picture, such as `a photo of a waterbird, forest, night`.
 
-    Words whose `known` is False are left out.
+    `words` are an animal, a place and a light; those whose `known` is False are left out.
     """
     animal, place, light = (word if is_known else "" for word, is_known in zip(words, known, strict=True))
     article = "" if animal in ("nothing", "cattle") else "an" if animal[:1] in ("e", "i") else "a"
