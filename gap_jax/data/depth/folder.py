@@ -20,7 +20,7 @@ MASK_SUFFIXES = (".png",)
 class DepthFolderLayout:
     """Your own images with depth: a folder with `rgb`, `depth` and optionally `mask`.
 
-    Files of equal names are an example. Images are PNG, JPEG or WebP files; depth is 16-bit PNG or NPY
+    Files with the same name form an example. Images are PNG, JPEG or WebP files; depth is 16-bit PNG or NPY
     files; masks are PNG files, 0 where depth is not valid. If there is a `metadata.jsonl`, its `file_name`,
     `depth_file_name` and `mask_file_name` name an example's files instead. Depth that is 0, negative or not
     finite is not valid.
@@ -45,7 +45,7 @@ class DepthFolderLayout:
         if not examples:
             raise ValueError(
                 f"{root} has {len(images)} images and {len(depths)} depth maps, but no image and depth map "
-                "have equal names"
+                "have the same name"
             )
         return Inventory({"train": examples}, faults, [])
 

@@ -157,7 +157,7 @@ def test_bad_folders_are_named(root, tmp_path):
     for name in ("a.webp", "a.png", "more/b.jpg"):
         (root / "rgb" / name).unlink()
     with pytest.raises(
-        ValueError, match="has 0 images and 2 depth maps, but no image and depth map have equal names"
+        ValueError, match="has 0 images and 2 depth maps, but no image and depth map have the same name"
     ):
         DepthFolderLayout().find(root)
 
