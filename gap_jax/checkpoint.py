@@ -1,7 +1,7 @@
-"""States on disk, by Orbax: what a killed run goes on from, on any number of devices and processes.
+"""Checkpoints of a run's state, written by Orbax and restored on any number of devices and processes.
 
-A folder holds one run: `config.json`, and one Orbax checkpoint for each step kept, `120/`. In it, arrays are
-named by their path in the state, `state.opt[0].mu['w']`; Orbax alone reads them as a dict by these names.
+The folder of a run holds `config.json` and, for each step that is kept, one Orbax checkpoint, such as `120/`.
+A checkpoint is a flat dict of arrays, named by their paths in the state: `state.opt[0].mu['w']`.
 """
 
 import json
@@ -22,18 +22,21 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-Result = TypeVar("Result")
+from gap_jax.files import fsync, fsync_tree, write_whole
+
+_Result = TypeVar("_Result")
+_MAX_DIFFERENCES = 6  # more are counted only: a state may have thousands of arrays
 
 
 class Checkpoints:
     """The checkpoints of one run, in a folder that all processes see.
 
-    - `config`: what the states depend on, of JSON's types. The first to open the folder leaves it there;
-      whoever opens it later must bring the same.
-    - `keep`: how many of the latest checkpoints stay, from 1 on.
+    - `config`: JSON values that the states depend on. The first process to open the folder saves them in
+      `config.json`; whoever opens it later must give the same.
+    - `keep`: number of checkpoints to keep, 1 or more; older ones are removed.
 
-    Every process opens, saves and restores, after `jax.distributed.initialize`; what fails on one, fails on
-    all. Raises ValueError naming each field that differs from the saved configuration's, with both values;
+    After `jax.distributed.initialize`, every process must make the same calls; an error on one is raised on
+    all. Raises ValueError naming the fields that differ from the saved configuration, with both values, and
     TypeError for a config that is not JSON.
     """
 
@@ -42,54 +45,58 @@ class Checkpoints:
             raise ValueError(f"keep must be 1 or more checkpoints, found {keep}")
         self.folder, self.keep = Path(folder).absolute(), keep
         check_config(self.folder / "config.json", config)
-        # Only process 0 reads and writes: for Orbax it is alone.
-        alone = ocp.options.MultiprocessingOptions(0, {0}, barrier_sync_key_prefix="gap_jax")
-        with _quiet():
-            self._orbax = ocp.Checkpointer(ocp.PyTreeCheckpointHandler(), multiprocessing_options=alone)
+        # Process 0 alone reads and writes. Orbax could write from all, but then an error on one leaves the
+        # others waiting for it until the job is killed.
+        process_0 = ocp.options.MultiprocessingOptions(0, {0}, barrier_sync_key_prefix="gap_jax")
+        with _orbax_log_off():
+            self._orbax = ocp.Checkpointer(ocp.PyTreeCheckpointHandler(), multiprocessing_options=process_0)
 
     def save(self, step: int, state: Any) -> None:
-        """Write `state`, a pytree of arrays, random keys and numbers; returns when it is safe on disk.
+        """Write `state`, a pytree of arrays, random keys and numbers; return when it is safe on the disk.
 
-        A kill at any moment leaves the checkpoint before as the latest. One of the same step is replaced;
-        those of later steps, which this run will come to anew, and all but the latest `keep` are removed.
-        Raises OSError when it cannot be written (a full disk), all earlier ones intact; TypeError for a leaf
-        that is no number, ValueError for a step below 0.
+        If the process is killed at any moment, the previous checkpoint stays the latest. A checkpoint of the
+        same step is replaced. Removed are checkpoints of later steps, which this run will reach again, and
+        all but the latest `keep`.
+
+        Raises OSError if it cannot be written (a full disk), with all earlier checkpoints intact; TypeError
+        for a leaf that is not a number; ValueError for a negative step.
         """
         if step < 0:
             raise ValueError(f"step must be 0 or more, found {step}")
-        arrays = {name: _to_host(leaf, name) for name, leaf in _by_name(state).items()}
-        _on_first(lambda: self._write(int(step), arrays))
+        arrays = {name: _to_host(leaf, name) for name, leaf in _leaves_by_name(state).items()}
+        _on_first_process(lambda: self._write(int(step), arrays))
 
     def restore(self, template: Any) -> tuple[int, Any] | None:
-        """The latest step saved and its state, bit for bit; None if there is none.
+        """Return the latest step saved and its state, equal to the bit; None if there is no checkpoint.
 
-        `template` is a state as `save` was given: its structure, shapes and types are required, types,
-        devices and sharding of the result are its, its values are not used. A checkpoint that is damaged or
-        of another structure is passed over, with a warning, for the one before. Raises ValueError if some
-        are readable and none has the template's structure.
+        `template` is a state like the one given to `save`. The restored state has its structure, shapes,
+        types, devices and sharding; its values are not used. A checkpoint that is damaged or has another
+        structure is skipped with a warning, and the one before it is tried.
+
+        Raises ValueError if some checkpoints are readable and none has the structure of `template`.
         """
-        leaves = _by_name(template)
-        expected = {name: _shape_dtype(leaf, name) for name, leaf in leaves.items()}
-        found = _on_first(lambda: self._read(expected))
-        if found is None:
+        leaves = _leaves_by_name(template)
+        expected = {name: _shape_and_dtype(leaf, name) for name, leaf in leaves.items()}
+        latest = _on_first_process(lambda: self._read(expected))
+        if latest is None:
             return None
-        step, arrays = found
-        restored = [_like(leaf, arrays[name]) for name, leaf in leaves.items()]
+        step, arrays = latest
+        restored = [_place_like(leaf, arrays[name]) for name, leaf in leaves.items()]
         return step, jax.tree.unflatten(jax.tree.structure(template), restored)
 
     def _write(self, step: int, arrays: dict[str, np.ndarray]) -> None:
         self._publish()
         complete = self.folder / f"{step}.new"
-        arrays = {name: array for name, array in arrays.items() if array.size}  # Orbax refuses empty ones
+        arrays = {name: array for name, array in arrays.items() if array.size}  # Orbax refuses empty arrays
         try:
-            with _quiet():
+            with _orbax_log_off():
                 self._orbax.save(complete, args=ocp.args.PyTreeSave(arrays))
-            _flush(complete)
+            fsync_tree(complete)  # Orbax flushes the arrays, but not its own metadata
         except Exception as error:
-            self._discard(f"{step}.new*")
+            self._remove_unfinished(f"{step}.new*")
             raise OSError(
                 f"{self.folder}: the checkpoint of step {step} could not be written, "
-                f"earlier ones are intact: {_brief(error)}"
+                f"earlier ones are intact: {_summary(error)}"
             ) from error
         self._publish()
         kept = [saved for saved in self._steps() if saved <= step][-self.keep :]
@@ -97,37 +104,38 @@ class Checkpoints:
             shutil.rmtree(self.folder / str(saved))
 
     def _publish(self) -> None:
-        """Let what is written completely take its place, also when a kill came in between."""
+        """Give each complete checkpoint, `120.new`, its final name, `120`; also those of a killed process."""
         for complete in self.folder.glob("*.new"):
             target = complete.with_suffix("")
             if target.exists():
                 shutil.rmtree(target)
             os.rename(complete, target)
-        self._discard("*.new.*")
-        _fsync(self.folder)
+        self._remove_unfinished("*.new.*")
+        fsync(self.folder)
 
-    def _discard(self, unfinished: str) -> None:
-        """Remove as far as possible: Orbax's threads may still be writing there. The next to come goes on."""
-        for path in self.folder.glob(unfinished):
+    def _remove_unfinished(self, pattern: str) -> None:
+        """Remove files as far as possible: Orbax may still be writing some, which the next save removes."""
+        for path in self.folder.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
 
-    def _read(self, expected: dict[str, jax.ShapeDtypeStruct]) -> tuple[int, dict[str, np.ndarray]] | None:
+    def _read(self, expected: Mapping[str, Any]) -> tuple[int, dict[str, np.ndarray]] | None:
         self._publish()
         mismatch = None
         for step in reversed(self._steps()):
             path = self.folder / str(step)
             try:
-                with _quiet():
-                    found = self._orbax.restore(path, args=ocp.args.PyTreeRestore())
+                with _orbax_log_off():
+                    saved = self._orbax.restore(path, args=ocp.args.PyTreeRestore())
             except Exception as error:
-                warnings.warn(f"{path} is damaged, passed over: {_brief(error)}", stacklevel=5)
+                warnings.warn(f"checkpoint {path} is damaged, skipped: {_summary(error)}", stacklevel=5)
                 continue
-            arrays = {name: np.zeros(x.shape, x.dtype) for name, x in expected.items() if not x.size} | found
-            differing = _differences(_described(expected), _described(arrays))
-            if not differing:
+            empty = {name: np.zeros(x.shape, x.dtype) for name, x in expected.items() if not x.size}
+            arrays = empty | saved
+            differences = _differences(_describe(expected), _describe(arrays))
+            if not differences:
                 return step, arrays
-            warnings.warn(f"{path} holds a state of another structure, passed over", stacklevel=5)
-            mismatch = mismatch or f"{path} holds a state of another structure: {differing}"
+            warnings.warn(f"checkpoint {path} has another structure than the state, skipped", stacklevel=5)
+            mismatch = mismatch or f"checkpoint {path} has another structure than the state: {differences}"
         if mismatch:
             raise ValueError(mismatch)
         return None
@@ -136,17 +144,43 @@ class Checkpoints:
         return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
 
 
-def _on_first(work: Callable[[], Result]) -> Result:
-    """`work()` on process 0, and what it gives or raises on all."""
+def check_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Save the configuration of a run as JSON, or compare it with the one that an earlier run saved.
+
+    Every process must call it. Raises ValueError naming the fields that differ, with both values; TypeError
+    for a configuration that is not JSON.
+    """
+    text = json.dumps(dict(config), indent=2)
+    _on_first_process(lambda: _save_or_compare(path, text))
+
+
+def _save_or_compare(path: Path, text: str) -> None:
+    if not path.exists():
+        write_whole(path, text.encode())
+        return
+    try:
+        saved = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not the configuration of a run: {error}") from error
+    differences = _differences(_flatten(json.loads(text)), _flatten(saved))
+    if differences:
+        raise ValueError(
+            f"{path.parent} holds a run of another configuration: {differences}. Use another folder, or the "
+            f"configuration in {path}"
+        )
+
+
+def _on_first_process(function: Callable[[], _Result]) -> _Result:
+    """Call `function` on process 0, and return its result, or raise its error, on all processes."""
     if jax.process_count() == 1:
-        return work()
+        return function()
     outcome = b""
     if jax.process_index() == 0:
         try:
-            outcome = pickle.dumps((work(), None))
+            outcome = pickle.dumps((function(), None))
         except Exception as error:
             outcome = pickle.dumps((None, error))
-    # As bytes: sums over processes, by which JAX broadcasts, would turn -0.0 into 0.0.
+    # JAX broadcasts by summing over processes, which would turn -0.0 into 0.0: bytes are safe.
     size = multihost_utils.broadcast_one_to_all(np.int32(len(outcome)))
     padded = np.frombuffer(outcome.ljust(size, b"\0"), np.uint8)
     result, error = pickle.loads(multihost_utils.broadcast_one_to_all(padded).tobytes())
@@ -155,66 +189,37 @@ def _on_first(work: Callable[[], Result]) -> Result:
     return result
 
 
-def check_config(path: Path, config: Mapping[str, Any]) -> None:
-    """Leave the configuration of a run in the file, or compare it with what an earlier run left there.
-
-    Raises ValueError naming each field that differs, with both values; TypeError for what is not JSON.
-    """
-    text = json.dumps(dict(config), indent=2)
-    _on_first(lambda: _check_config(path, text))
-
-
-def _check_config(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            scratch.write_text(text)
-            _fsync(scratch)
-            os.replace(scratch, path)
-        finally:
-            scratch.unlink(missing_ok=True)
-        return
-    try:
-        saved = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not the configuration of a run: {error}") from error
-    differing = _differences(_dotted(json.loads(text)), _dotted(saved))
-    if differing:
-        raise ValueError(
-            f"{path.parent} belongs to another configuration: {differing}. Use another folder, or "
-            f"the configuration in {path}"
-        )
-
-
 def _differences(given: Mapping[str, Any], saved: Mapping[str, Any]) -> str:
-    """`a is 1, saved was 2; …`, empty if there are none."""
+    """Return `a is 1, saved was 2; …`, empty if the two are equal."""
 
-    def shown(fields: Mapping[str, Any], name: str) -> str:
+    def show(fields: Mapping[str, Any], name: str) -> str:
         return repr(fields[name]) if name in fields else "absent"
 
-    return "; ".join(
-        f"{name} is {shown(given, name)}, saved was {shown(saved, name)}"
-        for name in {**given, **saved}
-        if given.get(name, ...) != saved.get(name, ...)
-    )
+    differing = [name for name in {**given, **saved} if given.get(name, ...) != saved.get(name, ...)]
+    shown = [f"{name} is {show(given, name)}, saved was {show(saved, name)}" for name in differing]
+    if len(shown) > _MAX_DIFFERENCES:
+        shown[_MAX_DIFFERENCES:] = [f"and {len(shown) - _MAX_DIFFERENCES} more"]
+    return "; ".join(shown)
 
 
-def _dotted(config: Any, name: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+def _flatten(config: Any, name: str = "") -> dict[str, Any]:
+    """Turn `{"a": {"b": 1}}` into `{"a.b": 1}`."""
     if not isinstance(config, dict) or not config:
         return {name: config}
     prefix = f"{name}." if name else ""
-    fields = [_dotted(value, f"{prefix}{key}") for key, value in config.items()]
-    return {name: value for part in fields for name, value in part.items()}
+    return {
+        path: value
+        for key, entry in config.items()
+        for path, value in _flatten(entry, f"{prefix}{key}").items()
+    }
 
 
-def _described(arrays: Mapping[str, Any]) -> dict[str, str]:
+def _describe(arrays: Mapping[str, Any]) -> dict[str, str]:
     return {name: f"{np.dtype(x.dtype).name}{list(x.shape)}" for name, x in arrays.items()}
 
 
-def _by_name(state: Any) -> dict[str, Any]:
-    """The leaves by their paths; the kind of random keys, which their numbers do not tell, is in the name."""
+def _leaves_by_name(state: Any) -> dict[str, Any]:
+    """Return the leaves by their paths. The name of a random key ends with its kind, which its data lacks."""
     leaves = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         kind = f"<{leaf.dtype}>" if _is_key(leaf) else ""
@@ -237,19 +242,19 @@ def _to_host(leaf: Any, name: str) -> np.ndarray:
     return array
 
 
-def _shape_dtype(leaf: Any, name: str) -> jax.ShapeDtypeStruct | np.ndarray:
+def _shape_and_dtype(leaf: Any, name: str) -> jax.ShapeDtypeStruct | jax.Array | np.ndarray:
     if _is_key(leaf):
         return jax.eval_shape(jax.random.key_data, leaf)
     return leaf if isinstance(leaf, jax.Array) else _to_host(leaf, name)
 
 
-def _like(leaf: Any, value: np.ndarray) -> Any:
-    """`value` with the type of `leaf`, and where it is."""
+def _place_like(leaf: Any, value: np.ndarray) -> Any:
+    """Return `value` with the type, devices and sharding of `leaf`."""
     if _is_key(leaf):
-        data = _like(jax.random.key_data(leaf), value)
+        data = _place_like(jax.random.key_data(leaf), value)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
     if isinstance(leaf, jax.Array):
-        if not leaf.committed:  # it goes where it is used, as does what is restored
+        if not leaf.committed:  # JAX moves such an array to where it is used, and so it does the restored one
             return jnp.array(value)
         return jax.make_array_from_callback(value.shape, leaf.sharding, lambda index: value[index])
     if isinstance(leaf, np.ndarray):
@@ -258,8 +263,8 @@ def _like(leaf: Any, value: np.ndarray) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Orbax's log: what goes wrong, we say."""
+def _orbax_log_off() -> Iterator[None]:
+    """Silence Orbax's log: this module reports errors itself."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -269,20 +274,5 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _brief(error: Exception) -> str:
-    return textwrap.shorten(f"{type(error).__name__}: {error}", 400)
-
-
-def _flush(folder: Path) -> None:
-    """Have the system write out all of the folder: Orbax does so for the arrays, not for its metadata."""
-    for parent, _, files in os.walk(folder):
-        for path in (*(Path(parent, name) for name in files), Path(parent)):
-            _fsync(path)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _summary(error: Exception) -> str:
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 300)

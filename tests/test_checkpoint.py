@@ -1,4 +1,4 @@
-"""States on disk: restored bit for bit, on other devices and processes; what a kill or a full disk leaves."""
+"""Checkpoints: equal to the bit, on other devices and processes, after damage, a kill or a full disk."""
 
 import contextlib
 import json
@@ -40,7 +40,7 @@ class State(NamedTuple):
 
 
 def state(seed: int = 0, width: int = 5) -> State:
-    """Everything a stage may keep, after one step of AdamW; with NaN, -0.0 and infinity."""
+    """Return every kind of value that a stage may keep, NaN, -0.0 and infinity among them."""
     numbers = np.random.default_rng(seed)
     embeddings = jnp.asarray(numbers.standard_normal((3, width), np.float32))
     optimizer = optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 0.1, 2, 10))
@@ -61,10 +61,10 @@ def state(seed: int = 0, width: int = 5) -> State:
     )
 
 
-def assert_identical(found, expected):
-    """Of the same types, and the same bit for bit."""
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+def assert_identical(actual, expected):
+    """Compare structures, types and bits."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert isinstance(a, jax.Array) == isinstance(b, jax.Array) and isinstance(a, type(b))
         if isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             assert jax.random.key_impl(a) == jax.random.key_impl(b)
@@ -78,13 +78,13 @@ def names(folder):
 
 
 def damage(folder):
-    """Cut each of a checkpoint's files in the middle."""
+    """Truncate each file of a checkpoint to half its size."""
     for path in folder.rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def test_a_state_comes_back_bit_for_bit_with_its_types(tmp_path):
+def test_a_state_is_restored_to_the_bit_with_its_types(tmp_path):
     assert Checkpoints(tmp_path, {}).restore(state()) is None
     Checkpoints(tmp_path, {}).save(7, state(3))
     step, restored = Checkpoints(tmp_path, {}).restore(state())
@@ -100,7 +100,10 @@ def test_random_keys_keep_their_kind(tmp_path, impl):
     assert_identical(restored, {"key": jax.random.key(5, impl=impl)})
     assert jax.random.normal(restored["key"]) == jax.random.normal(jax.random.key(5, impl=impl))
     other = "unsafe_rbg" if impl == "rbg" else "rbg"
-    with pytest.warns(UserWarning, match="another structure"), pytest.raises(ValueError, match="key<"):
+    with (
+        pytest.warns(UserWarning, match="another structure than the state"),
+        pytest.raises(ValueError, match="key<"),
+    ):
         checkpoints.restore({"key": jax.random.key(0, impl=other)})
 
 
@@ -122,7 +125,7 @@ def test_the_latest_are_kept(tmp_path):
     assert checkpoints.restore({"x": jnp.float32(0)}) == (10, {"x": 10.0})
 
 
-def test_a_step_saved_again_replaces_it_and_all_later_ones(tmp_path):
+def test_saving_a_step_replaces_it_and_removes_later_ones(tmp_path):
     checkpoints = Checkpoints(tmp_path, {}, keep=1)
     checkpoints.save(3, {"x": 1})
     checkpoints.save(3, {"x": 2})
@@ -133,7 +136,7 @@ def test_a_step_saved_again_replaces_it_and_all_later_ones(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's, harmless
-def test_each_damaged_file_is_noticed_or_harmless(tmp_path):
+def test_damage_to_any_file_is_noticed_or_harmless(tmp_path):
     checkpoints = Checkpoints(tmp_path, {})
     checkpoints.save(1, state(1))
     checkpoints.save(2, state(2))
@@ -146,18 +149,20 @@ def test_each_damaged_file_is_noticed_or_harmless(tmp_path):
         with warnings.catch_warnings(record=True) as warned:
             step, restored = checkpoints.restore(state())
         noticed += step == 1
-        assert ["2 is damaged" in str(warning.message) for warning in warned] == [True] * (step == 1)
+        assert ["2 is damaged, skipped" in str(warning.message) for warning in warned] == [True] * (step == 1)
         assert_identical(restored, state(step))
     assert noticed >= 3
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's, harmless
-def test_a_damaged_checkpoint_is_passed_over_and_does_not_stand_in_the_way(tmp_path):
+def test_a_damaged_checkpoint_is_skipped_and_does_not_prevent_later_saves(tmp_path):
     checkpoints = Checkpoints(tmp_path, {}, keep=2)
     for step in (10, 20, 30):
         checkpoints.save(step, state(step))
     damage(tmp_path / "30")
-    with pytest.warns(UserWarning, match=rf"{re.escape(str(tmp_path))}/30 is damaged, passed over") as warned:
+    with pytest.warns(
+        UserWarning, match=rf"checkpoint {re.escape(str(tmp_path))}/30 is damaged, skipped"
+    ) as warned:
         step, restored = checkpoints.restore(state())
     assert step == 20 and len(warned) == 1
     assert_identical(restored, state(20))
@@ -169,7 +174,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_does_not_stand_in_the_way(tmp_p
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's, harmless
-def test_if_all_are_damaged_it_is_as_if_none_were(tmp_path):
+def test_if_all_checkpoints_are_damaged_none_is_restored(tmp_path):
     checkpoints = Checkpoints(tmp_path, {})
     checkpoints.save(1, state())
     damage(tmp_path / "1")
@@ -179,23 +184,23 @@ def test_if_all_are_damaged_it_is_as_if_none_were(tmp_path):
     assert len(warned) == 2
 
 
-def test_another_structure_is_passed_over_or_said(tmp_path):
+def test_another_structure_is_skipped_or_reported(tmp_path):
     checkpoints = Checkpoints(tmp_path, {})
     checkpoints.save(1, {"a": jnp.zeros(3), "b": np.float32(1)})
     with pytest.warns(UserWarning), pytest.raises(ValueError) as raised:
         checkpoints.restore({"a": jnp.zeros(3, int), "c": jnp.zeros((2, 2))})
     assert str(raised.value) == (
-        f"{tmp_path}/1 holds a state of another structure: state['a'] is 'int32[3]', saved was 'float32[3]'; "
-        "state['c'] is 'float32[2, 2]', saved was absent; state['b'] is absent, saved was 'float32[]'"
+        f"checkpoint {tmp_path}/1 has another structure than the state: "
+        "state['a'] is 'int32[3]', saved was 'float32[3]'; state['c'] is 'float32[2, 2]', saved was absent; state['b'] is absent, saved was 'float32[]'"
     )
     checkpoints.save(2, {"other": 1})
-    with pytest.warns(UserWarning, match="2 holds a state of another structure, passed over"):
+    with pytest.warns(UserWarning, match="2 has another structure than the state, skipped"):
         assert checkpoints.restore({"a": np.zeros(3, np.float32), "b": np.float32(0)})[0] == 1
     assert names(tmp_path) == ["1", "2", "config.json"]
 
 
 @pytest.mark.parametrize("function", ["os.rename", "os.fsync", "shutil.rmtree"])
-def test_a_kill_while_the_only_checkpoint_is_replaced_loses_none(tmp_path, monkeypatch, function):
+def test_a_kill_while_the_only_checkpoint_is_replaced_loses_nothing(tmp_path, monkeypatch, function):
     class Killed(BaseException):
         pass
 
@@ -237,7 +242,7 @@ for step in itertools.count(1):
 """
 
 
-def test_killed_at_a_random_moment_it_leaves_the_state_before(tmp_path):
+def test_a_kill_at_a_random_moment_leaves_the_previous_state(tmp_path):
     script = SAVING.format(root=str(ROOT), folder=str(tmp_path))
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     for _ in range(3):
@@ -255,7 +260,7 @@ def test_killed_at_a_random_moment_it_leaves_the_state_before(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's, harmless
-def test_a_full_disk_is_said_and_leaves_the_checkpoints_before(tmp_path):
+def test_a_full_disk_is_reported_and_leaves_earlier_checkpoints(tmp_path):
     checkpoints = Checkpoints(tmp_path, {})
     checkpoints.save(1, state(1, 4000))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -280,14 +285,18 @@ def test_another_configuration_is_refused_field_by_field(tmp_path):
     with pytest.raises(ValueError) as raised:
         Checkpoints(tmp_path, {"lr": 0.2, "model": {"id": "sd15", "size": [4, 8]}, "words": "a"})
     assert str(raised.value) == (
-        f"{tmp_path} belongs to another configuration: lr is 0.2, saved was 0.1; "
+        f"{tmp_path} holds a run of another configuration: lr is 0.2, saved was 0.1; "
         "model.size is [4, 8], saved was [8, 8]; words is 'a', saved was absent; seed is absent, "
         f"saved was None. Use another folder, or the configuration in {tmp_path}/config.json"
     )
     assert json.loads((tmp_path / "config.json").read_text()) == config
+    with pytest.raises(
+        ValueError, match=r"e is 4, saved was absent; .* absent; and 4 more\. Use another folder"
+    ):
+        Checkpoints(tmp_path, config | {name: 4 for name in "efghijklmn"})
 
 
-def test_bad_input(tmp_path):
+def test_invalid_arguments_are_refused(tmp_path):
     with pytest.raises(ValueError, match="keep must be 1 or more"):
         Checkpoints(tmp_path, {}, keep=0)
     with pytest.raises(TypeError, match="JSON"):
@@ -310,7 +319,7 @@ def test_importing_the_package_does_not_import_orbax():
 
 
 def state_of_all_devices(seed: int) -> dict[str, Any]:
-    """Arrays and keys split over all devices of all processes, and replicated ones."""
+    """Return arrays and keys that are split over, or replicated on, all devices of all processes."""
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("prompt",))
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("prompt"))
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -324,12 +333,12 @@ def state_of_all_devices(seed: int) -> dict[str, Any]:
     }
 
 
-def assert_same_shards(found, expected):
+def assert_same_shards(actual, expected):
     for name in ("w", "key", "step"):
-        assert found[name].sharding == expected[name].sharding
-        for a, b in zip(found[name].addressable_shards, expected[name].addressable_shards, strict=True):
+        assert actual[name].sharding == expected[name].sharding
+        for a, b in zip(actual[name].addressable_shards, expected[name].addressable_shards, strict=True):
             assert_identical(a.data, b.data)
-    assert found["count"] == expected["count"]
+    assert actual["count"] == expected["count"]
 
 
 DISTRIBUTED = """
@@ -353,7 +362,7 @@ except ValueError as error:
 """
 
 
-def test_saved_and_restored_by_other_numbers_of_processes_and_devices(tmp_path):
+def test_the_numbers_of_processes_and_devices_may_change(tmp_path):
     Checkpoints(tmp_path, {}).save(1, state_of_all_devices(1))
     with socket.socket() as free:
         free.bind(("localhost", 0))
