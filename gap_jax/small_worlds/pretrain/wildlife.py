@@ -39,7 +39,7 @@ from gap_jax.small_worlds.pretrain.training import (
 from gap_jax.small_worlds.pretrain.vocabulary import VOCABULARY
 from gap_jax.small_worlds.probe import measures
 from gap_jax.small_worlds.probe import wildlife as probe
-from gap_jax.stages.classifier_tuning import fine_tuning, follow, with_classes
+from gap_jax.stages.classifier_tuning import masked_optimizer, statistics_loss, with_new_head
 from gap_jax.stages.evaluate import in_steps
 from gap_jax.stages.finetune import Mixture
 from gap_jax.stages.train import Params, Probe
@@ -133,7 +133,7 @@ def animal_label_arrays(augment: AugmentImage | None = None) -> Transform:
 
 def new_head_initialiser(model: ResNet, params: Params) -> Callable[[jax.Array], Params]:
     """Return `init(key)`, which gives a classifier's parameters a new head for the classes of `model`."""
-    return lambda key: with_classes(model, params, model.num_labels, key)[1]
+    return lambda key: with_new_head(model, params, model.num_labels, key)[1]
 
 
 def train_classifier(
@@ -156,7 +156,7 @@ def train_classifier(
         logits, updated = model.apply({"params": params}, batch["image"], train=True, mutable="params")
         accuracy = (logits.argmax(-1) == batch["label"]).mean()
         error = cross_entropy(logits, batch["label"]).mean()
-        return error + follow(params, updated["params"]), {"accuracy": accuracy}
+        return error + statistics_loss(params, updated["params"]), {"accuracy": accuracy}
 
     def measure(params):
         values = {}
@@ -172,7 +172,7 @@ def train_classifier(
         init,
         training.batches(source, part, transform),
         measure,
-        optimizer=lambda part: fine_tuning(make_optimizer(part)),
+        optimizer=lambda part: masked_optimizer(make_optimizer(part)),
     )
 
 

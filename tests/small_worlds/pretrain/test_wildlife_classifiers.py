@@ -8,7 +8,7 @@ from gap_jax.small_worlds import wildlife
 from gap_jax.small_worlds.pretrain.recipes import TrainingPart, WildlifeRecipe
 from gap_jax.small_worlds.pretrain.training import Training, initialiser, make_optimizer
 from gap_jax.small_worlds.pretrain.wildlife import LARGE, SMALL, WORLD, pictures_of
-from gap_jax.stages.classifier_tuning import STATISTICS, fine_tuning
+from gap_jax.stages.classifier_tuning import RUNNING_STATISTICS, masked_optimizer
 
 
 @pytest.mark.parametrize("classes", [wildlife.BIRDS, wildlife.MAMMALS])
@@ -33,7 +33,7 @@ def test_critics_see_all_pictures_of_their_classes(classes, monkeypatch):
 
 @pytest.mark.parametrize("model", [SMALL, LARGE])
 def test_batch_norm_follows_and_other_parameters_are_trained(model):
-    optimizer = fine_tuning(make_optimizer(TrainingPart(10, 4, 1e-2, "muon")))
+    optimizer = masked_optimizer(make_optimizer(TrainingPart(10, 4, 1e-2, "muon")))
     params = initialiser(model.clone(num_labels=2))(jax.random.key(0))
     gradients = jax.tree.map(np.ones_like, params)
     state = optimizer.init(params)
@@ -41,7 +41,7 @@ def test_batch_norm_follows_and_other_parameters_are_trained(model):
     for _ in range(2):  # the rate is 0 in the first step
         updates, state = update(gradients, state, params)
     for path, change in jax.tree_util.tree_leaves_with_path(updates):
-        if path[-1].key in STATISTICS:
+        if path[-1].key in RUNNING_STATISTICS:
             np.testing.assert_array_equal(change, -1)
         else:
             assert 0 < np.abs(change).max() < 0.1, path
