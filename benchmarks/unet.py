@@ -62,7 +62,7 @@ def compare(ours, theirs, repeats: int) -> str:
 def measure(name: str, repeats: int, dtype: str) -> None:
     config, side, batch = SIZES[name]
     theirs = diffusers.UNet2DConditionModel(**config).eval().requires_grad_(False)
-    ours = build(UNet2DCondition, dict(theirs.config), name, dtype=jnp.dtype(dtype))
+    ours = build(UNet2DCondition, dict(theirs.config), name, {"dtype": jnp.dtype(dtype)})
     params = from_torch(theirs, ours, dtype)
     rng = np.random.default_rng(0)
     sample = rng.standard_normal((batch, side, side, 4), dtype=np.float32)

@@ -1,7 +1,7 @@
-"""The ResNet of Big Transfer (Kolesnikov et al., arXiv 1912.11370) that is DPT-hybrid's stem.
+"""The ResNet of Big Transfer (Kolesnikov et al., arXiv 1912.11370), the stem of DPT-hybrid.
 
-transformers' `BitModel` with bottlenecks that are normalised after each convolution, kernels that are
-standardised (Qiao et al., arXiv 1903.10520), and TensorFlow's `SAME` padding.
+It equals transformers' `BitModel` with bottlenecks that normalise after each convolution. Kernels are
+standardised (Qiao et al., arXiv 1903.10520), and padding is TensorFlow's `SAME`.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from gap_jax.models.layers import GroupNorm, Layer, convolve
 
 @dataclasses.dataclass(frozen=True)
 class BitConfig:
-    """The sizes of a `Bit`, by the names of transformers' `BitConfig`; one stage for each of `depths`."""
+    """The sizes of a `Bit`, one stage per entry of `depths`; field names are those of transformers."""
 
     embedding_size: int = 64
     hidden_sizes: tuple[int, ...] = (256, 512, 1024)
@@ -24,7 +24,7 @@ class BitConfig:
 
 
 class StandardizedConv(Layer):
-    """A convolution whose kernel has mean 0 and variance 1 for each of its `features`, without a bias."""
+    """A convolution without bias whose kernel is scaled to mean 0 and variance 1 per output feature."""
 
     features: int
     kernel_size: int = 1
@@ -45,7 +45,7 @@ class StandardizedConv(Layer):
 
 
 class PreactivationBottleneck(Layer):
-    """Three convolutions, the second one strided, and a shortcut, which is convolved too if `downsample`."""
+    """Three convolutions, the second one strided, and a shortcut; `downsample` convolves the shortcut too."""
 
     features: int
     stride: int
@@ -68,7 +68,7 @@ class PreactivationBottleneck(Layer):
 
 
 class Bit(Layer):
-    """Maps `[B,H,W,C]` to one feature map a stage, the first at a quarter of the size, then halving."""
+    """The network; returns one feature map of `[B,H,W,C]` per stage, at 1/4, 1/8, 1/16, … of its size."""
 
     config: BitConfig
 

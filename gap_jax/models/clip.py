@@ -1,4 +1,4 @@
-"""transformers' `CLIPTextModel` and `CLIPModel`: Radford et al. (arXiv 2103.00020)."""
+"""CLIP (Radford et al., arXiv 2103.00020), equal to transformers' `CLIPTextModel` and `CLIPModel`."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,18 +10,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gap_jax.checks import expect_shape
 from gap_jax.models.layers import ACTIVATIONS, Conv, Layer, attention
 from gap_jax.models.tokenizer import Tokenizer
 
 
 class Encoded(NamedTuple):
-    """A transformer's output in float32: every token's state `[B,L,D]`, and one for the whole `[B,D]`."""
+    """The output of a transformer, float32: the state of every token `[B,L,D]`, and a pooled one `[B,D]`."""
 
     last_hidden_state: jax.Array
     pooled: jax.Array
 
 
 class SelfAttention(Layer):
+    """Multi-head self-attention of tokens `[B,L,D]`; `mask` boolean `[L,L]`, True = attend."""
+
     heads: int
 
     @nn.compact
@@ -34,7 +37,7 @@ class SelfAttention(Layer):
 
 
 class Transformer(Layer):
-    """What the text and the vision encoder share; field names are transformers'."""
+    """The transformer that the text and the image encoder share; field names are transformers'."""
 
     hidden_size: int
     intermediate_size: int
@@ -47,6 +50,7 @@ class Transformer(Layer):
         return nn.LayerNorm(epsilon=self.layer_norm_eps, name=name, **self.dtypes)
 
     def encode(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """Apply all blocks to tokens `[B,L,D]`."""
         for i in range(self.num_hidden_layers):
             prefix = f"encoder.layers.{i}"
             attend = SelfAttention(self.num_attention_heads, name=f"{prefix}.self_attn", **self.dtypes)
@@ -59,7 +63,7 @@ class Transformer(Layer):
 
 
 class CLIPTextModel(Transformer):
-    """CLIP's text encoder, causal, with a final layer norm."""
+    """CLIP's text encoder: a causal transformer with a final layer norm."""
 
     hidden_size: int = 512
     intermediate_size: int = 2048
@@ -70,14 +74,15 @@ class CLIPTextModel(Transformer):
     eos_token_id: int = 49407
 
     def example_inputs(self) -> tuple[jax.Array, ...]:
-        """Zeros of the smallest shapes that `init` takes."""
+        """Return zeros of the smallest shapes that `init` takes."""
         return (jnp.zeros((1, 1), int),)
 
     @nn.compact
     def __call__(self, token_ids: jax.Array, placeholders: jax.Array | None = None) -> Encoded:
-        """`token_ids` int `[B,L]`; ids from `vocab_size` on stand for rows of `placeholders` `[n,D]`.
+        """Encode `token_ids` int `[B,L]`; the pooled state is that of the first end-of-text token.
 
-        Differentiable to `placeholders`. Pools at the first end-of-text token.
+        Ids from `vocab_size` on stand for rows of `placeholders` float `[n,D]`, to which the result is
+        differentiable.
         """
         length = token_ids.shape[1]
         embed = nn.Embed(self.vocab_size, self.hidden_size, name="embeddings.token_embedding", **self.dtypes)
@@ -99,7 +104,7 @@ class CLIPTextModel(Transformer):
 
 
 class CLIPVisionModel(Transformer):
-    """CLIP's image encoder, a ViT; pools its class token through a final layer norm."""
+    """CLIP's image encoder: a ViT whose pooled state is its class token after a final layer norm."""
 
     hidden_size: int = 768
     intermediate_size: int = 3072
@@ -110,12 +115,12 @@ class CLIPVisionModel(Transformer):
     patch_size: int = 32
 
     def example_inputs(self) -> tuple[jax.Array, ...]:
-        """Zeros of the shapes that `init` takes."""
+        """Return zeros of the shape that `init` takes."""
         return (jnp.zeros((1, self.image_size, self.image_size, self.num_channels)),)
 
     @nn.compact
     def __call__(self, pixels: jax.Array) -> Encoded:
-        """`pixels` `[B,image_size,image_size,num_channels]`, already normalised."""
+        """Encode `pixels` `[B,image_size,image_size,num_channels]`, already normalised."""
         patchify = Conv(
             self.hidden_size,
             kernel_size=self.patch_size,
@@ -140,7 +145,7 @@ class CLIPVisionModel(Transformer):
 
 
 class CLIPModel(Layer):
-    """Both encoders, their projections to one space, and the scale of their similarities."""
+    """CLIP's two encoders, the projections to their common space, and the scale of similarities."""
 
     text_model: CLIPTextModel
     vision_model: CLIPVisionModel
@@ -148,7 +153,7 @@ class CLIPModel(Layer):
     logit_scale_init_value: float = 2.6592
 
     def example_inputs(self) -> tuple[jax.Array, ...]:
-        """Zeros of the smallest shapes that `init` takes."""
+        """Return zeros of the smallest shapes that `init` takes."""
         return self.text_model.example_inputs() + self.vision_model.example_inputs()
 
     def setup(self):
@@ -158,15 +163,17 @@ class CLIPModel(Layer):
         self.logit_scale = self.param("logit_scale", init, (), self.param_dtype)
 
     def text_features(self, token_ids: jax.Array, projected: bool) -> jax.Array:
+        """Return the pooled text state `[B,hidden_size]` or its projection `[B,projection_dim]`; float32."""
         pooled = self.text_model(token_ids).pooled
         return self.text_projection(pooled).astype(jnp.float32) if projected else pooled
 
     def image_features(self, pixels: jax.Array, projected: bool) -> jax.Array:
+        """Return the pooled image state `[B,hidden_size]` or its projection `[B,projection_dim]`; float32."""
         pooled = self.vision_model(pixels).pooled
         return self.visual_projection(pooled).astype(jnp.float32) if projected else pooled
 
     def __call__(self, token_ids: jax.Array, pixels: jax.Array) -> jax.Array:
-        """The logits of every image for every text, float32 `[images,texts]`."""
+        """Return the logits of every image for every text, float32 `[images,texts]`."""
         texts, images = self.text_features(token_ids, True), self.image_features(pixels, True)
         texts /= jnp.linalg.norm(texts, axis=-1, keepdims=True)
         images /= jnp.linalg.norm(images, axis=-1, keepdims=True)
@@ -175,7 +182,10 @@ class CLIPModel(Layer):
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """A `CLIPModel` with its tokenizer and its images' normalisation; static under jit."""
+    """A `CLIPModel` without its weights, with its tokenizer and image normalisation.
+
+    It is frozen and hashable, so it can be a static argument of `jax.jit`.
+    """
 
     model: CLIPModel
     tokenizer: Tokenizer
@@ -183,25 +193,27 @@ class Clip:
     image_std: tuple[float, float, float]
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
-        """Token ids of `texts`, int32 `[B, max_position_embeddings]`."""
+        """Return the token ids of `texts`, int32 `[B, max_position_embeddings]`."""
         text = self.model.text_model
         return self.tokenizer.encode(texts, length=text.max_position_embeddings, vocab_size=text.vocab_size)
 
     @partial(jax.jit, static_argnames=("self", "projected"))
     def text_features(self, params: dict, token_ids: jax.Array, projected: bool = False) -> jax.Array:
-        """The pooled text state `[B, hidden_size]`, or its projection `[B, projection_dim]`; float32."""
+        """Return the pooled text state `[B,hidden_size]` or its projection `[B,projection_dim]`; float32.
+
+        `token_ids` int `[B,L]`, as `tokenize` returns them.
+        """
         return self.model.apply({"params": params}, token_ids, projected, method="text_features")
 
     @partial(jax.jit, static_argnames=("self", "projected"))
     def image_features(self, params: dict, images: jax.Array, projected: bool = False) -> jax.Array:
-        """The pooled image state `[B, hidden_size]`, or its projection `[B, projection_dim]`; float32.
+        """Return the pooled image state `[B,hidden_size]` or its projection `[B,projection_dim]`; float32.
 
-        `images` float `[B,H,W,3]` in [0,1] of any size: resized bilinearly with antialiasing, and normalised.
-        Raises ValueError for another shape.
+        `images` float `[B,H,W,3]` in [0,1] of any size; they are resized bilinearly with antialiasing, and
+        normalised. Raises ValueError for another shape.
         """
         vision = self.model.vision_model
-        if images.ndim != 4 or images.shape[-1] != vision.num_channels:
-            raise ValueError(f"images must be [B,H,W,{vision.num_channels}], found {images.shape}")
+        expect_shape("images", images, (None, None, None, vision.num_channels))
         size = (len(images), vision.image_size, vision.image_size, vision.num_channels)
         pixels = jax.image.resize(images.astype(jnp.float32), size, "bilinear", antialias=True)
         pixels = (pixels - jnp.array(self.image_mean)) / jnp.array(self.image_std)

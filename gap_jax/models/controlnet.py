@@ -1,4 +1,4 @@
-"""diffusers' `ControlNetModel`: Zhang et al., Adding Conditional Control (arXiv 2302.05543)."""
+"""ControlNet (Zhang et al., arXiv 2302.05543), equal to diffusers' `ControlNetModel`."""
 
 import itertools
 from typing import Any
@@ -12,11 +12,11 @@ from gap_jax.models.unet import Backbone, Residuals
 
 
 class ControlNet(Backbone):
-    """A copy of the UNet's downward half that sees an image and adds to the UNet's skip connections.
+    """A copy of the UNet's downward half that sees a condition image and adds to the UNet's skip connections.
 
-    The condition is scaled down by 2 for each step of `conditioning_embedding_out_channels` after the
-    first, which must bring it to the latents' size. `zero_init` initialises the layers that ControlNet
-    starts at zero; it plays no part once weights are loaded.
+    The condition is halved in size at each entry of `conditioning_embedding_out_channels` after the first,
+    which must bring it to the latents' size. `zero_init` initialises the layers that start at zero in the
+    paper; it plays no part once weights are loaded.
     """
 
     conditioning_channels: int = 3
@@ -26,7 +26,7 @@ class ControlNet(Backbone):
 
     @property
     def downscale(self) -> int:
-        """How many times larger than the latents the condition is."""
+        """The ratio of the condition's size to the latents'."""
         return 2 ** (len(self.conditioning_embedding_out_channels) - 1)
 
     def example_inputs(self) -> tuple[jax.Array, ...]:
@@ -35,6 +35,7 @@ class ControlNet(Backbone):
         return sample, timesteps, context, jnp.zeros((1, height, width, self.conditioning_channels))
 
     def embed_condition(self, control: jax.Array) -> jax.Array:
+        """Encode the condition `[B,H,W,3]` to features of the latents' size."""
         prefix = "controlnet_cond_embedding"
         widths = self.conditioning_embedding_out_channels
         x = nn.silu(Conv(widths[0], name=f"{prefix}.conv_in", **self.dtypes)(control))
@@ -56,7 +57,10 @@ class ControlNet(Backbone):
         control: jax.Array,
         scale: jax.Array | float = 1.0,
     ) -> Residuals:
-        """`control` `[B,H,W,3]` in [0,1]; `scale` multiplies the residuals; the rest as the UNet's."""
+        """Return the residuals for the UNet, multiplied by `scale`.
+
+        `control` `[B,H,W,3]` in [0,1] is the condition image; the other arguments are the UNet's.
+        """
         sample, context = sample.astype(self.dtype), context.astype(self.dtype)
         if self.controlnet_conditioning_channel_order == "bgr":
             control = control[..., ::-1]

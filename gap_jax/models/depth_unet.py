@@ -1,19 +1,20 @@
-"""The depth U-Net of Cross-Task Consistency (Zamir et al., arXiv 2006.04096): the paper's `f`."""
+"""The depth U-Net of Cross-Task Consistency (XTC; Zamir et al., arXiv 2006.04096)."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gap_jax.checks import expect_divisible, expect_shape
 from gap_jax.models.layers import Conv, GroupNorm, Layer
 
 GROUPS, EPSILON = 8, 1e-5
 
 
 class DepthUNet(Layer):
-    """Predicts depth `[B,H,W,out_channels]`, not negative, from images `[B,H,W,in_channels]` in [0,1].
+    """The network, from images `[B,H,W,in_channels]` in [0,1] to depth, float32 `[B,H,W,out_channels]`, ≥ 0.
 
-    Level i has `width · 2^i` features; XTC's has 6 `levels` below the first. H and W must be multiples of
-    `2^levels`. Raises ValueError for another size.
+    Level i has `width · 2^i` features; the published network has 6 `levels` below the first. H and W must be
+    multiples of `2^levels`. Raises ValueError for another shape.
     """
 
     levels: int = 6
@@ -22,22 +23,14 @@ class DepthUNet(Layer):
     out_channels: int = 1
 
     def example_inputs(self) -> tuple[jax.Array, ...]:
-        """Zeros of the smallest shapes that `init` takes."""
+        """Return zeros of the smallest shapes that `init` takes."""
         side = 2**self.levels
         return (jnp.zeros((1, side, side, self.in_channels)),)
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        step = 2**self.levels
-        if (
-            images.ndim != 4
-            or images.shape[-1] != self.in_channels
-            or any(n % step for n in images.shape[1:3])
-        ):
-            raise ValueError(
-                f"images must be [B,H,W,{self.in_channels}] with H and W multiples of {step}, "
-                f"found {list(images.shape)}"
-            )
+        expect_shape("images", images, (None, None, None, self.in_channels))
+        expect_divisible("images", images, 2**self.levels)
 
         def layer(x, name, norm, features):
             x = Conv(features, name=name, **self.dtypes)(x)

@@ -1,32 +1,33 @@
-"""Dense Prediction Transformers (Ranftl et al., arXiv 2103.13413): transformers' `DPTForDepthEstimation`."""
+"""Dense Prediction Transformers (Ranftl et al., arXiv 2103.13413).
+
+The network equals transformers' `DPTForDepthEstimation`.
+"""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gap_jax.checks import expect_divisible, expect_shape
 from gap_jax.models.bit import Bit, BitConfig
-from gap_jax.models.layers import ACTIVATIONS, Conv, Layer, attention, resize
+from gap_jax.models.layers import ACTIVATIONS, Conv, Layer, resize
+from gap_jax.models.vit import VisionTransformer
 
-PATCH, FACTORS = 16, (4, 2, 1, 0.5)  # tokens per pixel; the feature maps' sizes relative to the tokens' grid
+PATCH = 16  # pixels per token along a side
+FACTORS = (4, 2, 1, 0.5)  # sizes of the four feature maps relative to the grid of tokens
 
 
-class DPT(Layer):
-    """Predicts depth `[B,H,W,1]`, not negative, from images `[B,H,W,num_channels]` in [0,1].
+class DPT(VisionTransformer):
+    """The network, from images `[B,H,W,num_channels]` in [0,1] to depth, float32 `[B,H,W,1]`, ≥ 0.
 
-    A ViT, whose patches are the image's (DPT-large) or, with `backbone_config`, the feature maps of a ResNet
-    (DPT-hybrid); four feature maps from it, fused coarse to fine by convolutions. Images are normalised with
-    `image_mean` and `image_std` inside. H and W must be multiples of 32: position embeddings are those of
-    `image_size`, resized. What the output means is the checkpoint's: depth in [0,1] in Omnidata's, inverse
-    depth up to scale and shift in MiDaS's. Other field names are those of transformers' `DPTConfig`.
-    Raises ValueError for another size.
+    A ViT takes patches of the image (DPT-large) or, with `backbone_config`, the feature maps of a ResNet
+    (DPT-hybrid). Convolutions fuse four of its feature maps, coarse to fine. Images are normalised with
+    `image_mean` and `image_std` inside. H and W must be multiples of 32; the position embeddings, made for
+    `image_size`, are resized. The checkpoint decides what the output means: depth in [0,1] in Omnidata's,
+    inverse depth up to scale and shift in MiDaS's. Other field names are those of transformers' `DPTConfig`.
+    Raises ValueError for another shape.
     """
 
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
     hidden_act: str = "gelu"
-    layer_norm_eps: float = 1e-12
     image_size: int = 384
     num_channels: int = 3
     qkv_bias: bool = True
@@ -41,21 +42,13 @@ class DPT(Layer):
     image_std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
     def example_inputs(self) -> tuple[jax.Array, ...]:
-        """Zeros of the smallest shapes that `init` takes."""
+        """Return zeros of the smallest shapes that `init` takes."""
         return (jnp.zeros((1, 2 * PATCH, 2 * PATCH, self.num_channels)),)
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        step = 2 * PATCH
-        if (
-            images.ndim != 4
-            or images.shape[-1] != self.num_channels
-            or any(n == 0 or n % step for n in images.shape[1:3])
-        ):
-            raise ValueError(
-                f"images must be [B,H,W,{self.num_channels}] with H and W multiples of {step}, "
-                f"found {list(images.shape)}"
-            )
+        expect_shape("images", images, (None, None, None, self.num_channels))
+        expect_divisible("images", images, 2 * PATCH)
         pixels = (images.astype(jnp.float32) - jnp.array(self.image_mean)) / jnp.array(self.image_std)
         x = None
         for i, features in reversed(list(enumerate(self.feature_maps(pixels.astype(self.dtype))))):
@@ -63,12 +56,12 @@ class DPT(Layer):
             x = self.fuse(f"neck.fusion_stage.layers.{len(FACTORS) - 1 - i}", x, features)
         if self.add_projection:
             x = nn.relu(self.conv("head.projection", self.fusion_hidden_size)(x))
-        x = upsample(self.conv("head.head.0", self.fusion_hidden_size // 2)(x))
+        x = double_size(self.conv("head.head.0", self.fusion_hidden_size // 2)(x))
         x = nn.relu(self.conv("head.head.2", 32)(x))
         return nn.relu(self.conv("head.head.4", 1, 1)(x)).astype(jnp.float32)
 
     def feature_maps(self, x: jax.Array) -> list[jax.Array]:
-        """Four maps, at 1/4 to 1/32 of the size of `x`."""
+        """Return four feature maps of `x`, at 1/4 to 1/32 of its size."""
         if self.backbone_config is None:
             name, maps = "dpt.embeddings.patch_embeddings.projection", []
             x = self.conv(name, self.hidden_size, PATCH, PATCH)(x)
@@ -79,15 +72,16 @@ class DPT(Layer):
         x = self.embed(x)
         states = []
         for i in range(self.num_hidden_layers):
-            x = self.block(f"dpt.encoder.layer.{i}", x)
+            name = f"dpt.encoder.layer.{i}"
+            x = self.transformer_layer(name, x, activation=self.hidden_act, qkv_bias=self.qkv_bias)
             if i in self.backbone_out_indices[len(maps) :]:
                 states.append(x)
         if self.is_initializing():
-            self.norm("dpt.layernorm")(x)  # torch's has it, for other uses
+            self.norm("dpt.layernorm")(x)  # unused, but in torch's state dict
         return maps + [self.reassemble(i, x, grid) for i, x in enumerate(states, len(maps))]
 
     def embed(self, patches: jax.Array) -> jax.Array:
-        """The tokens `[B,1+hw,D]` of patches `[B,h,w,D]`: class token and patches, and their positions."""
+        """Return the tokens `[B,1+hw,D]` of patches `[B,h,w,D]`: class token and patches, with positions."""
         batch, height, width, channels = patches.shape
         side = self.image_size // PATCH
         init = nn.initializers.normal(0.02)
@@ -100,23 +94,8 @@ class DPT(Layer):
             positions = resize(positions, (height, width))
         return jnp.concatenate([token, (patches + positions).reshape(batch, -1, channels)], 1)
 
-    def block(self, prefix: str, x: jax.Array) -> jax.Array:
-        """A transformer's layer, on tokens `[B,L,D]`."""
-        h = self.norm(f"{prefix}.layernorm_before")(x)
-        query, key, value = (
-            self.dense(f"{prefix}.attention.attention.{name}", self.hidden_size, self.qkv_bias)(h)
-            for name in ("query", "key", "value")
-        )
-        h = attention(query, key, value, heads=self.num_attention_heads)
-        x += self.dense(f"{prefix}.attention.output.dense", self.hidden_size)(h)
-        h = self.norm(f"{prefix}.layernorm_after")(x)
-        h = ACTIVATIONS[self.hidden_act](
-            self.dense(f"{prefix}.intermediate.dense", self.intermediate_size)(h)
-        )
-        return x + self.dense(f"{prefix}.output.dense", self.hidden_size)(h)
-
     def reassemble(self, i: int, tokens: jax.Array, grid: tuple[int, int]) -> jax.Array:
-        """The feature map of the tokens on `grid`, in the size of `FACTORS[i]`."""
+        """Return the feature map of tokens `[B,1+hw,D]` on a grid `(h, w)`, resized by `FACTORS[i]`."""
         prefix, features, factor = "neck.reassemble_stage", self.neck_hidden_sizes[i], FACTORS[i]
         readout, x = tokens[:, :1], tokens[:, 1:]
         if self.readout_type == "add":
@@ -133,39 +112,36 @@ class DPT(Layer):
         return self.conv(name, features, stride=2)(x) if factor < 1 else x
 
     def fuse(self, prefix: str, x: jax.Array | None, features: jax.Array) -> jax.Array:
-        """Add `features`, refined, to `x` (the coarser maps, if any), refine the sum, and double its size."""
+        """Add refined `features` to `x`, the fused coarser maps; refine the sum and double its size."""
         if x is None:
             x = features
             if self.is_initializing():
-                self.residual(f"{prefix}.residual_layer1", x)  # torch's has it, and does not use it
+                self.residual(f"{prefix}.residual_layer1", x)  # unused, but in torch's state dict
         else:
             x += self.residual(f"{prefix}.residual_layer1", features)
         x = self.residual(f"{prefix}.residual_layer2", x)
-        # torch projects after upsampling: the same, since both are linear, on four times the pixels
-        return upsample(self.conv(f"{prefix}.projection", self.fusion_hidden_size, 1)(x))
+        # torch projects after upsampling: the same, since both are linear, but of four times the pixels
+        return double_size(self.conv(f"{prefix}.projection", self.fusion_hidden_size, 1)(x))
 
     def residual(self, prefix: str, x: jax.Array) -> jax.Array:
+        """Add to `x` two convolutions of it, each after a ReLU."""
         bias = self.use_bias_in_fusion_residual is not False
         h = x
         for name in ("convolution1", "convolution2"):
             h = self.conv(f"{prefix}.{name}", self.fusion_hidden_size, use_bias=bias)(nn.relu(h))
         return x + h
 
-    def conv(self, name: str, features: int, kernel_size: int = 3, stride: int = 1, **given) -> Conv:
+    def conv(
+        self, name: str, features: int, kernel_size: int = 3, stride: int = 1, use_bias: bool = True
+    ) -> Conv:
         padding = 1 if kernel_size == 3 else 0
-        return Conv(features, kernel_size, stride, padding, name=name, **given, **self.dtypes)
-
-    def dense(self, name: str, features: int, use_bias: bool = True) -> nn.Dense:
-        return nn.Dense(features, use_bias=use_bias, name=name, **self.dtypes)
-
-    def norm(self, name: str) -> nn.LayerNorm:
-        return nn.LayerNorm(epsilon=self.layer_norm_eps, name=name, **self.dtypes)
+        return Conv(features, kernel_size, stride, padding, use_bias, name=name, **self.dtypes)
 
 
 class Enlarge(Layer):
-    """A transposed convolution whose stride is its kernel's size, `[B,h,w,in] -> [B,h·factor,w·factor,out]`.
+    """A transposed convolution whose stride is its kernel's size, which enlarges `[B,h,w,C]` by `factor`.
 
-    `kernel` is that of the convolution that it transposes, `[factor,factor,out,in]`.
+    The parameter `kernel` has the layout of the convolution that is transposed, `[factor,factor,out,in]`.
     """
 
     features: int
@@ -182,6 +158,6 @@ class Enlarge(Layer):
         return out.reshape(batch, height * self.factor, width * self.factor, self.features)
 
 
-def upsample(x: jax.Array) -> jax.Array:
-    """Twice the size, bilinearly with aligned corners."""
+def double_size(x: jax.Array) -> jax.Array:
+    """Double the size of `[B,h,w,C]`, bilinearly with aligned corners."""
     return resize(x, (2 * x.shape[1], 2 * x.shape[2]), align_corners=True)

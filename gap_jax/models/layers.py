@@ -1,7 +1,7 @@
-"""The layers that Stable Diffusion's networks share; NHWC, statistics and softmax in float32.
+"""The layers that the networks share. Images are NHWC; statistics and softmax are in float32.
 
-A submodule's name is its dotted path in the torch module (`"down_blocks.0.resnets.1"`), so that a
-parameter's path, joined by dots, is its key in a diffusers or transformers state dict.
+The name of a submodule is its dotted path in the torch module (`"down_blocks.0.resnets.1"`). The path of a
+parameter, joined by dots, is therefore its key in a state dict of diffusers or transformers.
 """
 
 from collections.abc import Sequence
@@ -20,23 +20,26 @@ NHWC = ("NHWC", "HWIO", "NHWC")  # the order of axes of inputs, kernels and outp
 
 
 class Layer(nn.Module, kw_only=True):
-    """A linen module that computes in `dtype` and keeps its parameters in `param_dtype`."""
+    """A Flax module that computes in `dtype` and keeps its parameters in `param_dtype`."""
 
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
     @property
     def dtypes(self) -> dict[str, Any]:
+        """The two dtypes as keyword arguments, for submodules."""
         return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[tuple[int, int], ...]) -> jax.Array:
-    """`x` `[B,H,W,in]` by `kernel` `[k,k,in,out]` `-> [B,H',W',out]`; `padding`: zeros `(before, after)`, of
-    height and of width. Differentiable in reverse mode only.
+    """Convolve `x` `[B,H,W,in]` with `kernel` `[k,k,in,out]` to `[B,H',W',out]`.
 
-    On CPUs, its gradient to `x` is a convolution with the same order of axes: inside loops, such as
-    sampling's, XLA has no fast code for any other (jax-ml/jax#12868).
+    `padding`: zeros `(before, after)` along the height, and the same along the width. Differentiable in
+    reverse mode only.
+
+    On CPUs, its gradient to `x` is a convolution with the same order of axes: inside loops, such as the
+    sampler's, XLA has no fast code for any other order (jax-ml/jax#12868).
     """
     return _convolve(x, kernel, stride, padding)
 
@@ -51,9 +54,10 @@ def _convolve_forward(x, kernel, stride, padding):
 
 def _convolve_backward(stride, padding, inputs, gradient):
     x, kernel = inputs
-    of_x, of_kernel = jax.vjp(lambda *inputs: _convolve(*inputs, stride, padding), *inputs)[1](gradient)
+    _, pull_back = jax.vjp(lambda x, kernel: _convolve(x, kernel, stride, padding), x, kernel)
+    x_gradient, kernel_gradient = pull_back(gradient)
 
-    def in_order():
+    def x_gradient_in_nhwc():
         lengths = zip(kernel.shape[:2], x.shape[1:3], gradient.shape[1:3], padding, strict=True)
         pads = [
             (size - 1 - before, long + before - stride * (short - 1) - 1)
@@ -63,16 +67,16 @@ def _convolve_backward(stride, padding, inputs, gradient):
             gradient, kernel, (stride,) * 2, pads, dimension_numbers=NHWC, transpose_kernel=True
         )
 
-    return jax.lax.platform_dependent(cpu=in_order, default=lambda: of_x), of_kernel
+    return jax.lax.platform_dependent(cpu=x_gradient_in_nhwc, default=lambda: x_gradient), kernel_gradient
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 class Conv(Layer):
-    """A square convolution `[B,H,W,in] -> [B,H',W',features]`, zero-padded by `padding` on every side.
+    """A square convolution of `[B,H,W,in]` to `[B,H',W',features]`.
 
-    `padding` may also be `(before, after)`, the same for rows and columns.
+    `padding`: rows and columns of zeros on every side, or `(before, after)`.
     """
 
     features: int
@@ -99,7 +103,7 @@ class Conv(Layer):
 
 
 class GroupNorm(Layer):
-    """Group normalisation over space and channel groups; statistics in float32."""
+    """Group normalisation (Wu & He, arXiv 1803.08494) of `[B,H,W,C]`; statistics in float32."""
 
     num_groups: int
     epsilon: float
@@ -128,12 +132,15 @@ def attention(
     *,
     heads: int,
     mask: jax.Array | None = None,
-    upcast=False,
+    upcast: bool = False,
 ) -> jax.Array:
-    """Scaled dot-product attention, `[B,L,heads*d]` and `[B,M,heads*d]` twice `-> [B,L,heads*d]`.
+    """Return scaled dot-product attention, `[B,L,heads*d]` (Vaswani et al., arXiv 1706.03762, eq. 1).
 
-    `mask`: boolean, broadcastable to `[B,heads,L,M]`, True = attend. `upcast`: the products of query and
-    key in float32 too (Stable Diffusion 2.1 overflows in float16 otherwise). Softmax is always in float32.
+    - `query` `[B,L,heads*d]`; `key` and `value` `[B,M,heads*d]`.
+    - `mask`: boolean, broadcastable to `[B,heads,L,M]`, True = attend.
+    - `upcast`: multiply query and key in float32 too; Stable Diffusion 2.1 overflows in float16 otherwise.
+
+    Softmax is always in float32.
     """
     dtype = query.dtype
     query, key, value = (x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2) for x in (query, key, value))
@@ -144,7 +151,7 @@ def attention(
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-    total = weights.sum(-1, keepdims=True)  # divided by last, where there is least to divide
+    total = weights.sum(-1, keepdims=True)  # divides the result, which is smaller than the weights
     out = (
         jnp.einsum("bhlm,bhmd->bhld", weights.astype(dtype), value, preferred_element_type=jnp.float32)
         / total
@@ -153,7 +160,7 @@ def attention(
 
 
 class Attention(Layer):
-    """diffusers' `Attention`: of tokens `[B,L,C]` to themselves or to a `context` `[B,M,D]`."""
+    """diffusers' `Attention`: tokens `[B,L,C]` attend to themselves or to a `context` `[B,M,D]`."""
 
     heads: int
     qkv_bias: bool = False
@@ -173,7 +180,7 @@ class Attention(Layer):
 
 
 class ResnetBlock2D(Layer):
-    """Two normalised convolutions and a shortcut; `temb` `[B,E]`, if any, is added between them."""
+    """Two normalised convolutions with a shortcut; a time embedding `temb` `[B,E]` is added in between."""
 
     features: int
     num_groups: int
@@ -194,22 +201,22 @@ class ResnetBlock2D(Layer):
 
 
 def upsample(x: jax.Array, size: Sequence[int]) -> jax.Array:
-    """Nearest-neighbour doubling of `[B,h,w,C]`, cropped to `size` `(H, W)`: 2h or 2h-1, 2w or 2w-1."""
+    """Double `[B,h,w,C]` by nearest neighbours and crop to `size` `(H, W)`: 2h or 2h-1, and 2w or 2w-1."""
     batch, height, width, channels = x.shape
     doubled = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
     return doubled.reshape(batch, 2 * height, 2 * width, channels)[:, : size[0], : size[1]]
 
 
 def resize(x: jax.Array, size: Sequence[int], *, align_corners: bool = False) -> jax.Array:
-    """Bilinear resizing of `[B,h,w,C]` to `size` `(H, W)` without antialiasing, as torch's `interpolate`.
+    """Resize `[B,h,w,C]` to `size` `(H, W)` bilinearly without antialiasing, as torch's `interpolate`.
 
-    What stays in place is the images' borders, with `align_corners` the centres of the outermost pixels
-    (to H and W of 2 or more).
+    The images' borders stay in place or, with `align_corners`, the centres of the outermost pixels; H and W
+    must then be 2 or more.
     """
     shape = (len(x), *size, x.shape[-1])
     if not align_corners:
         return jax.image.resize(x, shape, "bilinear", antialias=False)
-    # from a single pixel, any scale that keeps all samples within it
+    # a single pixel may be scaled by anything that keeps all samples within it
     scale = jnp.array([(new - 1) / (old - 1 or 0.25) for old, new in zip(x.shape[1:3], size, strict=True)])
     return jax.image.scale_and_translate(x, shape, (1, 2), scale, (1 - scale) / 2, "linear", antialias=False)
 
@@ -217,7 +224,7 @@ def resize(x: jax.Array, size: Sequence[int], *, align_corners: bool = False) ->
 def timestep_embedding(
     timesteps: jax.Array, channels: int, *, flip_sin_to_cos: bool, freq_shift: float
 ) -> jax.Array:
-    """Sinusoidal embedding of timesteps `[B]` in float32 `-> [B,channels]` (Ho et al. 2020)."""
+    """Return the sinusoidal embedding of timesteps `[B]` as in arXiv 2006.11239, float32 `[B,channels]`."""
     half = channels // 2
     frequencies = jnp.exp(-jnp.log(10000.0) * jnp.arange(half) / (half - freq_shift))
     angles = timesteps.astype(jnp.float32)[:, None] * frequencies
@@ -226,7 +233,7 @@ def timestep_embedding(
 
 
 class TimestepEmbedding(Layer):
-    """The two-layer network behind the sinusoidal embedding, `[B,C] -> [B,features]`."""
+    """The two-layer network after the sinusoidal embedding, from `[B,C]` to `[B,features]`."""
 
     features: int
 

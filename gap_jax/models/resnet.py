@@ -1,12 +1,14 @@
-"""ResNets of bottlenecks (He et al., arXiv 1512.03385): transformers' `ResNetForImageClassification`.
+"""ResNets with bottleneck blocks (He et al., arXiv 1512.03385).
 
-A block's stride is its 3×3 convolution's, as in torchvision's ResNet-50 and `microsoft/resnet-50`.
+The network equals transformers' `ResNetForImageClassification`. The 3×3 convolution of a block has its
+stride, as in torchvision's ResNet-50 and in `microsoft/resnet-50`.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gap_jax.checks import expect_shape
 from gap_jax.models.layers import Conv, Layer
 
 EPSILON, MOMENTUM = 1e-5, 0.1
@@ -16,10 +18,10 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class BatchNorm(Layer):
     """torch's `BatchNorm2d` of `[B,H,W,C]` (Ioffe & Szegedy, arXiv 1502.03167); statistics in float32.
 
-    Its running statistics are parameters like the others, so that they are found, read and written by the
-    same rule; they have no gradient. With `train`, a batch is normalised by its own mean and variance, and if
-    `params` is mutable the running ones move a tenth of the way to its mean and its unbiased variance.
-    Raises ValueError for a batch of a single value a channel, which has no variance.
+    Its running statistics are parameters like the others, so that one rule reads and writes them all; their
+    gradient is 0. With `train`, a batch is normalised by its own mean and variance; if `params` is mutable,
+    the running statistics move a tenth of the way to the batch's mean and unbiased variance. Raises
+    ValueError for a training batch with a single value per channel, which has no variance.
     """
 
     @nn.compact
@@ -35,22 +37,22 @@ class BatchNorm(Layer):
             running, count = {"running_mean": mean, "running_var": variance}, x.size // x.shape[-1]
             if count == 1:
                 raise ValueError(
-                    f"batch norm in training needs more than one value a channel, found {list(x.shape)}: "
-                    "more or larger images"
+                    f"batch norm in training needs more than one value per channel, found shape "
+                    f"{list(x.shape)}: use a larger batch or larger images"
                 )
             mean = x.mean((0, 1, 2))
             variance = jnp.square(x - mean).mean((0, 1, 2))
             if self.is_mutable_collection("params") and not self.is_initializing():
-                seen = {"running_mean": mean, "running_var": variance * count / (count - 1)}
+                batch_statistics = {"running_mean": mean, "running_var": variance * count / (count - 1)}
                 for name, old in running.items():
-                    new = old + MOMENTUM * (jax.lax.stop_gradient(seen[name]) - old)
+                    new = old + MOMENTUM * (jax.lax.stop_gradient(batch_statistics[name]) - old)
                     self.put_variable("params", name, new.astype(self.param_dtype))
         gain = jax.lax.rsqrt(variance + EPSILON) * scale
         return (x * gain + (bias - mean * gain)).astype(self.dtype)
 
 
 class ConvNorm(Layer):
-    """A convolution without bias that keeps the size, but for its stride, and batch norm."""
+    """A padded convolution without bias, which only its stride shrinks, then batch norm."""
 
     features: int
     kernel_size: int = 1
@@ -59,7 +61,7 @@ class ConvNorm(Layer):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         init, stride = nn.initializers.variance_scaling(2.0, "fan_out", "normal"), self.stride
-        if self.kernel_size == 1:  # `Conv` of one pixel knows no stride
+        if self.kernel_size == 1:  # `Conv` ignores the stride of 1×1 kernels
             x, stride = x[:, ::stride, ::stride], 1
         x = Conv(
             self.features,
@@ -75,7 +77,7 @@ class ConvNorm(Layer):
 
 
 class Bottleneck(Layer):
-    """Three convolutions, the second one strided, and a shortcut, convolved where it changes shape."""
+    """Three convolutions, the second one strided, and a shortcut, which is convolved if the shape changes."""
 
     features: int
     stride: int
@@ -92,13 +94,15 @@ class Bottleneck(Layer):
 
 
 class ResNet(Layer):
-    """Logits `[B,num_labels]`, float32, of images `[B,H,W,num_channels]` in [0,1] of any size.
+    """A classifier: images `[B,H,W,num_channels]` in [0,1], of any size, to logits, float32 `[B,num_labels]`.
 
-    Images are normalised with `image_mean` and `image_std` inside; by default it is ResNet-50. One stage for
-    each of `depths`, each but the first halving the size; field names are those of transformers'
-    `ResNetConfig`. With `train`, batch norm is in training mode:
-    `logits, updated = model.apply({"params": params}, images, train=True, mutable="params")`, where
-    `updated["params"]` are `params` with new running statistics. Raises ValueError for another shape.
+    Images are normalised with `image_mean` and `image_std` inside. Field names are those of transformers'
+    `ResNetConfig`; the defaults are ResNet-50's. There is one stage per entry of `depths`, and each but the
+    first halves the size. With `train`, batch norm is in training mode:
+
+        logits, updated = model.apply({"params": params}, images, train=True, mutable="params")
+
+    Then `updated["params"]` are `params` with new running statistics. Raises ValueError for another shape.
     """
 
     embedding_size: int = 64
@@ -112,13 +116,12 @@ class ResNet(Layer):
     head = "classifier.1"
 
     def example_inputs(self) -> tuple[jax.Array, ...]:
-        """Zeros of a shape that `init` takes."""
+        """Return zeros of a shape that `init` takes."""
         return (jnp.zeros((1, 32, 32, self.num_channels)),)
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        if images.ndim != 4 or images.shape[-1] != self.num_channels:
-            raise ValueError(f"images must be [B,H,W,{self.num_channels}], found {list(images.shape)}")
+        expect_shape("images", images, (None, None, None, self.num_channels))
         pixels = (images.astype(jnp.float32) - jnp.array(self.image_mean)) / jnp.array(self.image_std)
         stem = ConvNorm(self.embedding_size, 7, 2, name="resnet.embedder.embedder", **self.dtypes)
         x = nn.relu(stem(pixels.astype(self.dtype), train))

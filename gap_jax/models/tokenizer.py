@@ -1,4 +1,7 @@
-"""CLIP's tokenizer (transformers' files and code), with placeholders `<0>`, `<1>`, … in the text."""
+"""CLIP's tokenizer, with placeholders `<0>`, `<1>`, … in the text.
+
+Files and byte-pair encoding are those of transformers' `CLIPTokenizer`.
+"""
 
 import dataclasses
 import functools
@@ -26,13 +29,16 @@ FILES = (
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer's files, by name; two are equal, and hash alike, if the files are."""
+    """A tokenizer, as the names and contents of its files. Tokenizers with equal files are equal.
+
+    It is frozen and hashable, so it can be a static argument of `jax.jit`.
+    """
 
     files: tuple[tuple[str, bytes], ...]
 
     @functools.cached_property
     def _clip(self):
-        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # of a missing torch
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # else it warns if torch is missing
         from transformers import CLIPTokenizer
 
         with tempfile.TemporaryDirectory() as folder:
@@ -40,6 +46,7 @@ class Tokenizer:
             return CLIPTokenizer.from_pretrained(folder)
 
     def save(self, folder: str | Path) -> None:
+        """Write the files to a folder, from which transformers' `CLIPTokenizer` loads them."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         for name, content in self.files:
             (Path(folder) / name).write_bytes(content)
@@ -47,13 +54,14 @@ class Tokenizer:
     def encode(
         self, texts: Sequence[str], *, length: int, vocab_size: int, placeholders: int = 0
     ) -> np.ndarray:
-        """Token ids, int32 `[B, length]`: start, text, end, padding.
+        """Return the token ids of `texts`, int32 `[B, length]`: start, text, end, padding.
 
-        With `placeholders` n > 0, `<i>` in a text becomes the id `vocab_size + i`. Text beyond `length` is
-        cut with one warning that quotes what was cut. Raises ValueError for an `<i>` with i ≥ n.
+        With `placeholders` n > 0, `<i>` in a text becomes the id `vocab_size + i`. A text that is too long is
+        cut, and one warning quotes what was cut. Raises ValueError for an `<i>` with i ≥ n, TypeError for a
+        single string.
         """
         if isinstance(texts, str):
-            raise TypeError(f"texts must be a list of strings, found the string {texts!r}")
+            raise TypeError(f"texts must be a list of strings, found the string {texts!r}: give [text]")
         clip = self._clip
         rows, cut = [], []
         for text in texts:
@@ -69,11 +77,11 @@ class Tokenizer:
         return np.array(rows, np.int32).reshape(-1, length)
 
     def decode(self, ids: Sequence[int], vocab_size: int) -> str:
-        """The text of token ids, placeholders as `<i>`."""
+        """Return the text of token ids, with placeholders as `<i>`."""
         pieces = []
-        for is_text, run in itertools.groupby(ids, lambda i: i < vocab_size):
-            run = list(run)
-            pieces += [self._clip.decode(run)] if is_text else [f"<{i - vocab_size}>" for i in run]
+        for is_text, group in itertools.groupby(ids, lambda i: i < vocab_size):
+            group = list(group)
+            pieces += [self._clip.decode(group)] if is_text else [f"<{i - vocab_size}>" for i in group]
         return " ".join(pieces)
 
     def _ids(self, text: str, vocab_size: int, placeholders: int) -> list[int]:
@@ -85,18 +93,19 @@ class Tokenizer:
                 ids.append(vocab_size + int(piece))
             else:
                 raise ValueError(
-                    f"<{piece}> in {text!r}: with {placeholders} placeholders, "
-                    f"the last is <{placeholders - 1}>"
+                    f"<{piece}> in {text!r} is out of range: with {placeholders} placeholders, "
+                    f"the last is <{placeholders - 1}>; correct the text or give more placeholders"
                 )
         return ids
 
 
 def train_tokenizer(words: Sequence[str], length: int) -> tuple[Tokenizer, int]:
-    """A tokenizer in CLIP's form to which each of `words` is one token, and its vocabulary's size.
+    """Return a tokenizer in CLIP's format that has each of `words` as one token, and its vocabulary's size.
 
-    Other text falls into pieces of words and bytes, as with any byte-pair encoding (Sennrich et al., arXiv
-    1508.07909). `length`: the most tokens a text can have, as the text encoder's `max_position_embeddings`.
-    Equal words give equal files, which training by the `tokenizers` package does not promise.
+    Any other text falls into pieces of words and bytes, as with every byte-pair encoding (Sennrich et al.,
+    arXiv 1508.07909). `length` is the most tokens that a text can have: the text encoder's
+    `max_position_embeddings`. Equal words give equal files, which training with the `tokenizers` package does
+    not promise.
     """
     from tokenizers.pre_tokenizers import ByteLevel
 
@@ -121,7 +130,7 @@ def train_tokenizer(words: Sequence[str], length: int) -> tuple[Tokenizer, int]:
 
 
 def _learn_merges(words: Sequence[tuple[str, ...]]) -> list[tuple[str, str]]:
-    """Merge the most frequent pair, the first in order among equals, until every word is whole."""
+    """Return the merges that make every word whole: the most frequent pair first, ties in order."""
     merges = []
     while counts := Counter(pair for word in words for pair in itertools.pairwise(word)):
         best = min(counts, key=lambda pair: (-counts[pair], pair))

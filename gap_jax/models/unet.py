@@ -1,6 +1,6 @@
-"""diffusers' `UNet2DConditionModel` in the configurations of Stable Diffusion 1.x and 2.x.
+"""The UNet of Stable Diffusion 1.x and 2.x (Rombach et al., arXiv 2112.10752).
 
-Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models (arXiv 2112.10752).
+It equals diffusers' `UNet2DConditionModel` in their configurations.
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from gap_jax.models.layers import (
 
 
 class Residuals(NamedTuple):
-    """What a ControlNet adds to the UNet: to each skip connection, and to the middle block's output."""
+    """The features that a ControlNet adds to the UNet's skip connections and its middle block's output."""
 
     down: tuple[jax.Array, ...]
     mid: jax.Array
@@ -52,7 +52,7 @@ class BasicTransformerBlock(Layer):
 
 
 class Transformer2D(Layer):
-    """Transformer blocks over the pixels of `[B,h,w,C]`, with a residual around them."""
+    """Transformer blocks over the pixels of `[B,h,w,C]`, with a residual connection around them."""
 
     heads: int
     layers: int
@@ -82,7 +82,10 @@ class Transformer2D(Layer):
 
 
 class Backbone(Layer):
-    """The configuration that the UNet and its ControlNet share; names and defaults are diffusers'."""
+    """The layers and the configuration that the UNet and the ControlNet share.
+
+    Field names and defaults are those of diffusers' configurations.
+    """
 
     in_channels: int = 4
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
@@ -100,13 +103,13 @@ class Backbone(Layer):
     freq_shift: float = 0
 
     def example_inputs(self) -> tuple[jax.Array, ...]:
-        """Zeros of the smallest shapes that `init` takes."""
+        """Return zeros of the smallest shapes that `init` takes."""
         side = 2 ** (len(self.block_out_channels) - 1)
         sample = jnp.zeros((1, side, side, self.in_channels))
         return sample, jnp.zeros(1), jnp.zeros((1, 1, self.cross_attention_dim))
 
     def heads(self, level: int) -> int:
-        """Attention heads at a level. diffusers reads `attention_head_dim` as their number, too."""
+        """Return the number of attention heads at a level; diffusers reads `attention_head_dim` as it too."""
         heads = self.num_attention_heads or self.attention_head_dim
         return heads if isinstance(heads, int) else heads[level]
 
@@ -128,6 +131,7 @@ class Backbone(Layer):
         )
 
     def embed_time(self, timesteps: jax.Array, batch: int) -> jax.Array:
+        """Return the embedding `[B,E]` of timesteps, a scalar or `[B]`."""
         width = self.block_out_channels[0]
         waves = timestep_embedding(
             jnp.broadcast_to(timesteps, (batch,)),
@@ -139,7 +143,7 @@ class Backbone(Layer):
         return embed(waves.astype(self.dtype))
 
     def down(self, x: jax.Array, temb: jax.Array, context: jax.Array) -> list[jax.Array]:
-        """The skip connections of the downward half, the last of them its output."""
+        """Return the skip connections of the downward half; the last is its output."""
         skips = [x]
         for level, kind in enumerate(self.down_block_types):
             for i in range(self.layers_per_block):
@@ -154,6 +158,7 @@ class Backbone(Layer):
         return skips
 
     def middle(self, x: jax.Array, temb: jax.Array, context: jax.Array) -> jax.Array:
+        """Apply the middle block."""
         last = len(self.block_out_channels) - 1
         x = self.resnet(last, "mid_block.resnets.0")(x, temb)
         x = self.transformer(last, "mid_block.attentions.0")(x, context)
@@ -161,7 +166,7 @@ class Backbone(Layer):
 
 
 class UNet2DCondition(Backbone):
-    """Predicts the noise (or v) in latents `[B,h,w,in_channels]`."""
+    """The UNet, which predicts the noise (or v) in latents `[B,h,w,in_channels]`."""
 
     out_channels: int = 4
     up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
@@ -171,9 +176,12 @@ class UNet2DCondition(Backbone):
     def __call__(
         self, sample: jax.Array, timesteps: jax.Array, context: jax.Array, residuals: Residuals | None = None
     ) -> jax.Array:
-        """`sample` `[B,h,w,in_channels]`, `timesteps` scalar or `[B]`, `context` `[B,L,D]`.
+        """Return the prediction `[B,h,w,out_channels]`.
 
-        `residuals`: a ControlNet's output for the same inputs. Returns `[B,h,w,out_channels]`.
+        - `sample` `[B,h,w,in_channels]`: the noisy latents.
+        - `timesteps`: a scalar or `[B]`.
+        - `context` `[B,L,D]`: the text encoder's states.
+        - `residuals`: the output of a ControlNet for the same inputs.
         """
         sample, context = sample.astype(self.dtype), context.astype(self.dtype)
         temb = self.embed_time(timesteps, len(sample))

@@ -1,4 +1,7 @@
-"""diffusers' `AutoencoderKL`: images to latents and back (Rombach et al., arXiv 2112.10752)."""
+"""The autoencoder between images and latents (Rombach et al., arXiv 2112.10752).
+
+It equals diffusers' `AutoencoderKL`.
+"""
 
 from typing import NamedTuple
 
@@ -12,14 +15,14 @@ EPSILON = 1e-6
 
 
 class Posterior(NamedTuple):
-    """The encoder's diagonal Gaussian over latents, both `[B,h,w,latent_channels]`."""
+    """A diagonal Gaussian over latents: mean and log variance, `[B,h,w,latent_channels]` each."""
 
     mean: jax.Array
     logvar: jax.Array
 
 
 class Stack(Layer):
-    """What the encoder and the decoder share."""
+    """The layers that the encoder and the decoder share."""
 
     block_out_channels: tuple[int, ...]
     layers_per_block: int
@@ -33,6 +36,7 @@ class Stack(Layer):
         return GroupNorm(self.norm_num_groups, EPSILON, name=name, **self.dtypes)
 
     def middle(self, x: jax.Array) -> jax.Array:
+        """Apply the middle block."""
         channels = x.shape[-1]
         x = self.resnet(channels, "mid_block.resnets.0")(x)
         tokens = self.norm("mid_block.attentions.0.group_norm")(x).reshape(len(x), -1, channels)
@@ -41,11 +45,14 @@ class Stack(Layer):
         return self.resnet(channels, "mid_block.resnets.1")(x)
 
     def finish(self, x: jax.Array) -> jax.Array:
+        """Apply the last normalisation and convolution."""
         x = nn.silu(self.norm("conv_norm_out")(x))
         return Conv(self.out_channels, name="conv_out", **self.dtypes)(x)
 
 
 class Encoder(Stack):
+    """The encoder, from images `[B,H,W,C]` to features `[B,H/f,W/f,out_channels]`."""
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = Conv(self.block_out_channels[0], name="conv_in", **self.dtypes)(x)
@@ -59,6 +66,8 @@ class Encoder(Stack):
 
 
 class Decoder(Stack):
+    """The decoder, from features `[B,h,w,C]` to images `[B,h·f,w·f,out_channels]`."""
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = Conv(self.block_out_channels[-1], name="conv_in", **self.dtypes)(x)
@@ -73,7 +82,10 @@ class Decoder(Stack):
 
 
 class AutoencoderKL(Layer):
-    """The variational autoencoder; images in [-1,1] and latents unscaled, as diffusers' own."""
+    """The variational autoencoder. Images are in [-1,1] and latents are unscaled, as in diffusers.
+
+    Field names and defaults are diffusers'.
+    """
 
     in_channels: int = 3
     out_channels: int = 3
@@ -86,11 +98,11 @@ class AutoencoderKL(Layer):
 
     @property
     def downscale(self) -> int:
-        """Pixels per latent along a side."""
+        """The number of pixels per latent along a side."""
         return 2 ** (len(self.block_out_channels) - 1)
 
     def example_inputs(self) -> tuple[jax.Array, ...]:
-        """Zeros of the smallest shapes that `init` takes."""
+        """Return zeros of the smallest shapes that `init` takes."""
         return (jnp.zeros((1, self.downscale, self.downscale, self.in_channels)),)
 
     def setup(self):
@@ -102,14 +114,15 @@ class AutoencoderKL(Layer):
         self.post_quant_conv = Conv(self.latent_channels, kernel_size=1, padding=0, **self.dtypes)
 
     def encode(self, images: jax.Array) -> Posterior:
-        """The float32 posterior, `[B,H/f,W/f,latent_channels]`, of images `[B,H,W,in_channels]` in [-1,1]."""
+        """Encode images `[B,H,W,in_channels]` in [-1,1]; return the posterior, float32."""
         moments = self.quant_conv(self.encoder(images.astype(self.dtype))).astype(jnp.float32)
         mean, logvar = jnp.split(moments, 2, -1)
         return Posterior(mean, jnp.clip(logvar, -30, 20))
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Latents `[B,h,w,latent_channels]` to float32 images in [-1,1] (not clipped)."""
+        """Decode latents `[B,h,w,latent_channels]` to float32 images in [-1,1], not clipped."""
         return self.decoder(self.post_quant_conv(latents.astype(self.dtype))).astype(jnp.float32)
 
     def __call__(self, images: jax.Array) -> jax.Array:
+        """Return the images decoded from the mean of their posterior."""
         return self.decode(self.encode(images).mean)

@@ -1,25 +1,55 @@
-"""Vision Transformers (Dosovitskiy et al., arXiv 2010.11929): transformers' `ViTForImageClassification`."""
+"""Vision Transformers (Dosovitskiy et al., arXiv 2010.11929).
+
+The classifier equals transformers' `ViTForImageClassification`.
+"""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gap_jax.checks import expect_shape
 from gap_jax.models.layers import ACTIVATIONS, Conv, Layer, attention
 
 
-class ViT(Layer):
-    """Logits `[B,num_labels]`, float32, of images `[B,image_size,image_size,num_channels]` in [0,1].
-
-    Images are normalised with `image_mean` and `image_std` inside; by default it is ViT-B/16. Field names are
-    those of transformers' `ViTConfig`. `train` is there for what trains a `ResNet` too: without dropout, both
-    modes are the same. Raises ValueError for another shape.
-    """
+class VisionTransformer(Layer):
+    """The sizes and the transformer layers that `ViT` and `DPT` share; field names are transformers'."""
 
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
     intermediate_size: int = 3072
     layer_norm_eps: float = 1e-12
+
+    def transformer_layer(
+        self, prefix: str, x: jax.Array, *, activation: str = "gelu", qkv_bias: bool = True
+    ) -> jax.Array:
+        """Apply a transformer layer to tokens `[B,L,D]`; `prefix` is its name."""
+        h = self.norm(f"{prefix}.layernorm_before")(x)
+        query, key, value = (
+            self.dense(f"{prefix}.attention.attention.{name}", self.hidden_size, qkv_bias)(h)
+            for name in ("query", "key", "value")
+        )
+        h = attention(query, key, value, heads=self.num_attention_heads)
+        x += self.dense(f"{prefix}.attention.output.dense", self.hidden_size)(h)
+        h = self.norm(f"{prefix}.layernorm_after")(x)
+        h = ACTIVATIONS[activation](self.dense(f"{prefix}.intermediate.dense", self.intermediate_size)(h))
+        return x + self.dense(f"{prefix}.output.dense", self.hidden_size)(h)
+
+    def dense(self, name: str, features: int, use_bias: bool = True) -> nn.Dense:
+        return nn.Dense(features, use_bias=use_bias, name=name, **self.dtypes)
+
+    def norm(self, name: str) -> nn.LayerNorm:
+        return nn.LayerNorm(epsilon=self.layer_norm_eps, name=name, **self.dtypes)
+
+
+class ViT(VisionTransformer):
+    """A classifier: images `[B,image_size,image_size,num_channels]` to logits, float32 `[B,num_labels]`.
+
+    Images are in [0,1] and normalised with `image_mean` and `image_std` inside. Field names are those of
+    transformers' `ViTConfig`; the defaults are ViT-B/16's. `train` exists so that a ViT can stand in for a
+    `ResNet`: there is no dropout, so both modes are the same. Raises ValueError for another shape.
+    """
+
     image_size: int = 224
     patch_size: int = 16
     num_channels: int = 3
@@ -30,25 +60,22 @@ class ViT(Layer):
     head = "classifier"
 
     def example_inputs(self) -> tuple[jax.Array, ...]:
-        """Zeros of the shape that `init` takes."""
+        """Return zeros of the shape that `init` takes."""
         return (jnp.zeros((1, self.image_size, self.image_size, self.num_channels)),)
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        expected = (self.image_size, self.image_size, self.num_channels)
-        if images.ndim != 4 or images.shape[1:] != expected:
-            raise ValueError(
-                f"images must be [B,{','.join(map(str, expected))}], found {list(images.shape)}: resize them"
-            )
+        shape = (None, self.image_size, self.image_size, self.num_channels)
+        expect_shape("images", images, shape, "resize the images")
         pixels = (images.astype(jnp.float32) - jnp.array(self.image_mean)) / jnp.array(self.image_std)
         x = self.embed(pixels.astype(self.dtype))
         for i in range(self.num_hidden_layers):
-            x = self.block(f"vit.encoder.layer.{i}", x)
+            x = self.transformer_layer(f"vit.encoder.layer.{i}", x)
         x = self.norm("vit.layernorm")(x[:, 0])
         return self.dense(self.head, self.num_labels)(x).astype(jnp.float32)
 
     def embed(self, pixels: jax.Array) -> jax.Array:
-        """The tokens `[B,1+n,D]` of `pixels`: class token and n patches, and their positions."""
+        """Return the tokens `[B,1+n,D]` of `pixels`: class token, then n patches, with positions."""
         name, size = "vit.embeddings.patch_embeddings.projection", self.patch_size
         patches = Conv(self.hidden_size, size, size, 0, name=name, **self.dtypes)(pixels)
         patches = patches.reshape(len(pixels), -1, self.hidden_size)
@@ -57,22 +84,3 @@ class ViT(Layer):
         positions = self.param("vit.embeddings.position_embeddings", init, shape, self.param_dtype)
         token = jnp.broadcast_to(token.astype(self.dtype), (len(pixels), 1, self.hidden_size))
         return jnp.concatenate([token, patches], 1) + positions.astype(self.dtype)
-
-    def block(self, prefix: str, x: jax.Array) -> jax.Array:
-        """A transformer's layer, on tokens `[B,L,D]`."""
-        h = self.norm(f"{prefix}.layernorm_before")(x)
-        query, key, value = (
-            self.dense(f"{prefix}.attention.attention.{name}", self.hidden_size)(h)
-            for name in ("query", "key", "value")
-        )
-        h = attention(query, key, value, heads=self.num_attention_heads)
-        x += self.dense(f"{prefix}.attention.output.dense", self.hidden_size)(h)
-        h = self.norm(f"{prefix}.layernorm_after")(x)
-        h = ACTIVATIONS["gelu"](self.dense(f"{prefix}.intermediate.dense", self.intermediate_size)(h))
-        return x + self.dense(f"{prefix}.output.dense", self.hidden_size)(h)
-
-    def dense(self, name: str, features: int) -> nn.Dense:
-        return nn.Dense(features, name=name, **self.dtypes)
-
-    def norm(self, name: str) -> nn.LayerNorm:
-        return nn.LayerNorm(epsilon=self.layer_norm_eps, name=name, **self.dtypes)

@@ -1,8 +1,11 @@
-"""Models of others, written anew as safetensors: `python -m gap_jax.weights convert SOURCE TARGET`."""
+"""The command that converts model files to folders of safetensors.
+
+python -m gap_jax.weights convert SOURCE TARGET
+"""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import tyro
@@ -14,21 +17,22 @@ from gap_jax.weights.pipeline import load_clip, load_pipeline, save_clip, save_p
 from gap_jax.weights.repo import Repo
 from gap_jax.weights.torchvision import holds_classifier
 
+SOURCE_HELP = (
+    "file or folder to read. Files: the U-Net of XTC, the DPT-hybrid of Omnidata, or a classifier with "
+    "torchvision's tensor names (its images are taken to be normalised with ImageNet's mean and deviation). "
+    "Folders in the layout of transformers or diffusers: DPT, ResNet, ViT, CLIP, or a Stable Diffusion "
+    "pipeline"
+)
+TARGET_HELP = "folder to write; a model that it holds is replaced"
+DTYPE_HELP = "number type of the weights that are written"
+
 
 def convert(
-    source: tyro.conf.Positional[Path],
-    target: tyro.conf.Positional[Path],
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE", help=SOURCE_HELP)],
+    target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="TARGET", help=TARGET_HELP)],
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], tyro.conf.arg(help=DTYPE_HELP)] = "float32",
 ) -> None:
-    """Write a model as a folder of safetensors, and say what it is.
-
-    Args:
-        source: A file of XTC's U-Net, Omnidata's DPT-hybrid, or a classifier in torchvision's names (taken to
-            be for images normalised as ImageNet's), or a folder in transformers' or diffusers' layout: DPT,
-            ResNet, ViT, CLIP, a Stable Diffusion pipeline.
-        target: The folder to write. A model that is there is replaced.
-        dtype: Of the weights that are written.
-    """
+    """Convert a model to a folder of safetensors, and print its kind and size."""
     kind, model, params, save = _load(source, dtype)
     print(f"{source} ({_size(source) / 1e6:.1f} MB): {kind}")
     parts = params if save is save_pipeline else {"": params}
@@ -42,7 +46,7 @@ def convert(
 
 
 def _load(source: Path, dtype: str) -> tuple[str, Any, dict, Callable]:
-    """What `source` is, the model and its parameters, and the function that saves it."""
+    """Return the kind of the model in `source`, the model, its parameters, and the function that saves it."""
     if source.is_dir():
         repo = Repo(source)
         if repo.find("model_index.json"):
@@ -50,12 +54,12 @@ def _load(source: Path, dtype: str) -> tuple[str, Any, dict, Callable]:
         config = repo.read_json("config.json")
         if "text_config" in config:
             return "CLIP, transformers' layout", *load_clip(source, dtype=dtype), save_clip
-        classifier, form = config.get("model_type") in KINDS, "transformers' layout"
+        is_classifier, form = config.get("model_type") in KINDS, "transformers' layout"
     elif source.is_file():
-        classifier, form = holds_classifier(source), "torchvision's names"
+        is_classifier, form = holds_classifier(source), "torchvision's names"
     else:
-        raise FileNotFoundError(f"there is no {source}")
-    if classifier:
+        raise FileNotFoundError(f"SOURCE {source} does not exist: give a file or a folder")
+    if is_classifier:
         model, params = load_classifier(source, dtype)
         return f"{type(model).__name__}, {form}", model, params, save_classifier
     model, params = load_depth(source, dtype=dtype)
@@ -68,15 +72,19 @@ def _load(source: Path, dtype: str) -> tuple[str, Any, dict, Callable]:
 
 
 def _size(path: Path) -> int:
-    files = [path] if path.is_file() else [found for found in path.rglob("*") if found.is_file()]
+    """Return the size of a file, or of all files in a folder, in bytes."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files)
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run a command; what is wrong with a model ends it with a message."""
+    """Run the command line; end with a message if a model cannot be read or written."""
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"convert": convert}, args=args, prog="python -m gap_jax.weights", description=__doc__
+            {"convert": convert},
+            args=args,
+            prog="python -m gap_jax.weights",
+            description="Convert model files to folders of safetensors.",
         )
     except (ValueError, FileNotFoundError, FileExistsError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error

@@ -1,4 +1,4 @@
-"""Classifiers, from folders and files of others, to folders: `config.json` and `model.safetensors`."""
+"""Reading classifiers from folders and files, and writing them as `config.json` and `model.safetensors`."""
 
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,18 @@ from gap_jax.weights.component import (
     read_config,
     read_normalisation,
     read_params,
-    replacing,
-    write,
+    replace_folder,
+    write_component,
     write_json,
 )
-from gap_jax.weights.configs import describe
+from gap_jax.weights.configs import describe, unsupported
 from gap_jax.weights.repo import Repo, shipped
 from gap_jax.weights.tensors import find_tensors
-from gap_jax.weights.torchvision import load_checkpoint, without_counts
+from gap_jax.weights.torchvision import load_torchvision, without_counts
 
-KINDS = {"resnet": ResNet, "vit": ViT}  # by transformers' model_type
+KINDS = {"resnet": ResNet, "vit": ViT}  # from transformers' model_type
 ARCHITECTURES = {"resnet": "ResNetForImageClassification", "vit": "ViTForImageClassification"}
-FIXED = {  # options of the torch classes that we do not have
+FIXED = {  # options of the torch classes for which gap_jax has this one value
     "resnet": {
         "hidden_act": "relu",
         "layer_type": "bottleneck",
@@ -46,80 +46,94 @@ def load_classifier(
     variant: str | None = None,
     local_files_only: bool = False,
 ) -> tuple[ResNet | ViT, dict]:
-    """A classifier and its parameters.
+    """Load a classifier and its parameters.
 
     `model` is one of
-    - a folder that `save_classifier` wrote;
-    - a folder or hub id in transformers' layout of a `ResNetForImageClassification`
-      (`"microsoft/resnet-50"`) or a `ViTForImageClassification` (`"google/vit-base-patch16-224"`), with
-      `revision`, `variant` and `local_files_only` as `load_pipeline`'s;
-    - a file in torchvision's names, safetensors or a torch pickle, ALIA's included; of pickles torch, if it
-      is installed, reads the weights only;
-    - `"wildlife"`, the small world's, of which `part` is `"waterbirds"` or `"iwildcam"` (trained on these
-      experiments' pictures), or `"waterbirds_critic"` or `"iwildcam_critic"` (stronger, trained on all).
 
-    `image_mean` and `image_std`: what images are normalised with, if not what the folder says, or ImageNet's
-    for a file, which does not say: for one trained on images in [0,1], as ALIA's of iWildCam, give
+    - a folder that `save_classifier` wrote;
+    - a folder in transformers' layout, or a hub id, of a `ResNetForImageClassification`
+      (`"microsoft/resnet-50"`) or a `ViTForImageClassification` (`"google/vit-base-patch16-224"`);
+      `revision`, `variant` and `local_files_only` are those of `load_pipeline`;
+    - a file with torchvision's names, safetensors or a torch pickle, also as ALIA (arXiv 2305.16289) saves
+      it. Pickles need torch, which reads only their weights and runs no code;
+    - `"wildlife"`, the small world. Its `part` is `"waterbirds"` or `"iwildcam"`, trained on the pictures of
+      that experiment, or `"waterbirds_critic"` or `"iwildcam_critic"`, stronger and trained on all pictures.
+
+    `dtype`, of parameters and computation, is `float32`, `bfloat16` or `float16`. `image_mean` and
+    `image_std` normalise images in [0,1], one value per channel. Their default is what the folder says or,
+    for a file, ImageNet's. For a network trained on images in [0,1], such as ALIA's for iWildCam, give
     `(0, 0, 0)` and `(1, 1, 1)`.
 
     Raises as `load_pipeline`, and ImportError for a pickle without torch.
     """
-    given = {"image_mean": image_mean, "image_std": image_std}
-    given = {key: tuple(value) for key, value in given.items() if value is not None} | network_dtypes(dtype)
+    normalisation = {"image_mean": image_mean, "image_std": image_std}
+    normalisation = {key: tuple(value) for key, value in normalisation.items() if value is not None}
+    fields = normalisation | network_dtypes(dtype)
     if (path := Path(model).expanduser()).is_file():
-        return load_checkpoint(path, **given)
+        return load_torchvision(path, fields)
     repo = Repo(shipped(model, part), revision=revision, local_files_only=local_files_only)
     config, source = read_config(repo, "")
-    module = _build(config, source, **(read_normalisation(repo) | given))
+    module = _build(config, source, read_normalisation(repo) | fields)
     return module, read_params(module, without_counts(find_tensors(repo, "", TRANSFORMERS, variant)))
 
 
 def save_classifier(module: ResNet | ViT, params: dict, folder: str | Path) -> None:
-    """Write a folder that `load_classifier` and transformers read; replaces as `save_pipeline`."""
+    """Write a folder that `load_classifier` and transformers read.
+
+    An existing model is replaced, and any other folder refused, as by `save_pipeline`.
+    """
     kind = "resnet" if isinstance(module, ResNet) else "vit"
     config = describe(module)
     names = [f"LABEL_{i}" for i in range(config.pop("num_labels"))]
     config |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
     config |= {"architectures": [ARCHITECTURES[kind]], "model_type": kind} | FIXED[kind]
-    side = getattr(module, "image_size", 224)  # a ResNet takes any
+    side = getattr(module, "image_size", 224)  # a ResNet takes any size
     normalise = {
-        "image_processor_type": "ViTImageProcessor",  # it resizes and normalises, no more
+        "image_processor_type": "ViTImageProcessor",  # it resizes and normalises only
         "image_mean": module.image_mean,
         "image_std": module.image_std,
         "size": {"height": side, "width": side},
     }
-    with replacing(Path(folder), "config.json") as target:
-        write(target, config, _with_counts(params), TRANSFORMERS[0])
+    with replace_folder(Path(folder), "config.json") as target:
+        write_component(target, config, _with_counts(params), TRANSFORMERS[0])
         write_json(target / "preprocessor_config.json", normalise)
 
 
-def _build(config: dict[str, Any], source: str, **given: Any) -> ResNet | ViT:
-    """The module of a configuration; raises ValueError, naming file and key, for what we do not have."""
+def _build(config: dict[str, Any], source: str, fields: dict[str, Any]) -> ResNet | ViT:
+    """Return the network of a configuration read from `source`; `fields` are further fields of it.
+
+    Raises ValueError naming `source` and the key for an option that gap_jax does not have.
+    """
     kind = config.get("model_type")
     if kind not in KINDS or config.get("architectures") not in (None, [ARCHITECTURES[kind]]):
         raise ValueError(
-            f"{source}: model_type is {kind!r} and architectures {config.get('architectures')}, "
-            f"supported: {' or '.join(ARCHITECTURES.values())}"
+            f"{source} must be of a {' or '.join(ARCHITECTURES.values())}, found model_type {kind!r} and "
+            f"architectures {config.get('architectures')}: choose another model"
         )
     for key, supported in FIXED[kind].items():
         if config.get(key, supported) != supported:
-            raise ValueError(f"{source}: {key} is {config[key]!r}, supported: {supported!r}")
+            raise unsupported(source, key, config[key], (supported,))
     cls = KINDS[kind]
     values: dict[str, Any] = {"num_labels": len(config.get("id2label", (0, 1)))}  # transformers' default: 2
-    for name, value in describe(cls()).items():
+    for name, default in describe(cls()).items():
         if name not in config:
             continue
-        found = tuple(config[name]) if isinstance(config[name], list) else config[name]
-        if not isinstance(found, float if isinstance(value, float) else type(value)):
-            raise ValueError(f"{source}: {name} must be like {value!r}, found {found!r}")
-        values[name] = found
-    module = cls(**values, **given)
+        value = tuple(config[name]) if isinstance(config[name], list) else config[name]
+        if not isinstance(value, type(default)):
+            raise ValueError(
+                f"{source}: {name} must be of the type of {default!r}, found {value!r}: correct the file"
+            )
+        values[name] = value
+    module = cls(**values, **fields)
     if kind == "resnet" and len(module.depths) != (stages := len(module.hidden_sizes)):
-        raise ValueError(f"{source}: depths has {len(module.depths)} entries, hidden_sizes {stages}")
+        raise ValueError(
+            f"{source}: depths must have as many entries as hidden_sizes, {stages}; found "
+            f"{len(module.depths)}"
+        )
     return module
 
 
 def _with_counts(params: dict) -> dict:
-    """Parameters with the counts of batches that torch's batch norm has, of no use to it or to us."""
+    """Return parameters with the counts of batches that torch's batch norm expects and does not use."""
     counted = {key: _with_counts(part) if isinstance(part, dict) else part for key, part in params.items()}
     return counted | {"num_batches_tracked": np.int64(0)} if "running_var" in counted else counted

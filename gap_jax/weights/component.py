@@ -1,4 +1,4 @@
-"""A network on disk: `config.json` beside its safetensors, read into our modules and written from them."""
+"""Reading and writing one network: a folder with `config.json` and safetensors."""
 
 import contextlib
 import functools
@@ -19,39 +19,43 @@ from gap_jax.weights.convert import load_tree, state_dict
 from gap_jax.weights.repo import Repo
 from gap_jax.weights.tensors import Tensor, find_tensors
 
+# names of weight files without their extensions
 DIFFUSERS = ("diffusion_pytorch_model",)
 TRANSFORMERS = ("model", "pytorch_model")
 
 
 def read_config(repo: Repo, folder: str) -> tuple[dict[str, Any], str]:
+    """Return the `config.json` of a folder of the repository, and its name for messages."""
     name = f"{folder}/config.json".lstrip("/")
     return repo.read_json(name), f"{repo.model}/{name}"
 
 
 def read_normalisation(repo: Repo) -> dict[str, tuple[float, ...]]:
-    """`image_mean` and `image_std` of the model's image processor, those that it has."""
+    """Return `image_mean` and `image_std` of the model's image processor, if it has them."""
     config = {}
     if repo.find("preprocessor_config.json") is not None:
         config = repo.read_json("preprocessor_config.json")
-    elif repo.find("processor_config.json") is not None:  # of transformers ≥ 5
+    elif repo.find("processor_config.json") is not None:  # transformers ≥ 5
         config = repo.read_json("processor_config.json").get("image_processor", {})
     return {key: tuple(config[key]) for key in ("image_mean", "image_std") if key in config}
 
 
 def network_dtypes(dtype: Any) -> dict[str, Any]:
+    """Return the fields `dtype` and `param_dtype` of a network; raise ValueError for an unsupported dtype."""
     dtype = jnp.dtype(dtype)
     if dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
         raise ValueError(f"dtype must be float32, bfloat16 or float16, found {dtype}")
     return {"dtype": dtype, "param_dtype": dtype}
 
 
-def load(module: Layer, repo: Repo, folder: str, stems: tuple[str, ...], variant: str | None) -> dict:
+def load_params(module: Layer, repo: Repo, folder: str, stems: tuple[str, ...], variant: str | None) -> dict:
+    """Load the parameters of `module`; arguments and errors are those of `find_tensors` and `load_tree`."""
     tensors = find_tensors(repo, folder, stems, variant)
     return read_params(module, _current_names(module, tensors))
 
 
 def read_params(module: Layer, tensors: dict[str, Tensor]) -> dict:
-    """The parameters of `module`; raises as `load_tree`."""
+    """Read the parameters of `module`; raise as `load_tree`."""
     return load_tree(_shapes(module), tensors, module.param_dtype)
 
 
@@ -61,9 +65,9 @@ def _shapes(module: Layer) -> dict:
 
 
 def _current_names(module: Layer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors under the names of current torch releases; buffers of older ones left out."""
+    """Return tensors under the names of current torch releases, without the buffers of older ones."""
 
-    def rename(key: str) -> str:
+    def current_name(key: str) -> str:
         if isinstance(module, CLIPTextModel):
             return key.removeprefix("text_model.")
         if isinstance(module, AutoencoderKL) and "attentions" in key:
@@ -76,10 +80,11 @@ def _current_names(module: Layer, tensors: dict[str, Tensor]) -> dict[str, Tenso
                 key = key.replace(f".{old}.", f".{new}.")
         return key
 
-    return {rename(key): tensor for key, tensor in tensors.items() if not key.endswith(".position_ids")}
+    return {current_name(key): tensor for key, tensor in tensors.items() if not key.endswith(".position_ids")}
 
 
-def write(folder: Path, config: dict, params: dict, stem: str, prefix: str = "") -> None:
+def write_component(folder: Path, config: dict, params: dict, stem: str, prefix: str = "") -> None:
+    """Write `config.json` and `<stem>.safetensors`; `prefix` goes before the names of all tensors."""
     from safetensors.numpy import save_file
 
     write_json(folder / "config.json", config)
@@ -88,15 +93,22 @@ def write(folder: Path, config: dict, params: dict, stem: str, prefix: str = "")
 
 
 def write_json(path: Path, content: dict) -> None:
+    """Write a JSON file; its folder is made if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager
-def replacing(folder: Path, marker: str) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its place when the block ends without an error."""
+def replace_folder(folder: Path, marker: str) -> Iterator[Path]:
+    """Yield a new, empty folder that takes the place of `folder` if the block ends without an error.
+
+    Raises FileExistsError if `folder` is not empty and has no file `marker`.
+    """
     if folder.exists() and not (folder / marker).exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} holds something else (it has no {marker}): choose another folder")
+        raise FileExistsError(
+            f"{folder} must be empty or hold a model to replace, found other files (no {marker}): choose "
+            "another folder"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         new, old = Path(scratch) / "new", Path(scratch) / "old"

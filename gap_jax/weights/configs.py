@@ -1,6 +1,7 @@
-"""Between `config.json` files and our modules, whose fields carry the same names."""
+"""Conversion between `config.json` files and Flax modules, whose fields have the same names."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from gap_jax.models.bit import BitConfig
@@ -19,7 +20,7 @@ _TORCH_NAMES: dict[type, str] = {
     ControlNet: "ControlNetModel",
     AutoencoderKL: "AutoencoderKL",
 }
-# Options of the torch classes that we do not have, with the values at which they change nothing.
+# Options of the torch classes that gap_jax does not have, with the values at which they change nothing.
 _BACKBONE = {
     "center_input_sample": (False,),
     "mid_block_type": ("UNetMidBlock2DCrossAttn",),
@@ -49,7 +50,7 @@ _BACKBONE = {
     "reverse_transformer_layers_per_block": (None,),
     "global_pool_conditions": (False,),
 }
-_ONLY: dict[type, dict[str, tuple]] = {
+_SUPPORTED: dict[type, dict[str, tuple]] = {
     UNet2DCondition: _BACKBONE,
     ControlNet: _BACKBONE | {"controlnet_conditioning_channel_order": ("rgb", "bgr")},
     AutoencoderKL: {
@@ -83,81 +84,98 @@ _ONLY: dict[type, dict[str, tuple]] = {
         "width_factor": (1,),
     },
 }
-_BLOCKS = {
+_BLOCK_TYPES = {
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
 }
-_LEVELS = (
+_PER_LEVEL = (  # fields with one entry per entry of block_out_channels
     "down_block_types",
     "up_block_types",
     "attention_head_dim",
     "num_attention_heads",
     "transformer_layers_per_block",
 )
-_OURS_ALONE = {"parent", "name", "dtype", "param_dtype", "zero_init", "text_model", "vision_model"}
-_OURS_ALONE |= {"backbone_config", "image_mean", "image_std"}
+# fields of our modules that are not in config.json
+_NOT_IN_CONFIG = {"parent", "name", "dtype", "param_dtype", "zero_init", "text_model", "vision_model"}
+_NOT_IN_CONFIG |= {"backbone_config", "image_mean", "image_std"}
 
 
-def build(cls: type[_Built], config: dict[str, Any], source: str, **given: Any) -> _Built:
-    """The module of a configuration read from `source`; fields it lacks keep the torch class's defaults.
+def build(
+    cls: type[_Built], config: dict[str, Any], source: str, fields: Mapping[str, Any] | None = None
+) -> _Built:
+    """Return the module of a configuration read from `source`.
 
-    Raises ValueError, naming `source` and the key, for an option that we do not have.
+    Fields that the configuration lacks keep the defaults of the torch class. `fields` are those of the module
+    that are not in configurations, such as its dtypes. Raises ValueError naming `source` and the key for an
+    option that gap_jax does not have.
     """
     classes = {"_class_name": (_TORCH_NAMES[cls],)} if cls in _TORCH_NAMES else {}
-    for key, supported in (classes | _ONLY[cls]).items():
+    for key, supported in (classes | _SUPPORTED[cls]).items():
         if _hashable(config.get(key, supported[0])) not in supported:
-            raise ValueError(f"{source}: {key} is {config[key]!r}, supported: {_either(supported)}")
+            raise unsupported(source, key, config[key], supported)
     if hasattr(cls, "down_block_types"):
-        for key, supported in _BLOCKS.items():
+        for key, supported in _BLOCK_TYPES.items():
             for kind in config.get(key, ()):
                 if kind not in supported:
-                    raise ValueError(f"{source}: {key} has {kind!r}, supported: {_either(supported)}")
+                    raise unsupported(source, f"every entry of {key}", kind, supported)
     if cls is CLIPTextModel and config.get("eos_token_id") == 2:
-        # Configurations of before transformers 4.31: 2 was wrong, and meant the vocabulary's last token.
+        # before transformers 4.31, configurations said 2 and meant the vocabulary's last token
         config = config | {"eos_token_id": config.get("vocab_size", CLIPTextModel.vocab_size) - 1}
     values = {}
     for field in _fields(cls):
         if field.name in config:
             value = _hashable(config[field.name])
             if field.type is int and not isinstance(value, int):
-                raise ValueError(f"{source}: {field.name} must be an integer, found {value!r}")
+                raise ValueError(
+                    f"{source}: {field.name} must be an integer, found {value!r}; choose another model"
+                )
             values[field.name] = value
-    module = cls(**values, **given)
-    for key in _LEVELS:
+    module = cls(**values, **(fields or {}))
+    for key in _PER_LEVEL:
         value = getattr(module, key, None)
         if isinstance(value, tuple) and len(value) != (levels := len(module.block_out_channels)):
-            raise ValueError(f"{source}: {key} has {len(value)} entries, block_out_channels {levels}")
+            raise ValueError(
+                f"{source}: {key} must have as many entries as block_out_channels, {levels}; found "
+                f"{len(value)}: correct the file"
+            )
     return module
 
 
-def build_dpt(config: dict[str, Any], source: str, **given: Any) -> DPT:
-    """As `build`, with the ResNet of its `backbone_config`, if any."""
+def build_dpt(config: dict[str, Any], source: str, fields: Mapping[str, Any]) -> DPT:
+    """Return the DPT of a configuration as `build` does, with the ResNet of its `backbone_config` if any."""
     backbone, hybrid = config.get("backbone_config"), config.get("is_hybrid", False)
     if hybrid:
         backbone = build(BitConfig, backbone or {}, f"{source}: backbone_config")
         if len(backbone.depths) != 3:
             raise ValueError(
-                f"{source}: backbone_config: depths must have 3 entries, found {backbone.depths}"
+                f"{source}: backbone_config: depths must have 3 entries, found {backbone.depths}; choose a "
+                "DPT-hybrid such as Intel/dpt-hybrid-midas"
             )
     elif backbone is not None:
-        raise ValueError(f"{source}: backbone_config must be null unless is_hybrid, found {backbone}")
-    module = build(DPT, config, source, backbone_config=backbone, **given)
+        raise ValueError(
+            f"{source}: backbone_config must be null unless is_hybrid is true, found model_type "
+            f"{backbone.get('model_type')!r}; choose DPT-large or DPT-hybrid"
+        )
+    module = build(DPT, config, source, {**fields, "backbone_config": backbone})
     for key in ("backbone_out_indices", "neck_hidden_sizes"):
         if len(value := getattr(module, key)) != len(FACTORS):
-            raise ValueError(f"{source}: {key} must have {len(FACTORS)} entries, found {value}")
+            raise ValueError(
+                f"{source}: {key} must have {len(FACTORS)} entries, found {value}: correct the file"
+            )
     factors, first = tuple(config.get("reassemble_factors", FACTORS)), 2 if hybrid else 0
     used, layers = module.backbone_out_indices[first:], module.num_hidden_layers
     if len({i for i in used if 0 <= i < layers}) != len(used):
         raise ValueError(
-            f"{source}: backbone_out_indices must differ, below num_hidden_layers {layers}, found {used}"
+            f"{source}: backbone_out_indices must be different layers in 0..{layers - 1} (num_hidden_layers "
+            f"{layers}), found {used}: correct the file"
         )
     if factors[first:] != FACTORS[first:]:
-        raise ValueError(f"{source}: reassemble_factors is {factors}, supported: {FACTORS}")
+        raise unsupported(source, "reassemble_factors", factors, (FACTORS,))
     return module
 
 
 def describe(module: Layer) -> dict[str, Any]:
-    """The `config.json` of a module, in diffusers' or transformers' form."""
+    """Return the content of `config.json` for a module, as diffusers or transformers write it."""
     config = {field.name: getattr(module, field.name) for field in _fields(type(module))}
     match module:
         case AutoencoderKL():
@@ -174,7 +192,7 @@ def describe(module: Layer) -> dict[str, Any]:
                 config["is_hybrid"] = True
                 config["neck_ignore_stages"] = (0, 1)
                 config["backbone_featmap_shape"] = (1, backbone.hidden_sizes[2], side, side)
-                fixed = {key: supported[0] for key, supported in _ONLY[BitConfig].items()}
+                fixed = {key: supported[0] for key, supported in _SUPPORTED[BitConfig].items()}
                 config["backbone_config"] = fixed | dataclasses.asdict(backbone)
                 config["backbone_config"]["num_channels"] = module.num_channels
         case DepthUNet():
@@ -191,12 +209,17 @@ def describe(module: Layer) -> dict[str, Any]:
 
 
 def _fields(cls: type) -> list[dataclasses.Field]:
-    return [field for field in dataclasses.fields(cls) if field.name not in _OURS_ALONE]
+    return [field for field in dataclasses.fields(cls) if field.name not in _NOT_IN_CONFIG]
 
 
 def _hashable(value: Any) -> Any:
     return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
-def _either(values: tuple) -> str:
-    return " or ".join(map(repr, values))
+def unsupported(source: str, key: str, value: Any, supported: tuple) -> ValueError:
+    """Return the error for an option of a configuration file that gap_jax does not have."""
+    alternatives = " or ".join(map(repr, supported))
+    return ValueError(
+        f"{source}: {key} must be {alternatives}, found {value!r}: gap_jax has no such option, choose "
+        "another model"
+    )

@@ -1,22 +1,22 @@
-"""Depth models, from folders and checkpoints of others, to folders: `config.json` and `model.safetensors`."""
+"""Reading depth models from folders and files, and writing them as `config.json` and `model.safetensors`."""
 
 from pathlib import Path
 from typing import Any
 
 from gap_jax.models.depth_unet import DepthUNet
 from gap_jax.models.dpt import DPT
-from gap_jax.weights.checkpoints import load_checkpoint
 from gap_jax.weights.component import (
     TRANSFORMERS,
-    load,
+    load_params,
     network_dtypes,
     read_config,
     read_normalisation,
-    replacing,
-    write,
+    replace_folder,
+    write_component,
     write_json,
 )
 from gap_jax.weights.configs import build, build_dpt, describe
+from gap_jax.weights.depth_checkpoints import load_depth_checkpoint
 from gap_jax.weights.repo import Repo, shipped
 
 
@@ -29,38 +29,46 @@ def load_depth(
     variant: str | None = None,
     local_files_only: bool = False,
 ) -> tuple[DepthUNet | DPT, dict]:
-    """A depth model and its parameters.
+    """Load a depth model and its parameters.
 
     `model` is one of
-    - a folder that `save_depth` wrote;
-    - a folder or hub id in transformers' layout of a `DPTForDepthEstimation` (`"Intel/dpt-hybrid-midas"`,
-      `"Intel/dpt-large"`), with `revision`, `variant` and `local_files_only` as `load_pipeline`'s;
-    - a file, of XTC's U-Net (`rgb2depth_consistency.pth`) or Omnidata's DPT-hybrid (`.ckpt`): pickles, of
-      which torch, if it is installed, reads the weights only;
-    - `"small"`, the small world's, of which `part` is `"depth"` (the supervised model, trained on one narrow
-      style) or `"critic"` (the stronger one, trained on all).
 
-    Raises as `load_pipeline`, and ImportError for a pickle without torch.
+    - a folder that `save_depth` wrote;
+    - a folder in transformers' layout, or a hub id, of a `DPTForDepthEstimation` (`"Intel/dpt-hybrid-midas"`,
+      `"Intel/dpt-large"`); `revision`, `variant` and `local_files_only` are those of `load_pipeline`;
+    - a file of XTC's U-Net (`rgb2depth_consistency.pth`) or of Omnidata's DPT-hybrid (`.ckpt`). These pickles
+      need torch, which reads only their weights and runs no code;
+    - `"small"`, the small world. Its `part` is `"depth"`, the supervised model, trained on one narrow style,
+      or `"critic"`, the stronger one, trained on all styles.
+
+    `dtype`, of parameters and computation, is `float32`, `bfloat16` or `float16`. Raises as `load_pipeline`,
+    and ImportError for a pickle without torch.
     """
     dtypes = network_dtypes(dtype)
     if (path := Path(model).expanduser()).is_file():
-        return load_checkpoint(path, **dtypes)
+        return load_depth_checkpoint(path, dtypes)
     repo = Repo(shipped(model, part), revision=revision, local_files_only=local_files_only)
     config, source = read_config(repo, "")
     match config.get("model_type"), config.get("architectures"):
         case "dpt", None | ["DPTForDepthEstimation"]:
-            module = build_dpt(config, source, **read_normalisation(repo), **dtypes)
+            module = build_dpt(config, source, read_normalisation(repo) | dtypes)
         case _, ["UNet"]:
-            module = build(DepthUNet, config, source, **dtypes)
-        case _, other:
-            raise ValueError(f"{source}: architectures is {other}, supported: DPTForDepthEstimation or UNet")
-    return module, load(module, repo, "", TRANSFORMERS, variant)
+            module = build(DepthUNet, config, source, dtypes)
+        case _, architectures:
+            raise ValueError(
+                f"{source}: architectures must be ['DPTForDepthEstimation'] or ['UNet'], found "
+                f"{architectures}: choose another model"
+            )
+    return module, load_params(module, repo, "", TRANSFORMERS, variant)
 
 
 def save_depth(model: DepthUNet | DPT, params: dict, folder: str | Path) -> None:
-    """Write a folder that `load_depth` reads, and transformers that of a DPT; replaces as `save_pipeline`."""
-    with replacing(Path(folder), "config.json") as target:
-        write(target, describe(model), params, TRANSFORMERS[0])
+    """Write a folder that `load_depth` reads; transformers reads that of a DPT too.
+
+    An existing model is replaced, and any other folder refused, as by `save_pipeline`.
+    """
+    with replace_folder(Path(folder), "config.json") as target:
+        write_component(target, describe(model), params, TRANSFORMERS[0])
         if isinstance(model, DPT):
             normalise = {
                 "image_processor_type": "DPTImageProcessor",

@@ -1,4 +1,7 @@
-"""Stable Diffusion pipelines and CLIP models, from and to diffusers' and transformers' folders."""
+"""Reading and writing Stable Diffusion pipelines and CLIP models.
+
+The layouts are those of diffusers and transformers.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -16,12 +19,12 @@ from gap_jax.models.vae import AutoencoderKL
 from gap_jax.weights.component import (
     DIFFUSERS,
     TRANSFORMERS,
-    load,
+    load_params,
     network_dtypes,
     read_config,
     read_normalisation,
-    replacing,
-    write,
+    replace_folder,
+    write_component,
     write_json,
 )
 from gap_jax.weights.configs import build, describe
@@ -29,7 +32,8 @@ from gap_jax.weights.repo import Repo, read_json, shipped
 
 TASKS = ("", "Img2Img", "Inpaint", "ControlNet", "ControlNetImg2Img", "ControlNetInpaint")
 PIPELINES = tuple(f"StableDiffusion{task}Pipeline" for task in TASKS)
-LAYOUT = "0.36.0"  # the diffusers version whose folders we write
+LAYOUT = "0.36.0"  # the version of diffusers whose layout is written
+# normalisation of images for CLIP (transformers' OPENAI_CLIP_MEAN and OPENAI_CLIP_STD)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -43,36 +47,39 @@ def load_pipeline(
     variant: str | None = None,
     local_files_only: bool = False,
 ) -> tuple[Pipeline, Params]:
-    """A Stable Diffusion 1.x or 2.x pipeline and its parameters.
+    """Load a Stable Diffusion 1.x or 2.x pipeline and its parameters.
 
-    - `model`: a folder in diffusers' layout, or a hub id, with `revision`; offline use by
-      `local_files_only`. `"small"` and `"wildlife"` come with gap_jax, of the small worlds `data.rooms` and
-      `data.wildlife`. A ControlNet that its `model_index.json` names comes along.
-    - `controlnet`: a folder or hub id of one, instead. See `add_controlnet` to load it later.
-    - `dtype`: of parameters and computation, `float32`, `bfloat16` or `float16`, whatever the files' own.
-    - `variant`: `"fp16"` reads `*.fp16.safetensors`.
+    - `model`: a folder in diffusers' layout, or a hub id. `"small"` and `"wildlife"` come with gap_jax; they
+      draw the small worlds of `gap_jax.small_worlds`. A ControlNet that `model_index.json` names is loaded
+      too.
+    - `controlnet`: the folder or hub id of a ControlNet to use instead. `add_controlnet` loads one later.
+    - `dtype`: `float32`, `bfloat16` or `float16`, of parameters and computation, whatever the files hold.
+    - `revision`: a branch, tag or commit on the hub.
+    - `variant`: the infix of the weights' file names; `"fp16"` reads `*.fp16.safetensors`.
+    - `local_files_only`: use the cache of the hub only, not the network.
 
-    Raises FileNotFoundError for what is not there, ValueError for what is there but unreadable, unsupported
-    or does not fit its configuration (naming file, key and shapes).
+    Raises FileNotFoundError for a model, revision or file that is missing, PermissionError for a model that
+    asks for a login, ConnectionError if a download fails, and ValueError for a file that is unreadable,
+    unsupported or does not fit its configuration.
     """
     repo = Repo(shipped(model), revision=revision, local_files_only=local_files_only)
     index = repo.read_json("model_index.json")
     kind = index.get("_class_name")
     if kind not in PIPELINES:
         raise ValueError(
-            f"{model}/model_index.json is a {kind}, which gap_jax does not have. "
-            f"It has Stable Diffusion 1.x and 2.x: {', '.join(PIPELINES)}"
+            f"{model}/model_index.json must be of Stable Diffusion 1.x or 2.x, found a {kind}; supported: "
+            f"{', '.join(PIPELINES)}"
         )
     dtypes = network_dtypes(dtype)
-    text_encoder = build(CLIPTextModel, *read_config(repo, "text_encoder"), **dtypes)
-    vae = build(AutoencoderKL, *read_config(repo, "vae"), **dtypes)
-    unet = build(UNet2DCondition, *read_config(repo, "unet"), **dtypes)
+    text_encoder = build(CLIPTextModel, *read_config(repo, "text_encoder"), dtypes)
+    vae = build(AutoencoderKL, *read_config(repo, "vae"), dtypes)
+    unet = build(UNet2DCondition, *read_config(repo, "unet"), dtypes)
     pipe = Pipeline(text_encoder, vae, unet, None, _schedule(repo), _tokenizer(repo, "tokenizer/"))
     _check_fit(pipe, str(model))
     params = {
-        "text_encoder": load(text_encoder, repo, "text_encoder", TRANSFORMERS, variant),
-        "vae": load(vae, repo, "vae", DIFFUSERS, variant),
-        "unet": load(unet, repo, "unet", DIFFUSERS, variant),
+        "text_encoder": load_params(text_encoder, repo, "text_encoder", TRANSFORMERS, variant),
+        "vae": load_params(vae, repo, "vae", DIFFUSERS, variant),
+        "unet": load_params(unet, repo, "unet", DIFFUSERS, variant),
     }
     if controlnet is not None:
         return add_controlnet(pipe, params, controlnet, variant=variant, local_files_only=local_files_only)
@@ -81,7 +88,8 @@ def load_pipeline(
         return pipe, params
     if kind != "ControlNetModel":
         raise ValueError(
-            f"{model}/model_index.json: controlnet is a {kind}, supported: a single ControlNetModel"
+            f"{model}/model_index.json: controlnet must be a single ControlNetModel, found a {kind}: give "
+            "one by the argument controlnet"
         )
     return _add_controlnet(pipe, params, repo, "controlnet", variant)
 
@@ -95,7 +103,11 @@ def add_controlnet(
     variant: str | None = None,
     local_files_only: bool = False,
 ) -> tuple[Pipeline, Params]:
-    """The pipeline with a ControlNet (a folder or hub id) added or exchanged, in the UNet's dtype."""
+    """Load a ControlNet for a pipeline; return the pipeline and parameters with it, in the UNet's dtype.
+
+    `controlnet` is a folder in diffusers' layout or a hub id; it replaces any ControlNet that the pipeline
+    has. Other arguments and errors are those of `load_pipeline`.
+    """
     repo = Repo(controlnet, revision=revision, local_files_only=local_files_only)
     return _add_controlnet(pipe, params, repo, "", variant)
 
@@ -103,16 +115,17 @@ def add_controlnet(
 def _add_controlnet(pipe, params, repo, folder, variant):
     dtypes = network_dtypes(pipe.unet.dtype)
     config, source = read_config(repo, folder)
-    controlnet = build(ControlNet, config, source, **dtypes)
+    controlnet = build(ControlNet, config, source, dtypes)
     for field in ("block_out_channels", "layers_per_block", "cross_attention_dim"):
-        ours, theirs = getattr(controlnet, field), getattr(pipe.unet, field)
-        if ours != theirs:
+        value, expected = getattr(controlnet, field), getattr(pipe.unet, field)
+        if value != expected:
             raise ValueError(
-                f"{source}: {field} is {ours}, but the UNet's is {theirs}: made for another model"
+                f"{source}: {field} must be the UNet's, {expected}, found {value}: choose a ControlNet made "
+                "for this version of Stable Diffusion"
             )
     pipe = dataclasses.replace(pipe, controlnet=controlnet)
     _check_fit(pipe, source)
-    return pipe, params | {"controlnet": load(controlnet, repo, folder, DIFFUSERS, variant)}
+    return pipe, params | {"controlnet": load_params(controlnet, repo, folder, DIFFUSERS, variant)}
 
 
 def load_clip(
@@ -123,28 +136,34 @@ def load_clip(
     variant: str | None = None,
     local_files_only: bool = False,
 ) -> tuple[Clip, Params]:
-    """A CLIP model and its parameters: a folder in transformers' layout, a hub id, `"small"`, `"wildlife"`.
+    """Load a CLIP model and its parameters.
 
-    Arguments and errors as `load_pipeline`'s.
+    `model` is a folder in transformers' layout, a hub id (`"openai/clip-vit-large-patch14"`), or `"small"` or
+    `"wildlife"`, which come with gap_jax. Other arguments and errors are those of `load_pipeline`.
     """
     repo = Repo(shipped(model, "clip"), revision=revision, local_files_only=local_files_only)
     config, source = read_config(repo, "")
     if "text_config" not in config or "vision_config" not in config:
-        raise ValueError(f"{source} is no CLIPModel's: it lacks text_config and vision_config")
+        raise ValueError(
+            f"{source} must be of a CLIPModel, with text_config and vision_config, found model_type "
+            f"{config.get('model_type')!r}: give a whole CLIP model such as openai/clip-vit-large-patch14"
+        )
     dtypes = network_dtypes(dtype)
-    texts = build(CLIPTextModel, config["text_config"], source, **dtypes)
-    vision = build(CLIPVisionModel, config["vision_config"], source, **dtypes)
-    network = build(CLIPModel, config, source, text_model=texts, vision_model=vision, **dtypes)
+    encoders = {
+        "text_model": build(CLIPTextModel, config["text_config"], source, dtypes),
+        "vision_model": build(CLIPVisionModel, config["vision_config"], source, dtypes),
+    }
+    network = build(CLIPModel, config, source, encoders | dtypes)
     normalise = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD} | read_normalisation(repo)
     clip = Clip(network, _tokenizer(repo, ""), **normalise)
-    return clip, load(network, repo, "", TRANSFORMERS, variant)
+    return clip, load_params(network, repo, "", TRANSFORMERS, variant)
 
 
 def save_pipeline(pipe: Pipeline, params: Params, folder: str | Path) -> None:
-    """Write a folder that torch diffusers loads unchanged: safetensors, configurations, tokenizer.
+    """Write a folder that diffusers loads: safetensors, configurations and tokenizer.
 
-    An existing pipeline is replaced only once the new one is complete; any other folder that is not empty
-    is refused with FileExistsError.
+    An existing pipeline is replaced when the new one is complete. Raises FileExistsError for a folder with
+    any other content.
     """
     components: dict[str, Layer] = {"text_encoder": pipe.text_encoder, "vae": pipe.vae, "unet": pipe.unet}
     if pipe.controlnet is not None:
@@ -156,7 +175,7 @@ def save_pipeline(pipe: Pipeline, params: Params, folder: str | Path) -> None:
         "feature_extractor": [None, None],
         "requires_safety_checker": False,
     }
-    with replacing(Path(folder), "model_index.json") as target:
+    with replace_folder(Path(folder), "model_index.json") as target:
         for name, module in components.items():
             stem, prefix = DIFFUSERS[0], ""
             if name == "text_encoder":
@@ -164,7 +183,7 @@ def save_pipeline(pipe: Pipeline, params: Params, folder: str | Path) -> None:
             library = "diffusers" if stem in DIFFUSERS else "transformers"
             config = describe(module)
             index[name] = [library, config.get("_class_name", "CLIPTextModel")]
-            write(target / name, config, params[name], stem, prefix)
+            write_component(target / name, config, params[name], stem, prefix)
         scheduler = dataclasses.asdict(pipe.schedule) | {"_class_name": "DDIMScheduler", "clip_sample": False}
         write_json(target / "scheduler" / "scheduler_config.json", scheduler)
         pipe.tokenizer.save(target / "tokenizer")
@@ -175,9 +194,12 @@ def save_pipeline(pipe: Pipeline, params: Params, folder: str | Path) -> None:
 
 
 def save_clip(clip: Clip, params: Params, folder: str | Path) -> None:
-    """Write a folder that torch transformers' `CLIPModel` loads unchanged; replaces as `save_pipeline`."""
-    with replacing(Path(folder), "config.json") as target:
-        write(target, describe(clip.model), params, TRANSFORMERS[0])
+    """Write a folder that transformers' `CLIPModel` loads.
+
+    An existing model is replaced, and any other folder refused, as by `save_pipeline`.
+    """
+    with replace_folder(Path(folder), "config.json") as target:
+        write_component(target, describe(clip.model), params, TRANSFORMERS[0])
         clip.tokenizer.save(target)
         size = clip.model.vision_model.image_size
         normalise = {
@@ -195,7 +217,8 @@ def _schedule(repo: Repo) -> Schedule:
     config = repo.read_json(name)
     if "beta_start" not in config and not config.get("trained_betas"):
         raise ValueError(
-            f"{repo.model}/{name} has no betas ({config.get('_class_name')}): not Stable Diffusion 1 or 2"
+            f"{repo.model}/{name} must have betas, as in Stable Diffusion 1.x and 2.x, found a "
+            f"{config.get('_class_name')} without any: choose another model"
         )
     fields = {field.name for field in dataclasses.fields(Schedule)}
     values = {key: value for key, value in config.items() if key in fields}
@@ -208,39 +231,44 @@ def _schedule(repo: Repo) -> Schedule:
 
 
 def _tokenizer(repo: Repo, prefix: str) -> Tokenizer:
-    found = {name: repo.find(prefix + name) for name in tokenizers.FILES}
-    if found["tokenizer.json"] is None and (found["vocab.json"] is None or found["merges.txt"] is None):
+    paths = {name: repo.find(prefix + name) for name in tokenizers.FILES}
+    if paths["tokenizer.json"] is None and (paths["vocab.json"] is None or paths["merges.txt"] is None):
         raise FileNotFoundError(
-            f"{repo.model}/{prefix} has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt."
+            f"{repo.model}/{prefix} has no tokenizer: it needs tokenizer.json, or vocab.json with merges.txt."
             + repo.unreachable
         )
-    found = {name: path for name, path in found.items() if path is not None}
-    for path in found.values():
+    paths = {name: path for name, path in paths.items() if path is not None}
+    for path in paths.values():
         if path.suffix == ".json":
-            read_json(path)  # raises now, not with the first text
-    return Tokenizer(tuple((name, path.read_bytes()) for name, path in found.items()))
+            read_json(path)  # raises now rather than with the first text
+    return Tokenizer(tuple((name, path.read_bytes()) for name, path in paths.items()))
 
 
 def _check_fit(pipe: Pipeline, source: str) -> None:
-    """Raise unless the components' widths fit each other."""
+    """Raise ValueError unless the sizes of the components fit each other."""
     text_encoder, unet, controlnet = pipe.text_encoder, pipe.unet, pipe.controlnet
     channels = pipe.vae.latent_channels
     if unet.cross_attention_dim != text_encoder.hidden_size:
         raise ValueError(
-            f"{source}: the UNet's cross_attention_dim {unet.cross_attention_dim} is not the text encoder's "
-            f"hidden_size {text_encoder.hidden_size}"
+            f"{source}: the UNet's cross_attention_dim must be the text encoder's hidden_size, "
+            f"{text_encoder.hidden_size}, found {unet.cross_attention_dim}: use components of one model"
         )
     if unet.in_channels not in (channels, 2 * channels + 1) or unet.out_channels != channels:
         raise ValueError(
-            f"{source}: a UNet from {unet.in_channels} to {unet.out_channels} channels does not fit the "
-            f"VAE's {channels}: from {channels} (inpainting: {2 * channels + 1}) to {channels} is supported"
+            f"{source}: the UNet must go from {channels} channels (inpainting: {2 * channels + 1}) to "
+            f"{channels}, as the VAE has {channels}; found {unet.in_channels} to {unet.out_channels}: use "
+            "components of one model"
         )
     if controlnet is None:
         return
     if controlnet.in_channels != channels:
-        raise ValueError(f"{source}: in_channels is {controlnet.in_channels}, the VAE has {channels}")
+        raise ValueError(
+            f"{source}: in_channels must be the VAE's channels, {channels}, found {controlnet.in_channels}: "
+            "choose another ControlNet"
+        )
     if controlnet.downscale != pipe.downscale:
         raise ValueError(
-            f"{source}: conditioning_embedding_out_channels scale the condition down by "
-            f"{controlnet.downscale}, the VAE by {pipe.downscale}"
+            f"{source}: conditioning_embedding_out_channels must scale the condition down by "
+            f"{pipe.downscale}, as the VAE does images, found {controlnet.downscale}: choose another "
+            "ControlNet"
         )

@@ -1,22 +1,23 @@
-"""Where a model's files are: a local folder, or a repository on the Hugging Face hub."""
+"""The files of a model, in a local folder or in a repository on the Hugging Face hub."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 ASSETS = Path(__file__).parents[1] / "assets"
-SHIPPED = {  # the small worlds' models that come with gap_jax: their parts, "" being the pipeline
+SHIPPED = {  # the models that come with gap_jax, one set per small world, and their parts; "" is the pipeline
     "small": ("", "clip", "depth", "critic"),
     "wildlife": ("", "clip", "waterbirds", "waterbirds_critic", "iwildcam", "iwildcam_critic"),
 }
-MODEL_FILES = ("model_index.json", "config.json")
 
 
 class Repo:
-    """A model's folder or hub repository, of which files are asked by name.
+    """A model's folder or hub repository, whose files are found by name.
 
-    Hub files are downloaded once into huggingface_hub's cache; offline (`local_files_only`, or the
-    environment's HF_HUB_OFFLINE=1, or no network) the cache is all there is.
+    Files of the hub are downloaded once into the cache of huggingface_hub. Offline (`local_files_only`, the
+    environment variable HF_HUB_OFFLINE=1, or no network), only the cache is used.
+
+    Raises ValueError if `model` is a file, FileNotFoundError if it is neither a folder nor a hub id.
     """
 
     def __init__(self, model: str | Path, *, revision: str | None = None, local_files_only: bool = False):
@@ -27,7 +28,7 @@ class Repo:
         self.folder = Path(model).expanduser() if Path(model).expanduser().exists() else None
         if self.folder is not None and not self.folder.is_dir():
             raise ValueError(
-                f"{model} is a file: give the model's folder, in diffusers' or transformers' layout"
+                f"{model} is a file: give the folder of the model, in the layout of diffusers or transformers"
             )
         if self.folder is None:
             self._check_hub_id()
@@ -35,7 +36,9 @@ class Repo:
     def _check_hub_id(self) -> None:
         from huggingface_hub.utils import validate_repo_id
 
-        problem = f"{self.model!r} is neither a folder that exists nor a hub id (organisation/name)"
+        problem = (
+            f"{self.model!r} is neither an existing folder nor a hub id (organisation/name): check the path"
+        )
         try:
             validate_repo_id(self.model)
         except ValueError as error:
@@ -44,7 +47,11 @@ class Repo:
             raise FileNotFoundError(problem)
 
     def find(self, name: str) -> Path | None:
-        """The local path of the file `name` (`"unet/config.json"`), or None if the model has none."""
+        """Return the local path of the file `name` (`"unet/config.json"`), or None if the model has none.
+
+        Raises FileNotFoundError for an unknown model or revision, PermissionError for a gated model, and
+        ConnectionError if a download fails.
+        """
         if self.folder is not None:
             path = self.folder / name
             return path if path.is_file() else None
@@ -57,7 +64,8 @@ class Repo:
             return Path(path)
         except errors.LocalEntryNotFoundError as error:
             self.unreachable = (
-                f" It is not in the local cache, and the hub was not asked or not reached: {error}"
+                " It is not in the local cache, and the hub was not reached: connect to the network, without "
+                f"local_files_only and HF_HUB_OFFLINE, or give a local folder. {error}"
             )
             return None
         except errors.EntryNotFoundError:
@@ -67,10 +75,13 @@ class Repo:
                 f"{self.model} is gated: accept its terms on the hub and log in (hf auth login)"
             ) from error
         except errors.RevisionNotFoundError as error:
-            raise FileNotFoundError(f"{self.model} has no revision {self.revision!r}") from error
+            raise FileNotFoundError(
+                f"{self.model} has no revision {self.revision!r} on the hub: give a branch, tag or commit"
+            ) from error
         except errors.RepositoryNotFoundError as error:
             raise FileNotFoundError(
-                f"the hub has no model {self.model!r}, or it is private: log in (hf auth login)"
+                f"the hub has no model {self.model!r}, or it is private: check the name, or log in (hf auth "
+                "login)"
             ) from error
         except (OSError, errors.HfHubHTTPError) as error:
             raise ConnectionError(
@@ -78,31 +89,35 @@ class Repo:
             ) from error
 
     def require(self, name: str) -> Path:
-        """As `find`; raises FileNotFoundError for None."""
+        """Return the path of the file `name` as `find` does; raise FileNotFoundError if there is none."""
         path = self.find(name)
         if path is None:
-            raise FileNotFoundError(f"{self.model} has no {name}.{self.unreachable}")
+            hint = self.unreachable or " Check that this is the model's folder and that it is complete."
+            raise FileNotFoundError(f"{self.model} has no {name}.{hint}")
         return path
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """The object in the JSON file `name`; raises ValueError where it is not one."""
+        """Return the object in the JSON file `name`; raise as `require`, and ValueError for other content."""
         return read_json(self.require(name))
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; raise ValueError for other content."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        raise ValueError(f"{path} is not valid JSON: {error}; download or copy it again") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, found {type(content).__name__}")
+        raise ValueError(
+            f"{path} must hold a JSON object, found {type(content).__name__}: download or copy it again"
+        )
     return content
 
 
 def shipped(model: str | Path, part: str = "") -> str | Path:
-    """`model`, or for a name in `SHIPPED` the folder of (that part of) its models.
+    """Return the folder of a part of a model in `SHIPPED`; return any other `model` as it is.
 
-    Raises FileNotFoundError for a part that they do not have, and where the installation lacks them.
+    Raises FileNotFoundError for a part that the model does not have, and if this installation lacks it.
     """
     if model not in SHIPPED:
         return model
@@ -111,7 +126,7 @@ def shipped(model: str | Path, part: str = "") -> str | Path:
     folder = ASSETS / model / part
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"this installation of gap_jax lacks {folder}: install it anew, or train the models of the small "
-            "world by `python -m gap_jax.small_worlds.pretrain`"
+            f"this installation of gap_jax lacks {folder}: install it again, or train the models of the "
+            "small worlds with `python -m gap_jax.small_worlds.pretrain`"
         )
     return folder

@@ -1,4 +1,4 @@
-"""Tensors in checkpoint files: safetensors or torch's `.bin`, in one file or in shards with an index."""
+"""Tensors in checkpoint files: safetensors or torch pickles, in one file or in shards with an index."""
 
 import zipfile
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from gap_jax.weights.repo import Repo, read_json
 
 
 class Tensor(NamedTuple):
-    """A tensor that is still in its file."""
+    """A tensor in a file; `read` loads it."""
 
     path: Path
     shape: tuple[int, ...]
@@ -21,11 +21,15 @@ class Tensor(NamedTuple):
 def find_tensors(
     repo: Repo, folder: str, stems: tuple[str, ...], variant: str | None = None
 ) -> dict[str, Tensor]:
-    """A component's tensors by name, in the first format that is there: safetensors, else torch's `.bin`.
+    """Return the tensors of a network by name: from safetensors or, if there are none, from torch's `.bin`.
 
-    `folder` of the repository (`"unet"`, or `""`), `stems` the file names that its library uses
-    (diffusers' `diffusion_pytorch_model`; transformers' `model` and `pytorch_model`), `variant` the infix of
-    another set of files (`"fp16"`).
+    - `folder` of the repository: `"unet"`, or `""` for the top.
+    - `stems`: the names of the library's weight files without extension: `diffusion_pytorch_model` in
+      diffusers, `model` and `pytorch_model` in transformers.
+    - `variant`: the infix of another set of files, such as `"fp16"`.
+
+    Raises FileNotFoundError if there are no weights, ValueError for files that are not readable, ImportError
+    for a pickle without torch.
     """
     tried = []
     for extension, open_file in (("safetensors", open_safetensors), ("bin", _open_torch)):
@@ -39,8 +43,14 @@ def find_tensors(
                 else:
                     return open_file(path)
     where = f"{repo.model}/{folder}".rstrip("/")
-    hint = f" Without variant={variant!r}?" if variant else ' Is there only variant="fp16"?'
-    raise FileNotFoundError(f"{where} has no weights: looked for {', '.join(tried)}.{hint}{repo.unreachable}")
+    hint = (
+        f"Try without variant={variant!r}."
+        if variant
+        else 'If it only has half precision, try variant="fp16".'
+    )
+    raise FileNotFoundError(
+        f"{where} has no weights: looked for {', '.join(tried)}. {hint}{repo.unreachable}"
+    )
 
 
 def _candidates(stem: str, extension: str, variant: str | None) -> list[str]:
@@ -56,23 +66,26 @@ def _candidates(stem: str, extension: str, variant: str | None) -> list[str]:
 def _open_shards(repo: Repo, folder: str, index: Path, open_file) -> dict[str, Tensor]:
     shard_of = read_json(index).get("weight_map")
     if not isinstance(shard_of, dict):
-        raise ValueError(f"{index} is no index of shards: it has no weight_map")
+        raise ValueError(f"{index} must be an index of shards with a weight_map: download or copy it again")
     tensors = {}
     for shard in sorted(set(shard_of.values())):
         tensors |= open_file(repo.require(f"{folder}/{shard}".lstrip("/")))
-    absent = sorted(set(shard_of) - set(tensors))
-    if absent:
-        raise ValueError(f"{index} promises {absent[0]} in {shard_of[absent[0]]}, which does not hold it")
+    missing = sorted(set(shard_of) - set(tensors))
+    if missing:
+        raise ValueError(
+            f"{index} lists {missing[0]} in {shard_of[missing[0]]}, which does not hold it: download or copy "
+            "the shards again"
+        )
     return tensors
 
 
 def open_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by name; raises ValueError where it is not readable."""
+    """Return the tensors of a safetensors file by name; raise ValueError if it is not readable."""
     from safetensors import SafetensorError, safe_open
 
     def reader(name: str) -> Callable[[], np.ndarray]:
         def read() -> np.ndarray:
-            with safe_open(path, "numpy") as file:  # opened per tensor: the pages read are released with it
+            with safe_open(path, "numpy") as file:  # opened per tensor, to release its pages afterwards
                 return file.get_tensor(name)
 
         return read
@@ -82,16 +95,17 @@ def open_safetensors(path: Path) -> dict[str, Tensor]:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"{path} ({path.stat().st_size} bytes) is not a readable safetensors file: {error}. "
-            "Truncated? Download or copy it again"
+            f"{path} ({path.stat().st_size} bytes) is not a readable safetensors file, perhaps truncated: "
+            f"{error}. Download or copy it again"
         ) from error
     return {name: Tensor(path, shape, reader(name)) for name, shape in shapes.items()}
 
 
 def load_torch(path: Path) -> Any:
-    """What a torch pickle holds, by `torch.load(weights_only=True)`; tensors are read when they are used.
+    """Return the content of a torch pickle, by `torch.load(weights_only=True)`.
 
-    Raises ImportError without torch, ValueError for what is not readable or not only weights.
+    No code from the file runs. Tensors are read when they are used. Raises ImportError without torch,
+    ValueError for a file that is not readable or holds more than weights.
     """
     try:
         import torch
@@ -101,10 +115,14 @@ def load_torch(path: Path) -> Any:
             "or convert it to safetensors"
         ) from error
     try:
-        mmap = zipfile.is_zipfile(path)  # torch < 1.6 wrote another format
+        mmap = zipfile.is_zipfile(path)  # not in the format of torch < 1.6
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:
-        raise ValueError(f"torch cannot read {path} as weights (weights_only=True): {error}") from error
+        reason = str(error).strip().split("\n")[0][:200]
+        raise ValueError(
+            f"torch cannot read {path} as weights (weights_only=True): {reason}. Download or copy it again, "
+            "or give a file with a state dict only"
+        ) from error
 
 
 def _open_torch(path: Path) -> dict[str, Tensor]:
@@ -112,11 +130,17 @@ def _open_torch(path: Path) -> dict[str, Tensor]:
 
 
 def from_state_dict(state: Any, path: Path) -> dict[str, Tensor]:
-    """The tensors of a torch state dict that `path` holds; raises ValueError where it is not one."""
+    """Return the tensors of the torch state dict in `path`; raise ValueError if `state` is something else."""
     import torch
 
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError(f"{path} is no state dict: it must map names to tensors")
+    entries = state if isinstance(state, dict) else {"top level": state}
+    others = {name: value for name, value in entries.items() if not isinstance(value, torch.Tensor)}
+    if others:
+        name, value = next(iter(others.items()))
+        raise ValueError(
+            f"{path} must hold a state dict, which maps names to tensors, found an object of type "
+            f"{type(value).__name__} at {name!r}: save the network's state_dict()"
+        )
 
     def reader(tensor) -> Callable[[], np.ndarray]:
         def read() -> np.ndarray:

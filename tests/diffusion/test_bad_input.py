@@ -126,7 +126,7 @@ CALLS = {
     # tokens
     "placeholder out of range": (
         lambda pipe, params: pipe.tokenize(["a room", "<2>, photo"], placeholders=2),
-        "<2> in '<2>, photo': with 2 placeholders, the last is <1>",
+        "<2> in '<2>, photo' is out of range: with 2 placeholders, the last is <1>",
     ),
     "placeholder without embedding": (
         lambda pipe, params: pipe.encode_text(params, zeros(1, 77, dtype=np.int32) + 518, zeros(1, 48)),
@@ -146,7 +146,7 @@ CALLS = {
     ),
     "too many tokens": (
         lambda pipe, params: pipe.encode_text(params, zeros(1, 78, dtype=np.int32)),
-        "token_ids have length 78, the text encoder's is 77",
+        "token_ids have length 78, but the text encoder takes at most 77",
     ),
     "tokens without batch": (
         lambda pipe, params: pipe.encode_text(params, zeros(77, dtype=np.int32)),
@@ -217,7 +217,7 @@ def test_shapes_are_checked_under_jit_too(sd15):
 
 @pytest.mark.parametrize("shape", [(56, 56, 3), (2, 56, 56, 1)])
 def test_clip_images_of_another_shape_are_explained(clip, shape):
-    with pytest.raises(ValueError, match=r"images must be \[B,H,W,3\], found"):
+    with pytest.raises(ValueError, match=r"images must have shape \[\*, \*, \*, 3\], found"):
         clip.clip.image_features(clip.params, zeros(*shape))
 
 

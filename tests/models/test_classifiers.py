@@ -15,12 +15,12 @@ from gap_jax.data.loader import Batches
 from gap_jax.models.resnet import ResNet
 from gap_jax.models.vit import ViT
 from gap_jax.stages.classifier_tuning import (
-    fine_tuning,
-    follow,
+    batch_norm_statistics,
     freeze,
     last_layer,
-    statistics,
-    with_classes,
+    masked_optimizer,
+    statistics_loss,
+    with_new_head,
 )
 from gap_jax.stages.train import train
 from gap_jax.tasks.classification import cross_entropy
@@ -111,7 +111,7 @@ def test_training_mode_equals_torch(pair, i, by_path):
 
     moved = by_path(theirs.state_dict())
     gradient = by_path(theirs.state_dict() | {name: p.grad for name, p in theirs.named_parameters()})
-    mask = flatten_dict(statistics(params))
+    mask = flatten_dict(batch_norm_statistics(params))
     assert any(mask.values()) == (kind == "resnet")
     new, slopes = flatten_dict(updated), flatten_dict(to_params)
     for path, old in flatten_dict(params).items():
@@ -126,7 +126,7 @@ def test_training_mode_equals_torch(pair, i, by_path):
 
 def test_one_value_a_channel_cannot_train(files):
     model, params = load_classifier(files["resnet"])
-    with pytest.raises(ValueError, match=r"more than one value a channel, found \[1, 1, 1, 16\]"):
+    with pytest.raises(ValueError, match=r"more than one value per channel, found shape \[1, 1, 1, 16\]"):
         jax.eval_shape(lambda: model.apply({"params": params}, jnp.zeros((1, 32, 32, 3)), train=True))
 
 
@@ -135,20 +135,20 @@ def test_the_training_loop_does_as_torchs_optimiser(files, trained, by_path, tmp
     """Two steps of SGD with momentum and weight decay, batch norm in training mode, by `loop.train`."""
     model, params = load_classifier(files["resnet"])
     images, labels = data("resnet")[0], np.array([0, 3, 2])
-    masks = {} if trained == "everything" else {"trained": last_layer}
+    masks = {} if trained == "everything" else {"trainable": last_layer}
 
     def loss(params, frozen, batch, keys):
         weights = freeze(params, **masks) if masks else params
         given = {"params": weights}, batch["image"]
         logits, updated = model.apply(*given, train=True, mutable="params")
-        return cross_entropy(logits, batch["label"]).mean() + follow(params, updated["params"]), {}
+        return cross_entropy(logits, batch["label"]).mean() + statistics_loss(params, updated["params"]), {}
 
     sgd = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.01, momentum=0.9))
     source = [{"image": image, "label": label} for image, label in zip(images, labels, strict=True)]
     found = train(
         loss,
         params,
-        fine_tuning(sgd, **masks),
+        masked_optimizer(sgd, **masks),
         Batches(source, lambda example, random: example, size=3, seed=0),
         steps=2,
         key=jax.random.key(0),
@@ -174,7 +174,7 @@ def test_the_training_loop_does_as_torchs_optimiser(files, trained, by_path, tmp
 def test_evaluation_mode_leaves_statistics_alone(files):
     model, params = load_classifier(files["resnet"])
     images, weights = data("resnet")
-    optimizer = fine_tuning(optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1)))
+    optimizer = masked_optimizer(optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1)))
 
     @jax.jit
     def step(params):
@@ -182,7 +182,7 @@ def test_evaluation_mode_leaves_statistics_alone(files):
         updates, _ = optimizer.update(grads, optimizer.init(params), params)
         return optax.apply_updates(params, updates)
 
-    mask, new = flatten_dict(statistics(params)), flatten_dict(step(params))
+    mask, new = flatten_dict(batch_norm_statistics(params)), flatten_dict(step(params))
     for path, old in flatten_dict(params).items():
         assert np.array_equal(new[path], old) == mask[path], path
 
@@ -195,7 +195,7 @@ def test_the_last_layer_is_the_heads(pair):
 
 def test_a_new_head_has_the_classes_asked_for_and_keeps_the_rest(pair):
     kind, _, model, params = pair
-    other, new = with_classes(model, params, 7, jax.random.key(1))
+    other, new = with_new_head(model, params, 7, jax.random.key(1))
     assert other == model.clone(num_labels=7)
     head = new[KINDS[kind]]
     bound = head["kernel"].shape[0] ** -0.5
@@ -206,7 +206,7 @@ def test_a_new_head_has_the_classes_asked_for_and_keeps_the_rest(pair):
         assert new[name] is params[name]
     assert jax.eval_shape(other.apply, {"params": new}, data(kind)[0]).shape == (3, 7)
     with pytest.raises(ValueError, match="num_classes must be at least 2, found 1"):
-        with_classes(model, params, 1, jax.random.key(1))
+        with_new_head(model, params, 1, jax.random.key(1))
 
 
 @pytest.mark.parametrize("kind, count", [("resnet", 25_557_032), ("vit", 86_567_656)])
@@ -220,7 +220,7 @@ def test_the_defaults_are_the_published_sizes(kind, count):
             theirs = transformers.ViTForImageClassification(transformers.ViTConfig(**labels))
     model = ResNet() if kind == "resnet" else ViT()
     shapes = jax.eval_shape(model.init, jax.random.key(0), *model.example_inputs())["params"]
-    trained = flatten_dict(statistics(shapes))
+    trained = flatten_dict(batch_norm_statistics(shapes))
     leaves = flatten_dict(shapes)
     assert sum(leaf.size for path, leaf in leaves.items() if not trained[path]) == count
     found = sorted(to_torch(path, np.broadcast_to(0, leaf.shape)).shape for path, leaf in leaves.items())
@@ -251,10 +251,10 @@ def test_updated_parameters_keep_their_type(files):
 @pytest.mark.parametrize(
     "model, shape, message",
     [
-        (ResNet(), (1, 64, 64, 1), "images must be [B,H,W,3], found [1, 64, 64, 1]"),
-        (ResNet(), (64, 64, 3), "images must be [B,H,W,3], found [64, 64, 3]"),
-        (ViT(), (1, 256, 224, 3), "images must be [B,224,224,3], found [1, 256, 224, 3]"),
-        (ViT(), (224, 224, 3), "images must be [B,224,224,3], found [224, 224, 3]"),
+        (ResNet(), (1, 64, 64, 1), "images must have shape [*, *, *, 3], found [1, 64, 64, 1]"),
+        (ResNet(), (64, 64, 3), "images must have shape [*, *, *, 3], found [64, 64, 3]"),
+        (ViT(), (1, 256, 224, 3), "images must have shape [*, 224, 224, 3], found [1, 256, 224, 3]: resize"),
+        (ViT(), (224, 224, 3), "images must have shape [*, 224, 224, 3], found [224, 224, 3]: resize"),
     ],
 )
 def test_images_that_do_not_fit_are_refused(model, shape, message):

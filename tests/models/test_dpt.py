@@ -121,8 +121,14 @@ def test_depth_is_float32_whatever_the_computation():
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
 
 
-@pytest.mark.parametrize("shape", [(1, 48, 64, 3), (1, 64, 64, 1), (64, 64, 3)])
-def test_images_that_do_not_fit_are_refused(shape):
-    expected = f"multiples of 32, found [{shape[0]}, {shape[1]}"
-    with pytest.raises(ValueError, match=re.escape(expected)):
+@pytest.mark.parametrize(
+    "shape, message",
+    [
+        ((1, 48, 64, 3), "images of 48x64 pixels: both sides must be divisible by 32"),
+        ((1, 64, 64, 1), "images must have shape [*, *, *, 3], found [1, 64, 64, 1]"),
+        ((64, 64, 3), "images must have shape [*, *, *, 3], found [64, 64, 3]"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(shape, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         jax.eval_shape(DPT().init, jax.random.key(0), jnp.zeros(shape))

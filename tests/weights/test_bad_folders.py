@@ -94,11 +94,11 @@ MISSING = {
         remove(UNET),
         "model/unet has no weights: looked for diffusion_pytorch_model.safetensors, "
         "diffusion_pytorch_model.safetensors.index.json, diffusion_pytorch_model.bin, "
-        'diffusion_pytorch_model.bin.index.json. Is there only variant="fp16"?',
+        'diffusion_pytorch_model.bin.index.json. If it only has half precision, try variant="fp16".',
     ),
     "no tokenizer": (
         lambda folder: shutil.rmtree(folder / "tokenizer"),
-        "model/tokenizer/ has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt",
+        "model/tokenizer/ has no tokenizer: it needs tokenizer.json, or vocab.json with merges.txt",
     ),
     "no shard": (shard({"extra": "b.safetensors"}), "model has no text_encoder/b.safetensors"),
 }
@@ -118,12 +118,19 @@ UNFIT = {
         cut("tokenizer/tokenizer.json", 999),
         "tokenizer/tokenizer.json is not valid JSON",
     ),
-    "no weight map": (shard(None), "model.safetensors.index.json is no index of shards"),
+    "no weight map": (
+        shard(None),
+        "model.safetensors.index.json must be an index of shards with a weight_map",
+    ),
     "promised weight": (
         shard({"extra.weight": "a.safetensors"}),
-        "model.safetensors.index.json promises extra.weight in a.safetensors, which does not hold it",
+        "model.safetensors.index.json lists extra.weight in a.safetensors, which does not hold it",
     ),
-    "truncated data": (cut(UNET, -1000), f"{UNET} (", ") is not a readable", "Truncated?"),
+    "truncated data": (
+        cut(UNET, -1000),
+        f"{UNET} (",
+        ") is not a readable safetensors file, perhaps truncated",
+    ),
     "truncated header": (cut(UNET, 1000), f"{UNET} (1000 bytes) is not a readable safetensors"),
     "empty weights": (cut(UNET, 0), f"{UNET} (0 bytes) is not a readable safetensors"),
     "no safetensors": (write(TEXT, b"<html>404</html>"), f"{TEXT} (16 bytes) is not a readable"),
@@ -137,16 +144,16 @@ UNFIT = {
     ),
     "pickle of no state dict": (
         pickled(lambda file: torch.save({"epoch": 3}, file)),
-        "pytorch_model.bin is no state dict",
+        "pytorch_model.bin must hold a state dict",
     ),
     # weights that do not fit
     "missing weight": (
         set_weights(TEXT, lambda tensors: tensors.pop("final_layer_norm.weight")),
-        f"{TEXT} lacks final_layer_norm.weight",
+        f"{TEXT} lacks final_layer_norm.weight: the file is damaged, or belongs to another config.json",
     ),
     "surplus weight": (
         set_weights(TEXT, exchange("extra", torch.zeros(1))),
-        f"{TEXT} holds extra, for which this configuration has no place",
+        f"{TEXT} holds extra, for which the network has no place",
     ),
     "many surplus weights": (
         set_weights(TEXT, lambda tensors: tensors.update({f"x{i}": torch.zeros(1) for i in range(9)})),
@@ -155,50 +162,50 @@ UNFIT = {
     "linear of another shape": (
         set_weights(TEXT, exchange("encoder.layers.1.mlp.fc1.weight", torch.zeros(48, 96))),
         "encoder.layers.1.mlp.fc1.weight in ",
-        f"{TEXT} has shape [48, 96], its configuration says [96, 48]",
+        f"{TEXT} must have shape [96, 48], found [48, 96]",
     ),
     "convolution of another shape": (
         set_weights(UNET, exchange("conv_in.weight", torch.zeros(16, 4, 1, 1))),
         "conv_in.weight in ",
-        f"{UNET} has shape [16, 4, 1, 1], its configuration says [16, 4, 3, 3]",
+        f"{UNET} must have shape [16, 4, 3, 3], found [16, 4, 1, 1]",
     ),
     "weights of another dimension": (
         set_json("vae/config.json", latent_channels=8),
-        "from 4 to 4 channels does not fit the VAE's 8",
+        "the UNet must go from 8 channels (inpainting: 17) to 8, as the VAE has 8; found 4 to 4",
     ),
     # what is not supported
     "Stable Diffusion XL": (
         set_json("model_index.json", _class_name="StableDiffusionXLPipeline"),
-        "model_index.json is a StableDiffusionXLPipeline, which gap_jax does not have",
-        "It has Stable Diffusion 1.x and 2.x: StableDiffusionPipeline, ",
+        "model_index.json must be of Stable Diffusion 1.x or 2.x, found a StableDiffusionXLPipeline",
+        "supported: StableDiffusionPipeline, ",
     ),
     "FLUX": (
         set_json("model_index.json", _class_name="FluxPipeline"),
-        "is a FluxPipeline, which gap_jax does not have",
+        "must be of Stable Diffusion 1.x or 2.x, found a FluxPipeline",
     ),
     "several ControlNets": (
         set_json("model_index.json", controlnet=["diffusers", "MultiControlNetModel"]),
-        "model_index.json: controlnet is a MultiControlNetModel, supported: a single ControlNetModel",
+        "model_index.json: controlnet must be a single ControlNetModel, found a MultiControlNetModel",
     ),
     "another UNet": (
         set_json("unet/config.json", _class_name="UNet3DConditionModel"),
-        "unet/config.json: _class_name is 'UNet3DConditionModel', supported: 'UNet2DConditionModel'",
+        "unet/config.json: _class_name must be 'UNet2DConditionModel', found 'UNet3DConditionModel'",
     ),
     "another VAE": (
         set_json("vae/config.json", _class_name="AutoencoderTiny"),
-        "vae/config.json: _class_name is 'AutoencoderTiny', supported: 'AutoencoderKL'",
+        "vae/config.json: _class_name must be 'AutoencoderKL', found 'AutoencoderTiny'",
     ),
     "the UNet of XL": (
         set_json("unet/config.json", addition_embed_type="text_time"),
-        "unet/config.json: addition_embed_type is 'text_time', supported: None",
+        "unet/config.json: addition_embed_type must be None, found 'text_time'",
     ),
     "the blocks of another UNet": (
         set_json("unet/config.json", down_block_types=["CrossAttnDownBlock2D", "AttnDownBlock2D"]),
-        "unet/config.json: down_block_types has 'AttnDownBlock2D', supported: 'CrossAttnDownBlock2D' or",
+        "every entry of down_block_types must be 'CrossAttnDownBlock2D' or 'DownBlock2D', found 'AttnDown",
     ),
     "too few blocks": (
         set_json("unet/config.json", up_block_types=["UpBlock2D"]),
-        "unet/config.json: up_block_types has 1 entries, block_out_channels 2",
+        "unet/config.json: up_block_types must have as many entries as block_out_channels, 2; found 1",
     ),
     "layers per block": (
         set_json("unet/config.json", layers_per_block=[2, 1]),
@@ -206,15 +213,16 @@ UNFIT = {
     ),
     "another activation": (
         set_json("text_encoder/config.json", hidden_act="relu"),
-        "text_encoder/config.json: hidden_act is 'relu', supported: 'gelu' or 'quick_gelu'",
+        "text_encoder/config.json: hidden_act must be 'gelu' or 'quick_gelu', found 'relu'",
     ),
     "a VAE with a shift": (
         set_json("vae/config.json", shift_factor=0.1),
-        "vae/config.json: shift_factor is 0.1, supported: None",
+        "vae/config.json: shift_factor must be None, found 0.1",
     ),
     "flow matching": (
         write("scheduler/scheduler_config.json", b'{"_class_name": "FlowMatchEulerDiscreteScheduler"}'),
-        "scheduler/scheduler_config.json has no betas (FlowMatchEulerDiscreteScheduler)",
+        "scheduler/scheduler_config.json must have betas",
+        "found a FlowMatchEulerDiscreteScheduler without any",
     ),
     "another prediction": (
         set_json("scheduler/scheduler_config.json", prediction_type="sample"),
@@ -223,23 +231,23 @@ UNFIT = {
     ),
     "another text encoder": (
         set_json("unet/config.json", cross_attention_dim=64),
-        "the UNet's cross_attention_dim 64 is not the text encoder's hidden_size 48",
+        "the UNet's cross_attention_dim must be the text encoder's hidden_size, 48, found 64",
     ),
     "another model's ControlNet": (
         set_json("controlnet/config.json", cross_attention_dim=1024),
-        "controlnet/config.json: cross_attention_dim is 1024, but the UNet's is 48",
+        "controlnet/config.json: cross_attention_dim must be the UNet's, 48, found 1024",
     ),
     "another kind of ControlNet": (
         set_json("controlnet/config.json", _class_name="FluxControlNetModel"),
-        "controlnet/config.json: _class_name is 'FluxControlNetModel', supported: 'ControlNetModel'",
+        "controlnet/config.json: _class_name must be 'ControlNetModel', found 'FluxControlNetModel'",
     ),
     "ControlNet of other latents": (
         set_json("controlnet/config.json", in_channels=9),
-        "controlnet/config.json: in_channels is 9, the VAE has 4",
+        "controlnet/config.json: in_channels must be the VAE's channels, 4, found 9",
     ),
     "ControlNet of another scale": (
         set_json("controlnet/config.json", conditioning_embedding_out_channels=[8, 16]),
-        "scale the condition down by 2, the VAE by 4",
+        "must scale the condition down by 4, as the VAE does images, found 2",
     ),
 }
 
@@ -263,7 +271,7 @@ def test_broken_folder_is_explained(folder, kind, table, name):
 
 def test_variant_that_is_not_there_is_named(folder):
     with pytest.raises(
-        FileNotFoundError, match=r"looked for model\.fp16\.safetensors.*Without variant='fp16'\?"
+        FileNotFoundError, match=r"looked for model\.fp16\.safetensors.*Try without variant='fp16'\."
     ):
         gap_jax.load_pipeline(folder, variant="fp16")
 
@@ -278,13 +286,16 @@ def test_pickled_weights_without_torch_ask_for_it(folder, monkeypatch):
 
 
 def test_path_that_is_no_model_folder_is_explained(folder, tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere' is neither a folder that exists nor a hub id"):
+    with pytest.raises(FileNotFoundError, match="nowhere' is neither an existing folder nor a hub id"):
         gap_jax.load_pipeline(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"model_index\.json is a file: give the model's folder"):
+    with pytest.raises(ValueError, match=r"model_index\.json is a file: give the folder of the model"):
         gap_jax.load_pipeline(folder / "model_index.json")
     with pytest.raises(FileNotFoundError, match=r"unet has no model_index\.json"):
         gap_jax.load_pipeline(folder / "unet")
-    with pytest.raises(ValueError, match=r"is no CLIPModel's: it lacks text_config and vision_config"):
+    with pytest.raises(
+        ValueError,
+        match=r"must be of a CLIPModel, with text_config and vision_config, found model_type 'clip_text",
+    ):
         gap_jax.load_clip(folder / "text_encoder")
 
 

@@ -165,24 +165,44 @@ def without(*keys):
 @pytest.mark.parametrize(
     "kind, make, message",
     [
-        ("resnet", lambda state: ["weights"], "net.pth is no state dict"),
-        ("resnet", lambda state: {"net": {"acc": 3}}, "net.pth is no state dict"),
-        ("resnet", lambda state: {"a.weight": torch.ones(2)}, "neither torchvision's ResNet .* found a.wei"),
-        ("resnet", lambda state: {}, "neither torchvision's ResNet .* found nothing"),
+        (
+            "resnet",
+            lambda state: ["weights"],
+            "net.pth must hold a state dict.* found an object of type list",
+        ),
+        (
+            "resnet",
+            lambda state: {"net": {"acc": 3}},
+            "net.pth must hold a state dict.* found an object of type int at 'acc'",
+        ),
+        (
+            "resnet",
+            lambda state: {"a.weight": torch.ones(2)},
+            "must hold torchvision's ResNet .* found a.wei",
+        ),
+        ("resnet", lambda state: {}, "must hold torchvision's ResNet .* found nothing"),
         ("resnet", without("fc.weight"), "net.pth lacks fc.weight"),
         ("resnet", without("fc.bias"), "net.pth lacks classifier.1.bias"),
         ("resnet", without("layer2.0.bn2.running_var"), r"lacks resnet.*stages.1.layers.0.layer.1.*var"),
         ("resnet", change("extra.bias", torch.ones(3)), "net.pth holds extra.bias"),
-        ("resnet", change("layer1.1.conv2.weight", torch.ones(8, 8, 3, 3)), r"has shape \[8, 8, 3, 3\], its"),
+        (
+            "resnet",
+            change("layer1.1.conv2.weight", torch.ones(8, 8, 3, 3)),
+            r"must have shape .*, found \[8, 8, 3, 3\]",
+        ),
         (
             "resnet",
             lambda state: {key: value for key, value in state.items() if "conv3" not in key},
-            "net.pth holds a ResNet of basic blocks",
+            "net.pth must hold a ResNet with bottleneck blocks, found basic",
         ),
         ("vit", without("heads.head.weight"), "net.pth lacks heads.head.weight"),
         ("vit", without("class_token"), "net.pth lacks vit.embeddings.cls_token"),
         ("vit", change("conv_proj.weight", torch.ones(100, 3, 8, 8)), "must be a multiple of 64, found 100"),
-        ("vit", change("encoder.pos_embedding", torch.ones(1, 20, 128)), r"has shape \[1, 20, 128\], its"),
+        (
+            "vit",
+            change("encoder.pos_embedding", torch.ones(1, 20, 128)),
+            r"must have shape .*, found \[1, 20, 128\]",
+        ),
     ],
 )
 def test_files_that_do_not_fit_are_refused(networks, kind, make, message, tmp_path):
@@ -195,23 +215,27 @@ def test_a_truncated_file_is_refused(networks, tmp_path):
     for name, write in (("net.pth", torchvisions), ("net.safetensors", safetensors)):
         write(networks["vit"].state_dict(), tmp_path / name)
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-5000])
-        with pytest.raises(ValueError, match=rf"{name}.* (as weights|Truncated)"):
+        with pytest.raises(ValueError, match=rf"{name}.* (as weights|perhaps truncated)"):
             load_classifier(tmp_path / name)
 
 
 @pytest.mark.parametrize(
     "kind, changes, message",
     [
-        ("resnet", {"layer_type": "basic"}, "layer_type is 'basic', supported: 'bottleneck'"),
-        ("resnet", {"downsample_in_bottleneck": True}, "downsample_in_bottleneck is True"),
-        ("resnet", {"depths": [1, 2]}, "depths has 2 entries, hidden_sizes 3"),
-        ("resnet", {"depths": [1, 3, 1]}, "lacks .*stages.1.layers.2.*another configuration"),
-        ("resnet", {"embedding_size": "8"}, "embedding_size must be like 64, found '8'"),
-        ("resnet", {"id2label": {"0": "a", "1": "b"}}, r"has shape \[5.*, its configuration says \[2"),
-        ("resnet", {"model_type": "convnext"}, r"config.json: model_type is 'convnext' and arch"),
-        ("vit", {"hidden_act": "relu"}, "hidden_act is 'relu', supported: 'gelu'"),
-        ("vit", {"image_size": [32, 32]}, r"image_size must be like 224, found \(32, 32\)"),
-        ("vit", {"architectures": ["ViTModel"]}, r"architectures \['ViTModel'\], supported: ResNetForIm"),
+        ("resnet", {"layer_type": "basic"}, "layer_type must be 'bottleneck', found 'basic'"),
+        ("resnet", {"downsample_in_bottleneck": True}, "downsample_in_bottleneck must be False, found True"),
+        ("resnet", {"depths": [1, 2]}, "depths must have as many entries as hidden_sizes, 3; found 2"),
+        ("resnet", {"depths": [1, 3, 1]}, "lacks .*stages.1.layers.2.*another config.json"),
+        ("resnet", {"embedding_size": "8"}, "embedding_size must be of the type of 64, found '8'"),
+        ("resnet", {"id2label": {"0": "a", "1": "b"}}, r"must have shape \[2.*, found \[5"),
+        (
+            "resnet",
+            {"model_type": "convnext"},
+            r"config.json must be of a ResNetFor.*, found model_type 'convnext' and arch",
+        ),
+        ("vit", {"hidden_act": "relu"}, "hidden_act must be 'gelu', found 'relu'"),
+        ("vit", {"image_size": [32, 32]}, r"image_size must be of the type of 224, found \(32, 32\)"),
+        ("vit", {"architectures": ["ViTModel"]}, r"must be of a ResNetForIm.*architectures \['ViTModel'\]"),
     ],
 )
 def test_configurations_that_do_not_fit_are_refused(folders, kind, changes, message, tmp_path):
@@ -261,5 +285,5 @@ def test_transformers_prepares_images_as_saved_classifiers_do(networks, tmp_path
 
 def test_the_depth_loader_still_refuses_classifiers(networks, tmp_path):
     torch.save(networks["resnet"].state_dict(), tmp_path / "net.pth")
-    with pytest.raises(ValueError, match="neither XTC's U-Net"):
+    with pytest.raises(ValueError, match="must hold XTC's U-Net"):
         gap_jax.load_depth(tmp_path / "net.pth")

@@ -114,7 +114,7 @@ def test_controlnet_of_a_pipeline_is_not_left_out_when_unreachable(hub):
         (
             errors.RepositoryNotFoundError,
             FileNotFoundError,
-            "the hub has no model .*, or it is private: log in",
+            "the hub has no model .*, or it is private: check the name, or log in",
         ),
         (errors.RevisionNotFoundError, FileNotFoundError, "has no revision 'v9'"),
         (errors.HfHubHTTPError, ConnectionError, "model_index.json of .* could not be downloaded: 503"),
@@ -135,7 +135,7 @@ def test_broken_connection_is_explained(hub):
 
 @pytest.mark.parametrize("model", ["stable-diffusion", "a/b/c", "some one/model", "./model", "../m", "~/m"])
 def test_neither_folder_nor_hub_id_is_not_asked_for(hub, model):
-    with pytest.raises(FileNotFoundError, match="neither a folder that exists nor a hub id"):
+    with pytest.raises(FileNotFoundError, match="neither an existing folder nor a hub id"):
         gap_jax.load_pipeline(model)
     assert not hub.asked
 

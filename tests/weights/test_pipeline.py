@@ -292,7 +292,7 @@ def test_saving_replaces_a_pipeline_and_nothing_else(sd15, folder, tmp_path):
     assert_equal(gap_jax.load_pipeline(folder)[1], sd15.params)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").touch()
-    with pytest.raises(FileExistsError, match="thesis holds something else"):
+    with pytest.raises(FileExistsError, match="thesis must be empty or hold a model to replace"):
         gap_jax.save_pipeline(sd15.pipe, sd15.params, tmp_path / "thesis")
     assert contents(tmp_path / "thesis") == {"chapter.tex": b""}
 
@@ -358,7 +358,7 @@ def test_loading_holds_the_weights_about_once(sd15, folder, dtype):
     config = dict(sd15.torch.unet.config) | dict(block_out_channels=(320, 640))
     diffusers.UNet2DConditionModel.from_config(config).save_pretrained(folder / "unet")
     command = [sys.executable, "-c", PEAK, folder, sd15.folder, dtype]
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
     size, peak = map(int, found.stdout.split())
     assert size > 50e6

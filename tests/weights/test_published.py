@@ -160,7 +160,7 @@ def test_published_configuration_has_torchs_weights(cls, config, reference, mill
     if cls is CLIPModel:
         given["text_model"] = build(CLIPTextModel, config["text_config"], "text")
         given["vision_model"] = build(CLIPVisionModel, config["vision_config"], "vision")
-    module = build(cls, config, "config.json", **given)
+    module = build(cls, config, "config.json", given)
     tree = jax.eval_shape(module.init, jax.random.key(0), *module.example_inputs())["params"]
     ours = {
         torch_key(path): to_torch(path, np.broadcast_to(np.float32(0), leaf.shape)).shape

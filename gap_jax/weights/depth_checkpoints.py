@@ -1,6 +1,10 @@
-"""Depth checkpoints in one torch pickle, without a configuration: XTC's U-Net and Omnidata's DPT-hybrid."""
+"""Checkpoints of depth models in one torch pickle without a configuration.
 
-import re
+They are those of the U-Net of XTC (Cross-Task Consistency, arXiv 2006.04096) and of the DPT-hybrid of
+Omnidata (arXiv 2110.04994).
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +12,12 @@ from gap_jax.models.bit import BitConfig
 from gap_jax.models.depth_unet import DepthUNet
 from gap_jax.models.dpt import DPT, PATCH
 from gap_jax.weights.component import read_params
-from gap_jax.weights.tensors import Tensor, from_state_dict, load_torch
+from gap_jax.weights.state_dicts import Sizes, first_names, load_pickle, rename, split_attention
+from gap_jax.weights.tensors import from_state_dict
 
-XTC = "('rgb', 'depth_zbuffer')"  # the task's key in XTC's files
+XTC = "('rgb', 'depth_zbuffer')"  # the key of the depth task in XTC's files
 BIT, LAYER = "dpt.embeddings.backbone.bit", r"dpt.encoder.layer.\1"
-NAMES = {  # timm's and MiDaS's names in Omnidata's files: transformers'
+NAMES = {  # from the names in Omnidata's files, timm's and MiDaS's, to transformers'
     r"pretrained\.model\.cls_token": "dpt.embeddings.cls_token",
     r"pretrained\.model\.pos_embed": "dpt.embeddings.position_embeddings",
     r"pretrained\.model\.patch_embed\.proj\.": "dpt.embeddings.projection.",
@@ -39,28 +44,19 @@ for i in range(4):
             rf"neck.fusion_stage.layers.{3 - i}.residual_layer\1.convolution\2."
         ),
     }
-CLASSIFIER = "pretrained.model.head."  # timm's, of ImageNet
+CLASSIFIER = "pretrained.model.head."  # of ImageNet, which timm leaves in the file
 
 
-class Inert:
-    """Takes the place of whatever class a checkpoint mentions besides its tensors, and does nothing."""
+def load_depth_checkpoint(path: Path, dtypes: Mapping[str, Any]) -> tuple[DepthUNet | DPT, dict]:
+    """Return the depth network in a torch pickle and its parameters. Its sizes are read off tensors' shapes.
 
-    def __init__(self, *args: Any):
-        pass
+    - XTC's U-Net: a state dict, or one under `XTC` whose names have three more dotted parts in front.
+    - Omnidata's DPT-hybrid on timm's `vit_base_resnet50_384` (attention heads of 64 features, images in
+      [-1,1]): a state dict, or a Lightning checkpoint that has it under `state_dict`, with `model.` before
+      names.
 
-    def __setstate__(self, state: Any):
-        pass
-
-
-def load_checkpoint(path: Path, **dtypes: Any) -> tuple[DepthUNet | DPT, dict]:
-    """The network in `path` and its parameters, its sizes read off the tensors' shapes.
-
-    - XTC's: a state dict, or one under `XTC` whose names carry three leading dotted parts.
-    - Omnidata's: a state dict, or a Lightning checkpoint with one under `state_dict`, names after `model.`;
-      DPT-hybrid on timm's `vit_base_resnet50_384`: heads of 64 features, images in [-1,1].
-
-    Raises ImportError without torch, ValueError for a file that is not readable, holds something else, or
-    lacks a tensor.
+    `dtypes` are fields of the network, from `network_dtypes`. Raises ImportError without torch, ValueError
+    for a file that is not readable, holds another model, or lacks a tensor.
     """
     content = load_pickle(path)
     if isinstance(content, dict):
@@ -71,46 +67,34 @@ def load_checkpoint(path: Path, **dtypes: Any) -> tuple[DepthUNet | DPT, dict]:
     if any(key.startswith("model.") for key in tensors):
         tensors = {key[6:]: tensor for key, tensor in tensors.items() if key.startswith("model.")}
     if "down1.conv1.weight" in tensors:
-        module = _unet(Sizes(tensors, path), **dtypes)
+        module = _unet(Sizes(tensors, path), dtypes)
     elif "pretrained.model.patch_embed.backbone.stem.conv.weight" in tensors:
-        tensors = _rename(tensors)
-        module = _dpt_hybrid(Sizes(tensors, path), **dtypes)
+        tensors = split_attention(tensors, ".attn.qkv.", ".attn.{}.")
+        tensors = {rename(key, NAMES): tensors[key] for key in tensors if not key.startswith(CLASSIFIER)}
+        module = _dpt_hybrid(Sizes(tensors, path), dtypes)
     else:
         raise ValueError(
-            f"{path} holds neither XTC's U-Net (down1.conv1.weight, …) nor Omnidata's DPT-hybrid (model."
-            f"pretrained.model.patch_embed.backbone.…): found {', '.join(list(tensors)[:3]) or 'nothing'}"
+            f"{path} must hold XTC's U-Net (down1.conv1.weight, …) or Omnidata's DPT-hybrid "
+            f"(pretrained.model.patch_embed.backbone.…), found {first_names(tensors)}; for another DPT, give "
+            "its folder in transformers' layout"
         )
     return module, read_params(module, tensors)
 
 
-class Sizes:
-    """What tensors' names and shapes tell; raises ValueError, naming the file, for a tensor it lacks."""
-
-    def __init__(self, tensors: dict[str, Tensor], path: Path):
-        self.tensors, self.path = tensors, path
-
-    def shape(self, key: str) -> tuple[int, ...]:
-        if key not in self.tensors:
-            raise ValueError(f"{self.path} lacks {key}")
-        return self.tensors[key].shape
-
-    def count(self, prefix: str) -> int:
-        """One more than the largest number that follows `prefix` in a name."""
-        pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
-        return max((1 + int(found[1]) for key in self.tensors if (found := pattern.match(key))), default=0)
-
-
-def _unet(sizes: Sizes, **dtypes: Any) -> DepthUNet:
+def _unet(sizes: Sizes, dtypes: Mapping[str, Any]) -> DepthUNet:
     width, in_channels, *_ = sizes.shape("down1.conv1.weight")
     out_channels = sizes.shape("last_conv2.weight")[0]
     return DepthUNet(sizes.count("down_blocks"), width, in_channels, out_channels, **dtypes)
 
 
-def _dpt_hybrid(sizes: Sizes, **dtypes: Any) -> DPT:
+def _dpt_hybrid(sizes: Sizes, dtypes: Mapping[str, Any]) -> DPT:
     _, tokens, hidden_size = sizes.shape("dpt.embeddings.position_embeddings")
     layers = sizes.count("dpt.encoder.layer")
     if layers == 0 or layers % 4:
-        raise ValueError(f"{sizes.path}: the number of blocks must be a multiple of 4, found {layers}")
+        raise ValueError(
+            f"{sizes.path}: the number of transformer blocks must be a multiple of 4, found {layers}: the "
+            "file is damaged or of another model"
+        )
     stages = [f"{BIT}.encoder.stages.{i}.layers" for i in range(3)]
     embedding_size, num_channels, *_ = sizes.shape(f"{BIT}.embedder.convolution.weight")
     backbone = BitConfig(
@@ -132,43 +116,3 @@ def _dpt_hybrid(sizes: Sizes, **dtypes: Any) -> DPT:
         fusion_hidden_size=sizes.shape("head.head.0.weight")[1],
         **dtypes,
     )
-
-
-def _rename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Omnidata's tensors under transformers' names, in its three parts where it has `qkv` in one."""
-    parts = {}
-    for key, tensor in tensors.items():
-        if ".attn.qkv." in key:
-            rows = tensor.shape[0] // 3
-            for i, name in enumerate(("query", "key", "value")):
-                part = slice(i * rows, (i + 1) * rows)
-                parts[key.replace("qkv", name)] = Tensor(
-                    tensor.path,
-                    (rows, *tensor.shape[1:]),
-                    lambda tensor=tensor, part=part: tensor.read()[part],
-                )
-        elif not key.startswith(CLASSIFIER):
-            parts[key] = tensor
-    renamed = {}
-    for key, tensor in parts.items():
-        for pattern, name in NAMES.items():
-            if found := re.match(pattern, key):
-                key = found.expand(name) + key[found.end() :]
-                break
-        renamed[key] = tensor
-    return renamed
-
-
-def load_pickle(path: Path) -> Any:
-    """What a torch pickle holds; of Lightning's callbacks and settings, no code runs (`Inert`)."""
-    try:
-        return load_torch(path)
-    except ValueError as error:
-        from torch import serialization
-
-        try:
-            names = serialization.get_unsafe_globals_in_checkpoint(path)
-        except Exception:
-            raise error from None
-        with serialization.safe_globals([(Inert, name) for name in names]):
-            return load_torch(path)
