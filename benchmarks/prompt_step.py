@@ -67,7 +67,7 @@ class Benchmark:
         for cls, (name, network) in zip(classes, self.networks.items(), strict=True):
             randomise(network.eval().requires_grad_(False))
             config = text if name == "text_encoder" else dict(network.config)
-            modules[name] = build(cls, config, name, **dtypes)
+            modules[name] = build(cls, config, name, dtypes)
             self.params[name] = from_torch(network, modules[name], dtype)
         with tempfile.TemporaryDirectory() as folder:
             write_tokenizer(Path(folder))
