@@ -1,4 +1,4 @@
-"""Classifiers in torch, small and random: torchvision's, by the names of its state dicts; transformers'."""
+"""Small random classifiers in torch: torchvision's, with the names of its state dicts, and transformers'."""
 
 import torch
 import transformers
@@ -30,7 +30,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """torchvision's ResNet of bottlenecks, of `[B,3,H,W]` in [0,1]."""
+    """Torchvision's ResNet with bottleneck blocks, for images `[B,3,H,W]` in [0,1]."""
 
     def __init__(self, embedding=8, widths=(16, 32, 48, 64), depths=(2, 1, 2, 1), classes=CLASSES):
         super().__init__()
@@ -53,7 +53,7 @@ class ResNet(nn.Module):
 
 
 class ViT(nn.Module):
-    """torchvision's ViT, of `[B,3,side,side]` in [0,1]."""
+    """Torchvision's ViT, for images `[B,3,side,side]` in [0,1]."""
 
     def __init__(self, width=128, blocks=2, hidden=96, patch=8, side=32, classes=CLASSES):
         super().__init__()
@@ -90,7 +90,7 @@ def normalise(images: torch.Tensor, mean=MEAN, std=STD) -> torch.Tensor:
 
 
 def scramble(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Draw all parameters and running statistics so that every one matters to the logits."""
+    """Draw all parameters and running statistics, so that every one changes the logits."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in network.state_dict().items():
@@ -113,7 +113,7 @@ def torchvision(kind: str) -> ResNet | ViT:
 
 
 def hugging_face(kind: str) -> nn.Module:
-    """transformers' `ResNetForImageClassification` or `ViTForImageClassification`."""
+    """Return a small `ResNetForImageClassification` or `ViTForImageClassification` of transformers."""
     if kind == "resnet":
         config = transformers.ResNetConfig(
             embedding_size=8, hidden_sizes=[16, 32, 48], depths=[1, 2, 1], num_labels=CLASSES

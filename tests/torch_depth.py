@@ -1,4 +1,4 @@
-"""Depth networks in torch: transformers' DPT, small; Omnidata's DPT-hybrid, by the names in its files."""
+"""Small random depth networks in torch: transformers' DPT, and Omnidata's DPT-hybrid with its names."""
 
 import math
 from collections.abc import Callable
@@ -45,7 +45,7 @@ FORMS = {
 
 
 def scramble(network: nn.Module, last: nn.Conv2d, predict: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """Draw all parameters so that every one matters to the output, of which the final ReLU cuts a third.
+    """Draw all parameters, so that every one changes the output; the final ReLU cuts a third of it.
 
     `last` is the convolution before that ReLU, `predict` the network's function of pixels in [-1,1].
     """
@@ -65,7 +65,7 @@ def scramble(network: nn.Module, last: nn.Conv2d, predict: Callable[[torch.Tenso
 
 
 def transformers_dpt(form: str) -> transformers.DPTForDepthEstimation:
-    """A small random DPT of a form in FORMS, for images of any size."""
+    """Return a small random DPT of a form in FORMS, for images of any size."""
     config = transformers.DPTConfig(**FORMS[form])
     network = transformers.DPTForDepthEstimation(config)
     if config.add_projection:  # its width is fixed to the published one
@@ -76,7 +76,7 @@ def transformers_dpt(form: str) -> transformers.DPTForDepthEstimation:
 
 
 def predict(network: transformers.DPTForDepthEstimation, pixels: torch.Tensor) -> torch.Tensor:
-    """Depth `[B,1,H,W]` of `pixels` `[B,3,H,W]` in [-1,1], of sizes that torch's class refuses too."""
+    """Predict depth `[B,1,H,W]` of `pixels` `[B,3,H,W]` in [-1,1], also of sizes that the class refuses."""
     height, width = pixels.shape[2:]
     network.dpt.embeddings.image_size = height, width
     grid = height // 16, width // 16
@@ -94,7 +94,7 @@ def parts(**children: nn.Module) -> nn.Module:
 
 
 def same(x: torch.Tensor, kernel: int, stride: int, value: float = 0) -> torch.Tensor:
-    """TensorFlow's SAME padding."""
+    """Pad as TensorFlow's SAME does."""
     sides = []
     for n in (x.shape[3], x.shape[2]):
         total = max((math.ceil(n / stride) - 1) * stride + kernel - n, 0)
@@ -132,7 +132,7 @@ class Bottleneck(nn.Module):
 
 
 class OmnidataDPT(nn.Module):
-    """DPT-hybrid with hooks at ResNet stages 0 and 1 and at the ends of the third and the last quarter."""
+    """Omnidata's DPT-hybrid, on ResNet stages 0 and 1 and the ends of the ViT's third and last quarter."""
 
     def __init__(self, width=128, blocks=4, side=4, depths=(1, 2, 1), fusion=16, neck=(24, 40)):
         super().__init__()
@@ -189,7 +189,7 @@ class OmnidataDPT(nn.Module):
         )
 
     def forward(self, x):
-        """Depth `[B,1,H,W]` of pixels `[B,3,H,W]` in [-1,1]."""
+        """Predict depth `[B,1,H,W]` of pixels `[B,3,H,W]` in [-1,1]."""
         vit, scratch = self.pretrained.model, self.scratch
         backbone = vit.patch_embed.backbone
         x = relu(backbone.stem.norm(backbone.stem.conv(x)))

@@ -1,4 +1,4 @@
-"""Small random models in everyone's layout, written by diffusers' and transformers' `save_pretrained`."""
+"""Small random models of diffusers and transformers, for `save_pretrained`."""
 
 import json
 from pathlib import Path
@@ -56,7 +56,7 @@ BACKBONE = dict(
 
 
 def randomise(module: torch.nn.Module) -> None:
-    """Give the parameters that start at 0 or 1 (zero convolutions, norms, biases) random values too."""
+    """Draw the parameters that start at 0 or 1: zero convolutions, norms and biases."""
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.eq(0).all():
@@ -66,7 +66,7 @@ def randomise(module: torch.nn.Module) -> None:
 
 
 def torch_pipeline(kind: str, scratch: Path, channel_order: str = "rgb"):
-    """A torch pipeline of a kind in SHAPES, with a ControlNet unless it inpaints."""
+    """Return a torch pipeline of a kind in SHAPES, with a ControlNet unless it inpaints."""
     shape = SHAPES[kind]
     torch.manual_seed(0)
     vocab_size = write_tokenizer(scratch, shape.get("pad", END))
@@ -126,7 +126,7 @@ def torch_pipeline(kind: str, scratch: Path, channel_order: str = "rgb"):
 
 
 def torch_clip(folder: Path) -> transformers.CLIPModel:
-    """A small random `CLIPModel`, saved to `folder` with its tokenizer."""
+    """Return a small random `CLIPModel`, and save it to `folder` with its tokenizer."""
     torch.manual_seed(1)
     vocab_size = write_tokenizer(folder)
     text = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
@@ -149,7 +149,7 @@ def nhwc(tensor: torch.Tensor) -> np.ndarray:
 
 
 def relative_error(ours, theirs) -> float:
-    """Norm of the difference over the norm of the reference."""
+    """Return the norm of the difference, divided by the norm of the reference."""
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     assert ours.shape == theirs.shape
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))

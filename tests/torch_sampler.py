@@ -1,4 +1,4 @@
-"""The sampling loop in torch, from METHOD.md, on diffusers' networks and schedulers: the tests' reference."""
+"""The sampling loop in torch, on networks and schedulers of diffusers: the reference of the tests."""
 
 import torch
 
@@ -18,9 +18,9 @@ def torch_denoise(
     keep=None,
     scheduler=None,
 ):
-    """As `Pipeline.denoise`, on NCHW tensors and with the noise of every step given (`noises[i]`).
+    """Denoise as `Pipeline.denoise` does, on NCHW tensors, with the noise of each step given, `noises[i]`.
 
-    `keep`: `(mask, source, noise)` floats, 1 = keep; with a 9-channel UNet its inputs.
+    `keep`: `(mask, source, noise)` floats, 1 = keep; inputs of a 9-channel UNet.
     """
     scheduler = scheduler or pipe.scheduler
     scheduler.set_timesteps(num_steps)

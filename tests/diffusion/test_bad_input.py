@@ -1,4 +1,4 @@
-"""Calls that cannot work: a clear error that names the argument, before anything is compiled."""
+"""Tests that bad calls give an error that names the argument, before anything is compiled."""
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ KEEP = (MASK, LATENTS, LATENTS)
 
 
 def denoise(**changes):
-    """A call that fits a pipeline with a ControlNet, but for `changes`."""
+    """Return a call that fits a pipeline with a ControlNet, but for `changes`."""
 
     def call(pipe, params):
         given = dict(latents=LATENTS, context=STATES, uncond=STATES, control=IMAGES) | changes

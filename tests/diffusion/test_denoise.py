@@ -1,4 +1,4 @@
-"""The sampler against diffusers': guidance, ControlNet, SDEdit, inpainting, solvers, and their gradients."""
+"""Tests that sampling equals diffusers': guidance, ControlNet, SDEdit, inpainting, solvers, gradients."""
 
 import diffusers
 import jax
@@ -16,7 +16,7 @@ BATCH, HEIGHT, WIDTH = 2, 8, 12
 
 
 def inputs(model, seed=0):
-    """Latents, prompt and negative states, and ControlNet's condition."""
+    """Return latents, states of prompts and of a negative prompt, and the ControlNet's condition."""
     rng = np.random.default_rng(seed)
     latents = rng.standard_normal((BATCH, HEIGHT, WIDTH, 4), dtype=np.float32)
     states = np.asarray(
@@ -39,7 +39,7 @@ def to_torch(keep):
 
 
 def both(model, latents, context, uncond, control=None, keep=None, key=None, solver=None, **options):
-    """The same denoising by us and by torch, both NHWC."""
+    """Denoise with gap_jax and with torch; return both results, NHWC."""
     steps, noises = options["num_steps"], None
     if key is not None:
         draw = jax.vmap(
@@ -149,7 +149,7 @@ def test_inpainting_unet_equals_torch(models, eta):
 
 
 def test_prompt_to_image_equals_the_torch_pipeline(models):
-    """From text and noise to pixels, against diffusers' own `StableDiffusionControlNetPipeline`."""
+    """Compares all from text and noise to pixels with diffusers' `StableDiffusionControlNetPipeline`."""
     model = models("sd15")
     noise, _, _, control = inputs(model)
     pipe, params = model.pipe, model.params
@@ -170,7 +170,7 @@ def test_prompt_to_image_equals_the_torch_pipeline(models):
 
 @pytest.mark.parametrize("kind", ["sd15", "sd21", "inpaint"])
 def test_gradient_to_placeholders_equals_torch(models, kind):
-    """An image loss, differentiated through VAE, five guided steps and the text encoder."""
+    """Differentiates an image loss through the VAE, five guided steps and the text encoder."""
     model = models(kind)
     noise, _, uncond, control = inputs(model)
     pipe, params = model.pipe, model.params
@@ -210,7 +210,7 @@ def test_gradient_to_placeholders_equals_torch(models, kind):
 
 
 def embed_through(text_encoder, embeddings):
-    """torch's text encoder on given token embeddings: its lookup is replaced by them for one call."""
+    """Apply torch's text encoder to token embeddings, which replace its lookup for one call."""
     module = text_encoder.get_input_embeddings()
     hook = module.register_forward_hook(lambda *_: embeddings)
     try:
@@ -246,7 +246,7 @@ def test_without_uncond_there_is_no_guidance(models):
 
 
 def test_an_image_does_not_depend_on_its_batch(models):
-    """Every image has its own key: alone or among others, it is the same."""
+    """An image has its own key, so it is the same alone and among others."""
     model = models("sd15")
     noise, context, uncond, control = inputs(model)
     keys = jax.random.split(jax.random.key(5), BATCH)

@@ -1,4 +1,4 @@
-"""What networks are trained with, against torch: values, and gradients to parameters."""
+"""Tests that the denoising loss and its gradients to parameters equal torch's."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ def torch_gradients(module):
 
 @pytest.fixture
 def trainable():
-    """`trainable(module)`: gradients on, from nothing; off again after the test."""
+    """A function that clears and enables the gradients of a torch module until the end of the test."""
     modules = []
 
     def make(module):
@@ -45,14 +45,14 @@ def trainable():
 
 def denoising_in_torch(model, tokens, latents, depth=None, mask=None, *, power):
     theirs = model.torch
-    when, what = jax.vmap(jax.random.split, out_axes=1)(KEYS)
-    uniform = np.asarray(jax.vmap(jax.random.uniform)(when), np.float64)
+    timestep_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(KEYS)
+    uniform = np.asarray(jax.vmap(jax.random.uniform)(timestep_keys), np.float64)
     timesteps = torch.tensor((1000 * uniform**power).astype(int))
-    noise = nchw(jax.vmap(lambda key: jax.random.normal(key, latents.shape[1:]))(what))
+    noise = nchw(jax.vmap(lambda key: jax.random.normal(key, latents.shape[1:]))(noise_keys))
     clean = nchw(latents)
     noisy = theirs.scheduler.add_noise(clean, noise, timesteps)
     predicts_v = theirs.scheduler.config.prediction_type == "v_prediction"
-    answer = theirs.scheduler.get_velocity(clean, noise, timesteps) if predicts_v else noise
+    target = theirs.scheduler.get_velocity(clean, noise, timesteps) if predicts_v else noise
     context = theirs.text_encoder(torch.tensor(tokens, dtype=torch.long)).last_hidden_state.detach()
     residuals = {}
     if depth is not None:
@@ -60,7 +60,7 @@ def denoising_in_torch(model, tokens, latents, depth=None, mask=None, *, power):
         down, mid = theirs.controlnet(noisy, timesteps, context, control, return_dict=False)
         residuals = dict(down_block_additional_residuals=down, mid_block_additional_residual=mid)
     output = theirs.unet(noisy, timesteps, context, **residuals).sample
-    return torch.nn.functional.mse_loss(output, answer)
+    return torch.nn.functional.mse_loss(output, target)
 
 
 def denoising_batch(pipe):
@@ -75,19 +75,19 @@ def denoising_batch(pipe):
 
 def test_denoising_of_v_with_more_noise(sd21):
     batch = denoising_batch(sd21.pipe)
-    found, _ = jax.jit(denoising(sd21.pipe, 0.5))(sd21.params, sd21.params, batch, KEYS)
-    assert float(found) == pytest.approx(float(denoising_in_torch(sd21, **batch, power=0.5)), rel=1e-4)
+    loss, _ = jax.jit(denoising(sd21.pipe, 0.5))(sd21.params, sd21.params, batch, KEYS)
+    assert float(loss) == pytest.approx(float(denoising_in_torch(sd21, **batch, power=0.5)), rel=1e-4)
 
 
 def test_denoising_of_noise_and_its_gradient(sd15, trainable):
     batch = denoising_batch(sd15.pipe)
     names = ("unet", "controlnet")
     gradient = jax.jit(jax.value_and_grad(denoising(sd15.pipe), has_aux=True))
-    (found, _), grads = gradient({name: sd15.params[name] for name in names}, sd15.params, batch, KEYS)
+    (loss, _), grads = gradient({name: sd15.params[name] for name in names}, sd15.params, batch, KEYS)
     theirs = {name: trainable(getattr(sd15.torch, name)) for name in names}
     expected = denoising_in_torch(sd15, **batch, power=1.0)
     expected.backward()
-    assert float(found) == pytest.approx(float(expected), rel=1e-4)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-4)
     for name, module in theirs.items():
         ours, reference = state_dict(grads[name]), torch_gradients(module)
         assert ours.keys() == reference.keys()
@@ -99,21 +99,21 @@ def test_denoising_of_noise_and_its_gradient(sd15, trainable):
 def test_denoising_without_a_controlnet(sd15):
     pipe = dataclasses.replace(sd15.pipe, controlnet=None)
     batch = {name: array for name, array in denoising_batch(pipe).items() if name in ("tokens", "latents")}
-    found, _ = jax.jit(denoising(pipe))({"unet": sd15.params["unet"]}, sd15.params, batch, KEYS)
-    assert float(found) == pytest.approx(float(denoising_in_torch(sd15, **batch, power=1.0)), rel=1e-4)
+    loss, _ = jax.jit(denoising(pipe))({"unet": sd15.params["unet"]}, sd15.params, batch, KEYS)
+    assert float(loss) == pytest.approx(float(denoising_in_torch(sd15, **batch, power=1.0)), rel=1e-4)
 
 
 def test_images_are_encoded_where_there_are_no_latents(sd15):
     pipe, params = sd15.pipe, sd15.params
     side = 8 * pipe.downscale
     images = random(BATCH, side, side, 3)
-    rest = {
+    conditions = {
         "tokens": pipe.tokenize([""] * BATCH),
         "depth": random(BATCH, side, side, 1),
         "mask": np.ones((BATCH, side, side, 1), bool),
     }
     loss = jax.jit(denoising(pipe))
     encoded = pipe.encode_image(params, images, KEYS)
-    expected, _ = loss(params, params, {"latents": encoded, **rest}, KEYS)
-    found, _ = loss(params, params, {"image": images, **rest}, KEYS)
-    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+    of_latents, _ = loss(params, params, {"latents": encoded, **conditions}, KEYS)
+    of_images, _ = loss(params, params, {"image": images, **conditions}, KEYS)
+    assert float(of_images) == pytest.approx(float(of_latents), rel=1e-5)

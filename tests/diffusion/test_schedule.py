@@ -1,7 +1,8 @@
-"""The solvers' tables against diffusers' schedulers, for every spacing, offset and prediction type."""
+"""Tests that the solvers equal diffusers' schedulers, for every spacing, offset and prediction type."""
 
 import itertools
 
+import chex
 import diffusers
 import jax
 import jax.numpy as jnp
@@ -39,13 +40,13 @@ def ours(config, solver, start, outputs, **options):
     if "trained_betas" in fields:
         fields["trained_betas"] = tuple(fields["trained_betas"])
     schedule = Schedule(**fields)
-    table = solver(schedule, len(outputs), **options)
-    timesteps = table.timestep.astype(int).tolist()
+    coefficients = solver(schedule, len(outputs), **options)
+    timesteps = coefficients.timestep.astype(int).tolist()
 
     def network(x, timestep):
         return outputs.mean(0) * 0.3 + 0.1 * x + timestep / 1000
 
-    return sample(network, start, table, prediction_type=schedule.prediction_type), timesteps
+    return sample(network, start, coefficients, prediction_type=schedule.prediction_type), timesteps
 
 
 def theirs(scheduler, start, outputs):
@@ -76,6 +77,34 @@ def test_solvers_equal_diffusers(config, num_steps):
         assert relative_error(latents, expected) < 1e-4, solver.__name__
 
 
+class OracleTest(chex.TestCase):
+    """With a network that knows the clean latents, DDIM ends at them, whatever the steps."""
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_ddim_recovers_the_clean_latents(self):
+        for kind, eta in itertools.product(("epsilon", "v_prediction"), (0.0, 1.0)):
+            schedule = Schedule(prediction_type=kind)
+            alphas = jnp.asarray(schedule.alphas_cumprod(), jnp.float32)
+            clean, start = np.random.default_rng(0).standard_normal((2, 2, 3, 4, 5), dtype=np.float32)
+            keys = jax.random.split(jax.random.key(0), 2) if eta else None
+
+            def predict(x, timestep, clean=clean, alphas=alphas, kind=kind):
+                alpha, sigma = (
+                    jnp.sqrt(alphas[timestep.astype(int)]),
+                    jnp.sqrt(1 - alphas[timestep.astype(int)]),
+                )
+                noise = (x - alpha * clean) / sigma
+                return noise if kind == "epsilon" else alpha * noise - sigma * clean
+
+            def denoise(start, predict=predict, schedule=schedule, keys=keys, eta=eta):
+                coefficients = ddim(schedule, 7, eta=eta)
+                return sample(
+                    predict, start, coefficients, prediction_type=schedule.prediction_type, keys=keys
+                )
+
+            np.testing.assert_allclose(self.variant(denoise)(start), clean, atol=1e-3)
+
+
 def test_betas_must_be_as_many_as_timesteps():
     with pytest.raises(ValueError, match="3 values"):
         Schedule(trained_betas=(0.1, 0.2, 0.3))
@@ -100,33 +129,38 @@ def test_a_deterministic_solver_refuses_eta():
         dpm_solver(Schedule(), 5, eta=1.0)
 
 
-def toy_gradient(table, backprop_steps, start, weight):
-    """Value and gradient to `weight`, through all steps or the last few, of a small nonlinear network."""
+def toy_gradient(coefficients, backprop_steps, start, weight):
+    """Return the sum of a small nonlinear network's samples, and its gradient to `weight`."""
 
     def total(weight):
         def network(x, timestep):
             return jnp.tanh(x * weight + timestep / 1000)
 
-        return sample(network, start, table, prediction_type="epsilon", backprop_steps=backprop_steps).sum()
+        return sample(
+            network, start, coefficients, prediction_type="epsilon", backprop_steps=backprop_steps
+        ).sum()
 
     return jax.value_and_grad(total)(weight)
 
 
 def test_backprop_steps_differentiates_the_last_steps_only():
-    """K steps' gradient is that of those K alone, begun where the others led."""
+    """The gradient equals that of the last K steps alone, started from the latents before them."""
     start = jnp.asarray(np.random.default_rng(0).standard_normal((1, 2, 3, 4), dtype=np.float32))
-    table = ddim(Schedule(**{key: STABLE[key] for key in ("beta_start", "beta_end", "beta_schedule")}), 5)
-    value, full = toy_gradient(table, None, start, 0.7)
+    coefficients = ddim(
+        Schedule(**{key: STABLE[key] for key in ("beta_start", "beta_end", "beta_schedule")}), 5
+    )
+    value, full = toy_gradient(coefficients, None, start, 0.7)
     for last in (1, 2, 4):
         head, tail = (
-            type(table)(*(column[part] for column in table)) for part in (slice(5 - last), slice(-last, None))
+            type(coefficients)(*(column[part] for column in coefficients))
+            for part in (slice(5 - last), slice(-last, None))
         )
         middle = sample(
             lambda x, timestep: jnp.tanh(x * 0.7 + timestep / 1000), start, head, prediction_type="epsilon"
         )
-        same_value, partial = toy_gradient(table, last, start, 0.7)
+        same_value, partial = toy_gradient(coefficients, last, start, 0.7)
         _, alone = toy_gradient(tail, None, middle, 0.7)
         np.testing.assert_allclose(same_value, value, rtol=1e-5)
         np.testing.assert_allclose(partial, alone, rtol=1e-4)
         assert abs(partial / full - 1) > 1e-3
-    np.testing.assert_allclose(toy_gradient(table, 5, start, 0.7)[1], full, rtol=1e-5)
+    np.testing.assert_allclose(toy_gradient(coefficients, 5, start, 0.7)[1], full, rtol=1e-5)

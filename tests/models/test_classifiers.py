@@ -1,4 +1,4 @@
-"""Classifiers against torch's with the same small random weights, in evaluation and in training mode."""
+"""Tests that classifiers equal torch's with the same small random weights, in both modes."""
 
 import re
 
@@ -36,7 +36,7 @@ KINDS = {"resnet": "classifier.1", "vit": "classifier"}  # with the names of the
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """The file of each kind's torch network."""
+    """The files of the torch networks, by kind."""
     folder = tmp_path_factory.mktemp("torchvision")
     for kind in KINDS:
         torch.save(torchvision(kind).state_dict(), folder / f"{kind}.pth")
@@ -45,7 +45,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def by_path(tmp_path):
-    """`by_path(state)`: a state dict in torchvision's names, as the converter reads it, by our paths."""
+    """A function from a state dict with torchvision's names to the parameters that the loader makes of it."""
 
     def read(state):
         torch.save(state, tmp_path / "state.pth")
@@ -56,7 +56,7 @@ def by_path(tmp_path):
 
 @pytest.fixture(params=KINDS)
 def pair(request, files):
-    """The kind; torch's network; ours and its parameters, read from torch's file."""
+    """The kind, torch's network, and ours with its parameters, read from torch's file."""
     return request.param, torchvision(request.param), *load_classifier(files[request.param])
 
 
@@ -79,18 +79,18 @@ def test_logits_and_gradient_equal_torch(pair, i):
 
         return jax.grad(loss, has_aux=True)(images)
 
-    found, logits = gradient(images)
+    image_gradient, logits = gradient(images)
     x = nchw(images).requires_grad_()
     expected = theirs(x)
     (expected * torch.from_numpy(weights)).sum().backward()
     assert expected.std() > 0.1
     np.testing.assert_allclose(logits, expected.detach(), atol=1e-4 * float(expected.detach().abs().max()))
-    assert relative_error(found, nhwc(x.grad)) < 1e-3
+    assert relative_error(image_gradient, nhwc(x.grad)) < 1e-3
 
 
 @pytest.mark.parametrize("i", [0, 1], ids=["batch 1", "batch 3"])
 def test_training_mode_equals_torch(pair, i, by_path):
-    """Logits, the gradients to images and parameters, and the statistics that torch keeps."""
+    """Compares logits, gradients to images and parameters, and running statistics."""
     kind, theirs, model, params = pair
     images, weights = data(kind, i)
 
@@ -132,7 +132,7 @@ def test_one_value_a_channel_cannot_train(files):
 
 @pytest.mark.parametrize("trained", ["everything", "last layer"])
 def test_the_training_loop_does_as_torchs_optimiser(files, trained, by_path, tmp_path):
-    """Two steps of SGD with momentum and weight decay, batch norm in training mode, by `loop.train`."""
+    """Takes two steps of SGD with momentum and weight decay by `stages.train`, in training mode."""
     model, params = load_classifier(files["resnet"])
     images, labels = data("resnet")[0], np.array([0, 3, 2])
     masks = {} if trained == "everything" else {"trainable": last_layer}
@@ -145,7 +145,7 @@ def test_the_training_loop_does_as_torchs_optimiser(files, trained, by_path, tmp
 
     sgd = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.01, momentum=0.9))
     source = [{"image": image, "label": label} for image, label in zip(images, labels, strict=True)]
-    found = train(
+    tuned = train(
         loss,
         params,
         masked_optimizer(sgd, **masks),
@@ -165,7 +165,7 @@ def test_the_training_loop_does_as_torchs_optimiser(files, trained, by_path, tmp
         optimizer.step()
     expected = by_path(theirs.state_dict())
     start, head = flatten_dict(params), flatten_dict(last_layer(params))
-    for path, value in flatten_dict(found).items():
+    for path, value in flatten_dict(tuned).items():
         np.testing.assert_allclose(value, expected[path], rtol=1e-3, atol=1e-4, err_msg=str(path))
         moves = not masks or head[path] or "running" in path[-1]
         assert np.array_equal(value, start[path]) != moves, path
@@ -211,7 +211,7 @@ def test_a_new_head_has_the_classes_asked_for_and_keeps_the_rest(pair):
 
 @pytest.mark.parametrize("kind, count", [("resnet", 25_557_032), ("vit", 86_567_656)])
 def test_the_defaults_are_the_published_sizes(kind, count):
-    """transformers' state dicts; and as many parameters as torchvision says its have."""
+    """Compares with transformers' state dicts and with torchvision's documented numbers of parameters."""
     labels = {"num_labels": 1000}
     with torch.device("meta"):
         if kind == "resnet":
@@ -223,9 +223,11 @@ def test_the_defaults_are_the_published_sizes(kind, count):
     trained = flatten_dict(batch_norm_statistics(shapes))
     leaves = flatten_dict(shapes)
     assert sum(leaf.size for path, leaf in leaves.items() if not trained[path]) == count
-    found = sorted(to_torch(path, np.broadcast_to(0, leaf.shape)).shape for path, leaf in leaves.items())
+    shapes_in_torch = sorted(
+        to_torch(path, np.broadcast_to(0, leaf.shape)).shape for path, leaf in leaves.items()
+    )
     expected = without_counts(theirs.state_dict())
-    assert found == sorted(tuple(value.shape) for value in expected.values())
+    assert shapes_in_torch == sorted(tuple(value.shape) for value in expected.values())
     if kind == "resnet":  # of ViTs, transformers ≥ 5 has other names in memory than in files
         assert {torch_key(path) for path in leaves} == set(expected)
 

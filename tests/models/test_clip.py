@@ -1,4 +1,4 @@
-"""CLIP's features equal transformers'."""
+"""Tests that CLIP's features equal transformers'."""
 
 import json
 import shutil
@@ -68,7 +68,7 @@ def test_text_features_and_similarities_equal_transformers(clip):
 
 
 def test_older_configurations_pool_at_the_end_of_text_too(folder, tmp_path):
-    """Before transformers 4.31 `eos_token_id` was 2; transformers still pools at the largest id then."""
+    """Before transformers 4.31, `eos_token_id` was 2; transformers still pools at the largest id then."""
     edit_json(folder / "config.json", lambda config: config["text_config"].update(eos_token_id=2))
     reference = transformers.CLIPModel.from_pretrained(folder).requires_grad_(False)
     assert reference.text_model.eos_token_id == 2

@@ -1,4 +1,4 @@
-"""The depth U-Net against a torch module written from the format's description (shared names, DATA.md)."""
+"""Tests the depth U-Net against a torch module with the published names."""
 
 import itertools
 
@@ -80,13 +80,13 @@ def test_prediction_and_gradient_equal_torch(pair, shape):
         prediction = model.apply({"params": params}, images)
         return (prediction * weights).sum(), prediction
 
-    (_, found), gradient = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(images))
+    (_, depth), gradient = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(images))
     x = torch.tensor(images.transpose(0, 3, 1, 2), requires_grad=True)
     expected = torch_model(x)
     (expected * torch.tensor(weights.transpose(0, 3, 1, 2))).sum().backward()
     assert expected.abs().max() > 0.05
     scale = float(expected.abs().max())
-    np.testing.assert_allclose(found, expected.detach().numpy().transpose(0, 2, 3, 1), atol=1e-4 * scale)
+    np.testing.assert_allclose(depth, expected.detach().numpy().transpose(0, 2, 3, 1), atol=1e-4 * scale)
     reference = x.grad.numpy().transpose(0, 2, 3, 1)
     norms = [np.linalg.norm(x.reshape(len(images), -1), axis=1) for x in (gradient - reference, reference)]
     errors = norms[0] / norms[1]
@@ -97,8 +97,8 @@ def test_prediction_and_gradient_equal_torch(pair, shape):
 def test_it_goes_to_a_folder_and_back(pair, tmp_path):
     model, params, _ = pair
     gap_jax.save_depth(model, params, tmp_path / "depth")
-    found, loaded = gap_jax.load_depth(tmp_path / "depth")
-    assert found == model
+    again, loaded = gap_jax.load_depth(tmp_path / "depth")
+    assert again == model
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
 
 

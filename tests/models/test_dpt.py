@@ -1,4 +1,4 @@
-"""DPT against transformers' torch class, with the same small random weights."""
+"""Tests that DPT equals transformers' torch class with the same small random weights."""
 
 import re
 
@@ -24,7 +24,7 @@ SHAPES |= {form: [(1, 32, 64)] for form in ("add", "ignore")}
 
 @pytest.fixture(scope="module", params=FORMS)
 def pair(request, tmp_path_factory):
-    """torch's network; ours, read from the folder that it was saved to; and images' shapes."""
+    """Torch's network, ours with its parameters, read from the folder of torch's, and shapes of images."""
     theirs, folder = transformers_dpt(request.param), tmp_path_factory.mktemp(request.param)
     theirs.save_pretrained(folder)
     return theirs, *gap_jax.load_depth(folder), SHAPES[request.param]
@@ -45,14 +45,14 @@ def test_prediction_and_gradient_equal_torch(pair):
     for shape in shapes:
         draw = np.random.default_rng(0)
         images, weights = draw.random((*shape, 3), np.float32), draw.normal(size=(*shape, 1)) / shape[1]
-        found, depth = gradient(images, weights)
+        image_gradient, depth = gradient(images, weights)
         x = nchw(images).requires_grad_()
         expected = predict(theirs, 2 * x - 1)
         (expected * nchw(weights)).sum().backward()
         expected = nhwc(expected)
         assert 0.1 < (expected > 0).mean() < 1 and expected.std() > 0.05 * expected.max()
         np.testing.assert_allclose(depth, expected, atol=1e-4 * expected.max())
-        errors += map(relative_error, found, nhwc(x.grad))
+        errors += map(relative_error, image_gradient, nhwc(x.grad))
     # where a ReLU or a maximum is undecided to rounding, part of an image's gradient may be another's
     assert min(errors) < 1e-3 and max(errors) < 2e-2
 
@@ -95,11 +95,11 @@ def test_published_sizes_have_torchs_state_dict(config):
     }
     model = DPT(**ours, backbone_config=BitConfig() if "is_hybrid" in config else None)
     shapes = jax.eval_shape(model.init, jax.random.key(0), *model.example_inputs())["params"]
-    found = {
+    shapes_in_torch = {
         torch_key(path): to_torch(path, np.broadcast_to(0, leaf.shape)).shape
         for path, leaf in flatten_dict(shapes).items()
     }
-    assert found == expected
+    assert shapes_in_torch == expected
 
 
 @pytest.mark.parametrize("size", [(6, 10), (2, 3)])

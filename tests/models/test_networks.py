@@ -1,4 +1,4 @@
-"""Every network's forward pass against torch's, in float32, with random weights everywhere."""
+"""Tests that the networks' forward passes equal torch's, in float32, with random weights everywhere."""
 
 import diffusers
 import jax
@@ -97,7 +97,7 @@ def test_vae_equals_torch(sd15):
 
 
 def test_encoding_draws_from_the_posterior(sd15):
-    """With a key an image's own; the mean without."""
+    """With keys, each image draws from its own; without, the posterior's mean is returned."""
     images = np.random.default_rng(1).random((2, 16, 16, 3), dtype=np.float32)
     keys = jax.random.split(jax.random.key(0), 2)
     posterior = sd15.torch.vae.encode(nchw(2 * images - 1)).latent_dist
@@ -109,7 +109,7 @@ def test_encoding_draws_from_the_posterior(sd15):
 
 @pytest.mark.parametrize("kind", ["sd15", "sd21"])
 def test_text_encoder_equals_torch(models, kind):
-    """quick-gelu and gelu, two and three layers."""
+    """The kinds have quick-gelu and gelu, two and three layers."""
     model = models(kind)
     ids = model.pipe.tokenize(["a room, photo", ""])
     expected = model.torch.text_encoder(torch.from_numpy(ids).long())[0]
@@ -152,7 +152,7 @@ def test_a_convolution_s_gradient_keeps_the_order_that_xla_has_fast_code_for_in_
 
 
 def test_group_norm_survives_a_large_mean():
-    """Where a one-pass variance would cancel."""
+    """A variance computed in one pass would cancel."""
     x = 1000 + normal(2, 5, 5, 16)
     norm = GroupNorm(4, 1e-5)
     ours = norm.apply({"params": {"scale": np.ones(16, np.float32), "bias": np.zeros(16, np.float32)}}, x)
@@ -160,7 +160,7 @@ def test_group_norm_survives_a_large_mean():
 
 
 def test_attention_softmax_is_float32_in_half_precision():
-    """Large logits in bfloat16: equal to a float32 softmax of the same inputs, which 1/√16 scales exactly."""
+    """With large logits in bfloat16, it equals a float32 softmax; the scale 1/√16 is exact."""
     query, key, value = (jax.numpy.asarray(normal(1, 9, 32) * 8, "bfloat16") for _ in range(3))
     ours = attention(query, key, value, heads=2)
     assert ours.dtype == "bfloat16"

@@ -1,4 +1,4 @@
-"""Token ids equal transformers', and nothing is added to the tokenizer's files for placeholders."""
+"""Tests that token ids equal transformers', with placeholders and without."""
 
 import logging
 import warnings
@@ -33,7 +33,7 @@ WITH_PLACEHOLDERS = [
 
 @pytest.fixture(params=["sd15", "sd21", "clip"])
 def both(request):
-    """transformers' tokenizer and ours, of a folder."""
+    """Transformers' tokenizer and ours, from one folder."""
     if request.param == "clip":
         clip = request.getfixturevalue("clip")
         return transformers.CLIPTokenizer.from_pretrained(clip.folder), clip.clip
@@ -78,13 +78,13 @@ def test_no_texts_are_no_rows(sd15):
 
 def test_what_is_cut_is_quoted_in_one_warning(sd15):
     texts = ["a room", "room " * 75 + "<1> and <0> it's", "photo", "room " * 76]
-    with warnings.catch_warnings(record=True) as found:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         ids = sd15.pipe.tokenize(texts, placeholders=2)
-    assert [str(warning.message) for warning in found] == [
+    assert [str(warning.message) for warning in warned] == [
         "text beyond 75 tokens was cut: \"<1> and <0> it 's\"; 'room'"
     ]
-    assert found[0].filename == __file__
+    assert warned[0].filename == __file__
     tokenizer = transformers.CLIPTokenizer.from_pretrained(sd15.folder / "tokenizer")
     tokenizer.add_tokens(["<0>", "<1>"])
     np.testing.assert_array_equal(ids, reference_ids(tokenizer, texts))

@@ -1,4 +1,4 @@
-"""Folders that cannot be loaded: a clear error that names the file, what was expected and what was found."""
+"""Tests that errors of loading name the file, what was expected and what was found."""
 
 import json
 import pickle
@@ -53,14 +53,14 @@ def set_weights(name, change):
     return rewrite
 
 
-def shard(promised):
-    """Make the text encoder's weights a shard, with an index that promises other files or keys."""
+def shard(others):
+    """Make the text encoder's weights a shard, with an index that lists other files or keys too."""
 
     def change(folder):
         keys = dict.fromkeys(load_file(folder / TEXT), "a.safetensors")
         (folder / TEXT).rename(folder / "text_encoder" / "a.safetensors")
         index = folder / "text_encoder" / "model.safetensors.index.json"
-        index.write_text(json.dumps({"weight_map": keys | promised} if promised else {}))
+        index.write_text(json.dumps({"weight_map": keys | others} if others else {}))
 
     return change
 

@@ -1,4 +1,4 @@
-"""Classifiers' files: torchvision's, ALIA's and transformers', our folders; and what cannot be read."""
+"""Tests of reading and writing classifiers in the layouts of torchvision, ALIA and transformers."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def networks():
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """transformers' networks, and the folders that it saved them to."""
+    """Networks of transformers, and the folders to which it saved them."""
     made = {}
     for kind in KINDS:
         network, folder = hugging_face(kind), tmp_path_factory.mktemp(kind)
@@ -62,13 +62,13 @@ def safetensors(state, path):
 
 
 def alias(state, path):
-    """As ALIA's training saves them: with its measurements, which are numpy's numbers."""
+    """Save a state dict as ALIA's training does, with its measurements, which are NumPy scalars."""
     state = {f"module.{key.replace('heads.head.', 'heads.')}": value for key, value in state.items()}
     torch.save({"net": state, "acc": np.float64(0.5), "epoch": 3, "accs": [np.float32(0.5)]}, path)
 
 
 def of_old(state, path):
-    """The names of torchvision's first ViTs."""
+    """Save a state dict under the names of torchvision's first ViTs."""
     for old, new in (("mlp.0.", "mlp.linear_1."), ("mlp.3.", "mlp.linear_2.")):
         state = {key.replace(old, new): value for key, value in state.items()}
     torch.save(state, path)
@@ -92,8 +92,8 @@ def test_files_in_torchvisions_names_are_read(networks, kind, tmp_path):
         assert model == MODULES[kind]
         if first is None:
             first = params
-            found = jax.jit(model.apply)({"params": params}, images)
-            np.testing.assert_allclose(found, expected, atol=1e-4 * float(expected.abs().max()))
+            logits = jax.jit(model.apply)({"params": params}, images)
+            np.testing.assert_allclose(logits, expected, atol=1e-4 * float(expected.abs().max()))
         jax.tree.map(np.testing.assert_array_equal, params, first)
 
 
@@ -103,9 +103,9 @@ def test_folders_of_transformers_are_read(folders, kind):
     model, params = load_classifier(folder, image_mean=(0.5, 0.4, 0.3), image_std=(0.2, 0.3, 0.4))
     images = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
     expected = network(normalise(nchw(images), model.image_mean, model.image_std)).logits.detach()
-    found = jax.jit(model.apply)({"params": params}, images)
+    logits = jax.jit(model.apply)({"params": params}, images)
     assert expected.std() > 0.1
-    np.testing.assert_allclose(found, expected, atol=1e-4 * float(expected.abs().max()))
+    np.testing.assert_allclose(logits, expected, atol=1e-4 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -278,9 +278,9 @@ def test_transformers_prepares_images_as_saved_classifiers_do(networks, tmp_path
     save_classifier(*load_classifier(tmp_path / "net.pth"), tmp_path / "folder")
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "folder")
     image = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
-    found = processor(image, return_tensors="np")["pixel_values"][0]
+    pixels = processor(image, return_tensors="np")["pixel_values"][0]
     expected = (image / 255 - IMAGENET_MEAN) / IMAGENET_STD
-    np.testing.assert_allclose(np.moveaxis(found, 0, -1), expected, atol=1e-5)
+    np.testing.assert_allclose(np.moveaxis(pixels, 0, -1), expected, atol=1e-5)
 
 
 def test_the_depth_loader_still_refuses_classifiers(networks, tmp_path):

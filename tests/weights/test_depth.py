@@ -1,4 +1,4 @@
-"""Depth models' files: others' checkpoints, our folders, the `convert` command; and what cannot be read."""
+"""Tests of reading and writing depth models, and of the command `convert`."""
 
 import argparse
 import json
@@ -26,7 +26,7 @@ TASK = "('rgb', 'depth_zbuffer')"
 
 
 class Callback:
-    """Stands for what training frameworks leave in a checkpoint besides its weights."""
+    """A stand-in for the objects that training frameworks leave in a checkpoint besides its weights."""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def omnidata():
 
 @pytest.fixture(scope="module")
 def lightning(omnidata, tmp_path_factory):
-    """A checkpoint as Lightning writes it, of the network and a loss with a weight of its own."""
+    """A checkpoint as Lightning writes it, of the network and of a loss that has a weight too."""
     path = tmp_path_factory.mktemp("omnidata") / "omnidata_dpt_depth.ckpt"
     state = {f"model.{key}": value for key, value in omnidata.state_dict().items()}
     content = {
@@ -57,7 +57,7 @@ def lightning(omnidata, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dpt(tmp_path_factory):
-    """A small DPT-hybrid of transformers, and its folder."""
+    """A small DPT-hybrid of transformers and its folder."""
     folder, network = tmp_path_factory.mktemp("dpt"), transformers_dpt("hybrid")
     network.save_pretrained(folder)
     return network, folder
@@ -72,20 +72,20 @@ def test_xtc_checkpoints_are_read(unet, form, tmp_path):
     torch.save(form(unet), tmp_path / "rgb2depth_consistency.pth")
     model, params = gap_jax.load_depth(tmp_path / "rgb2depth_consistency.pth")
     assert model == DepthUNet(levels=2, width=8)
-    found = state_dict(params)
-    assert found.keys() == unet.keys()
+    tensors = state_dict(params)
+    assert tensors.keys() == unet.keys()
     for key, value in unet.items():
-        np.testing.assert_array_equal(found[key], value)
+        np.testing.assert_array_equal(tensors[key], value)
 
 
 def test_an_omnidata_checkpoint_predicts_as_its_network(omnidata, lightning):
     model, params = gap_jax.load_depth(lightning)
     assert model.backbone_config == BitConfig(32, (128, 128, 256), (1, 2, 1))
     images = np.random.default_rng(0).random((2, 64, 32, 3), np.float32)
-    found = jax.jit(model.apply)({"params": params}, images)
+    depth = jax.jit(model.apply)({"params": params}, images)
     expected = nhwc(omnidata(2 * nchw(images) - 1))
     assert 0.3 < (expected > 0).mean() < 1 and expected.std() > 0.05 * expected.max()
-    np.testing.assert_allclose(found, expected, atol=1e-4 * expected.max())
+    np.testing.assert_allclose(depth, expected, atol=1e-4 * expected.max())
 
 
 @pytest.mark.parametrize("source", ["dpt", "lightning"])

@@ -1,4 +1,4 @@
-"""Models by hub id, from a hub that is simulated: no test asks the network."""
+"""Tests of loading models by hub id, from a simulated hub: no test uses the network."""
 
 import shutil
 from pathlib import Path
@@ -18,7 +18,7 @@ RESPONSE = SimpleNamespace(headers={}, request=None)
 
 @pytest.fixture
 def hub(sd15, tmp_path, monkeypatch):
-    """A hub of a pipeline and a ControlNet; `asked` are the calls it got, `fails` what it raises instead."""
+    """A simulated hub with a pipeline and a ControlNet; `asked` records its calls, `fails` makes it raise."""
     folder = Path(shutil.copytree(sd15.folder, tmp_path / "hub"))
     folders = {MODEL: folder, CONTROLNET: sd15.folder / "controlnet"}
     hub = SimpleNamespace(folder=folder, asked=[], fails=lambda name: None)
@@ -141,7 +141,7 @@ def test_neither_folder_nor_hub_id_is_not_asked_for(hub, model):
 
 
 def test_cache_of_the_real_client_serves_offline(sd15, tmp_path, monkeypatch):
-    """huggingface_hub itself, its network off (conftest.py), on a cache laid out as it lays it out."""
+    """Uses huggingface_hub itself, offline (see conftest.py), on a cache in its layout."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"no model_index\.json.* not in the local cache"):
         gap_jax.load_pipeline(MODEL)

@@ -1,4 +1,4 @@
-"""Whatever torch's libraries write is read, and they read what is written here."""
+"""Tests that gap_jax reads all that torch's libraries write, and that they read what it writes."""
 
 import copy
 import dataclasses
@@ -36,7 +36,7 @@ def edit_json(path, **changes):
 
 
 def assert_equal(ours, theirs):
-    """Both trees have the same paths, dtypes and bits."""
+    """Assert that two trees have the same paths, dtypes and bits."""
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     for (path, a), b in zip(jax.tree.leaves_with_path(ours), jax.tree.leaves(theirs), strict=True):
         assert a.dtype == b.dtype, path
@@ -48,7 +48,7 @@ def rounded(params, dtype):
 
 
 def as_pickle(folder, **options):
-    """Exchange a component's only safetensors file for a torch pickle of the same tensors."""
+    """Replace the only safetensors file of a component by a torch pickle of the same tensors."""
     [weights] = folder.glob("*.safetensors")
     pickled = weights.with_name(weights.name.replace("model.safetensors", "model.bin"))
     if pickled.name == "model.bin":
@@ -147,7 +147,7 @@ def test_parameters_get_the_dtype_asked_for(sd15, dtype):
 
 
 def test_names_of_the_published_weights_are_understood(sd15, folder):
-    """Stable Diffusion 1.5's are older: other names in the VAE, a prefix and a buffer in the text encoder."""
+    """Stable Diffusion 1.5 has older names in its VAE, and a prefix and a buffer in its text encoder."""
     file = folder / "vae" / "diffusion_pytorch_model.safetensors"
     older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     tensors = load_file(file)
@@ -191,9 +191,11 @@ def test_published_pndm_file_gives_ddim_its_betas_and_offset(folder):
     )
     reference = diffusers.DDIMScheduler.from_config(config)
     reference.set_timesteps(20)
-    table = gap_jax.ddim(schedule, 20)
-    np.testing.assert_array_equal(table.timestep, reference.timesteps)
-    np.testing.assert_allclose(table.alpha**2, reference.alphas_cumprod[reference.timesteps], rtol=1e-5)
+    coefficients = gap_jax.ddim(schedule, 20)
+    np.testing.assert_array_equal(coefficients.timestep, reference.timesteps)
+    np.testing.assert_allclose(
+        coefficients.alpha**2, reference.alphas_cumprod[reference.timesteps], rtol=1e-5
+    )
 
 
 def without_controlnet(folder):
@@ -248,7 +250,7 @@ def test_torch_loads_what_is_saved(models, tmp_path, kind):
 
 
 def settings(component):
-    """A component's configuration, but for what its computation does not depend on."""
+    """Return the part of a component's configuration on which its computation depends."""
     config = component.config if isinstance(component.config, dict) else component.config.to_dict()
     config = json.loads(json.dumps(config))  # tuples and lists alike
     ignored = {"architectures", "bos_token_id", "dtype", "model_type", "transformers_version"}
@@ -359,7 +361,7 @@ def test_loading_holds_the_weights_about_once(sd15, folder, dtype):
     diffusers.UNet2DConditionModel.from_config(config).save_pretrained(folder / "unet")
     command = [sys.executable, "-c", PEAK, folder, sd15.folder, dtype]
     root = Path(__file__).parents[2]
-    found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
-    size, peak = map(int, found.stdout.split())
+    process = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+    size, peak = map(int, process.stdout.split())
     assert size > 50e6
     assert peak <= 1.25 * size + 10e6

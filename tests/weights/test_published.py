@@ -1,4 +1,4 @@
-"""The published configurations at full size have torch's state dict, key by key; nothing is allocated."""
+"""Tests that the published configurations give torch's state dicts, key by key, without allocating them."""
 
 import json
 
@@ -17,7 +17,7 @@ from gap_jax.models.vae import AutoencoderKL
 from gap_jax.weights.configs import build
 from gap_jax.weights.convert import to_torch, torch_key
 
-# As in the config.json files on the hub: of runwayml/stable-diffusion-v1-5 and -inpainting (diffusers 0.6),
+# as in the config.json files on the hub, of runwayml/stable-diffusion-v1-5 and -inpainting (diffusers 0.6),
 # stabilityai/stable-diffusion-2-1 (0.10), lllyasviel/sd-controlnet-depth, openai/clip-vit-large-patch14.
 BACKBONE = {
     "act_fn": "silu",
