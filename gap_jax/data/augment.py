@@ -18,7 +18,7 @@ from gap_jax.data.loader import Source
 MAX_MAGNITUDE = 30  # of RandAugment
 MAX_SEVERITY = 10  # of AugMix
 
-_RESAMPLING = {"resample": Image.Resampling.BILINEAR, "fillcolor": (128,) * 3}
+_RESAMPLING: dict[str, Any] = {"resample": Image.Resampling.BILINEAR, "fillcolor": (128,) * 3}
 _INPAINTING_RADIUS = 3.0  # pixels
 
 
@@ -237,7 +237,7 @@ def _clipped_interval(middle: int, length: int) -> slice:
 
 
 def _integer(example: Example, field: str, index: int) -> int:
-    value = example.get(field)
+    value: Any = example.get(field)
     if np.ndim(value) or not isinstance(np.asarray(value)[()], np.integer):
         raise ValueError(
             f"example {index} must have an integer {field!r}, found {value!r}; its fields are {list(example)}"

@@ -66,8 +66,9 @@ class ImageFolder:
         example = {"image": pixels, "text": line["text"]}
         if not self.has_depth:
             return example
+        image_path, depth_path, mask_path = (str(self.folder / line.get(key, "")) for key in _FILE_KEYS)
         paths = DepthPaths(
-            line["file_name"], *(str(self.folder / line[key]) if key in line else None for key in _FILE_KEYS)
+            line["file_name"], image_path, depth_path, mask_path if "mask_file_name" in line else None
         )
         depth, mask = read_label(paths, decode_distance, self.size, image.size)
         depth = np.round(depth * DEPTH_SCALE).astype(np.uint16)

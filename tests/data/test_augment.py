@@ -20,7 +20,7 @@ from gap_jax.data.corruptions.common import CORRUPTIONS
 from gap_jax.data.loader import Batches
 from gap_jax.small_worlds import wildlife
 from gap_jax.small_worlds.wildlife import Words
-from gap_jax.tasks.classification import class_weighted, cross_entropy, mixed
+from gap_jax.tasks.classification import cross_entropy, cut_mix_loss, weighted_cross_entropy
 
 PLACES = ("grass", "forest", "lake", "sea", "dirt", "savanna")
 ALWAYS = ("Identity", "AutoContrast", "Equalize")  # operations without a magnitude
@@ -241,14 +241,14 @@ def test_a_mixed_loss_is_the_loss_to_mixed_labels():
     lam = batch["lam"][:, None]
     soft = lam * jax.nn.one_hot(batch["label"], 3) + (1 - lam) * jax.nn.one_hot(batch["label_b"], 3)
     expected = -(soft * jax.nn.log_softmax(logits)).sum(-1)
-    np.testing.assert_allclose(jax.jit(mixed(loss))(logits, batch), expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(cut_mix_loss(loss))(logits, batch), expected, rtol=1e-5)
     plain = {"label": batch["label"]}
-    np.testing.assert_array_equal(mixed(loss)(logits, plain), loss(logits, plain))
-    weighted = mixed(class_weighted([1.0, 2.0, 4.0]))(logits, batch)
+    np.testing.assert_array_equal(cut_mix_loss(loss)(logits, plain), loss(logits, plain))
+    weighted = cut_mix_loss(weighted_cross_entropy([1.0, 2.0, 4.0]))(logits, batch)
     np.testing.assert_allclose(
         weighted, -(soft * jnp.array([1, 2, 4]) * jax.nn.log_softmax(logits)).sum(-1), rtol=1e-5
     )
-    assert mixed(loss) is mixed(loss)
+    assert cut_mix_loss(loss) is cut_mix_loss(loss)
 
 
 def test_balanced_groups_are_complete_and_equally_frequent():

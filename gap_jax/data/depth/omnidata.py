@@ -26,7 +26,7 @@ class OmnidataLayout:
     component: Component = "replica"
     """component of the starter set"""
     splits: Path | None = None
-    """CSV file in the folder that assigns buildings to splits (id,train,val,test); without it, all are train"""
+    """CSV file in the folder, with the columns id,train,val,test; without it, all images are in train"""
     far: float = 65535
     """depth, in units of 1/512 m, that becomes 1: 65535 (128 m) is Omnidata's scale, 8000 Taskonomy's"""
 

@@ -60,7 +60,8 @@ def _read_coco(path: Path) -> Iterator[Box]:
 
 def _box(image: str, sides: list, place: str) -> Box:
     try:
-        return Box(image, *map(float, sides), place=place)
+        x, y, width, height = map(float, sides)
+        return Box(image, x, y, width, height, place)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{place}: a box must be four numbers {', '.join(_SIDES)}, found {sides}") from error
 
