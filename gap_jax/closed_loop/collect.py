@@ -17,7 +17,7 @@ from gap_jax.closed_loop.run import CRITIC, ORIGINAL, Produced, Run
 from gap_jax.closed_loop.settings import Optimizing, Settings
 from gap_jax.closed_loop.terms import weights_of
 from gap_jax.report.results import CONSTANT, ArmStyle, Column, Generated, Point, Prompt, Results
-from gap_jax.stages.evaluate import CLEAN, TestSet
+from gap_jax.stages.evaluate import CLEAN, SetKey
 from gap_jax.stages.optimize import load_trajectory
 
 FRAMES = 8  # steps of an optimisation that are drawn, besides the one that was chosen
@@ -42,7 +42,7 @@ def collect(runs: Sequence[Run], produced: Sequence[Sequence[Produced]], root: P
         for i, first in enumerate(produced[0])
         if first.prompt_sets
     }
-    targets = [TestSet("domain", name) for name in world.targets if name in world.data.domains]
+    targets = [SetKey("domain", name) for name in world.targets if name in world.data.domains]
     return Results(
         title=world.title,
         summary=world.summary,
@@ -117,7 +117,7 @@ def _images_per_seed(generated: Mapping[str, Generated], seeds: int) -> dict[str
 def _efficiency(
     scores: Sequence[Scores],
     arms: Mapping[str, ModelKey],
-    target: TestSet,
+    target: SetKey,
     images: Mapping[str, int],
     metric: str,
 ) -> dict[str, tuple[Point, ...]]:
@@ -176,7 +176,9 @@ def _prompt(
     run: Run, gallery: Gallery, work: Produced, prompt_set: PromptSet, index: int, number: int
 ) -> Prompt:
     """Return one prompt with its losses, nearest words and pictures by step."""
-    losses, stopped, words = {}, None, ()
+    losses: dict[str, tuple[float, ...]] = {}
+    words: tuple[tuple[tuple[str, float], ...], ...] = ()
+    stopped: int | None = None
     paths: dict[int, np.ndarray | None] = {0: None}
     if prompt_set.embeddings is not None:
         generator, embedding = run.world.generator, prompt_set.embeddings[index]

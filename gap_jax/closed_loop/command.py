@@ -8,8 +8,10 @@ import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol
 
 import tyro
 
@@ -73,7 +75,7 @@ def parse(experiment: Experiment, args: Sequence[str]) -> Options:
     chosen, _ = first.parse_known_args(args)
     settings, world = experiment.presets[chosen.preset]
     command = _command(experiment, chosen.preset, shortened(settings) if chosen.quick else settings, world)
-    values = tyro.cli(command, description=experiment.description, args=args)
+    values: Any = tyro.cli(command, description=experiment.description, args=args)
     return Options(
         stage=values.stage,
         preset=values.preset,
@@ -85,7 +87,8 @@ def parse(experiment: Experiment, args: Sequence[str]) -> Options:
 
 def _command(experiment: Experiment, preset: str, settings: Settings, world: WorldConfig) -> type:
     """Return the dataclass that tyro reads a command line into, with these defaults."""
-    worlds = tuple(dict.fromkeys(type(other.world) for other in experiment.presets.values()))
+    worlds = dict.fromkeys(type(other.world) for other in experiment.presets.values())
+    any_world: Any = reduce(or_, worlds)
 
     def option(kind: Any, text: str, *markers: Any) -> Any:
         return Annotated[kind, tyro.conf.arg(help=text), *markers]
@@ -104,7 +107,7 @@ def _command(experiment: Experiment, preset: str, settings: Settings, world: Wor
         ),
         ("quick", option(bool, "run a short version with three arms, to see that everything works"), False),
         ("settings", Annotated[Settings, tyro.conf.arg(name="")], settings),
-        ("world", tyro.conf.AvoidSubcommands[Union[worlds]], world),  # noqa: UP007 (built at run time)
+        ("world", tyro.conf.AvoidSubcommands[any_world], world),
     ]
     return dataclasses.make_dataclass(
         "Command",
@@ -140,7 +143,8 @@ def execute(options: Options) -> None:
     if page.exists():
         print(f"nothing to do: the report {page} exists; delete it to make it again")
         return
-    jax.config.update("jax_compilation_cache_dir", str(options.work.absolute() / "compiled"))
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(options.work.absolute() / "compiled"))
     try:
         _run(options)
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ from gap_jax.closed_loop.run import Produced, Run, example_rows
 from gap_jax.closed_loop.world import Task, select
 from gap_jax.data.batch import HostBatch
 from gap_jax.report import pictures
-from gap_jax.report.results import Example, Frame
+from gap_jax.report.results import ExamplePictures, Frame
 from gap_jax.stages.generate import image_keys
 
 Frames = Mapping[int, tuple[np.ndarray, np.ndarray]]  # by step: an image and the model's prediction
@@ -44,7 +44,7 @@ class Gallery:
         index: int,
         number: int,
         paths: Mapping[int, np.ndarray | None],
-    ) -> tuple[Example, ...]:
+    ) -> tuple[ExamplePictures, ...]:
         """Return the examples of one prompt, with a frame for each step of `paths`.
 
         - `index`: the prompt's place in its set; `number`: its place in its arm, as generation counts.
@@ -105,7 +105,7 @@ class Gallery:
             self._programs[strength] = program
         return self._programs[strength]
 
-    def _example(self, folder: Path, label: HostBatch, frames: Frames) -> Example:
+    def _example(self, folder: Path, label: HostBatch, frames: Frames) -> ExamplePictures:
         task: Task = self._run.world.task
         shown = []
         for step, (image, prediction) in sorted(frames.items()):
@@ -119,7 +119,7 @@ class Gallery:
                     step, *(self._save(folder / f"{name}-{step:05d}.png", picture) for name, picture in parts)
                 )
             )
-        return Example(
+        return ExamplePictures(
             self._save(folder / "label.png", task.pictures.label(label)),
             self._save(folder / "original.png", label["image"]),
             tuple(shown),

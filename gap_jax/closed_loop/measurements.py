@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from gap_jax.files import write_whole
 from gap_jax.report.results import WORST
-from gap_jax.stages.evaluate import TestSet
+from gap_jax.stages.evaluate import SetKey
 from gap_jax.tasks.metric import Metric
 
 
@@ -24,18 +24,18 @@ class ModelKey(NamedTuple):
     images: int | None = None
 
 
-Scores = dict[ModelKey, dict[TestSet, dict[str, float]]]
-WORST_SET = TestSet("domain", WORST)
+Scores = dict[ModelKey, dict[SetKey, dict[str, float]]]
+WORST_SET = SetKey("domain", WORST)
 
 
 def add_worst(
-    by_set: dict[TestSet, dict[str, float]], names: Sequence[str], metrics: Mapping[str, Metric]
+    by_set: dict[SetKey, dict[str, float]], names: Sequence[str], metrics: Mapping[str, Metric]
 ) -> None:
     """Add the worst value of each metric over some domains, as one more test set.
 
     Nothing is added if there are no names, or if the model was not measured on all of them.
     """
-    sets = [TestSet("domain", name) for name in names]
+    sets = [SetKey("domain", name) for name in names]
     if not sets or not set(sets) <= set(by_set):
         return
     by_set[WORST_SET] = {
@@ -63,7 +63,7 @@ def read_measurements(path: Path) -> Scores:
     try:
         for entry in json.loads(path.read_text(encoding="utf-8")):
             by_set = scores.setdefault(ModelKey(**entry["model"]), {})
-            by_set[TestSet(**entry["set"])] = entry["metrics"]
+            by_set[SetKey(**entry["set"])] = entry["metrics"]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"{path} is not a file of measurements: {error}. Delete it and run the same command again"

@@ -20,7 +20,7 @@ from gap_jax.data.batch import Batch
 from gap_jax.diffusion.align import Sampling
 from gap_jax.diffusion.align import generate as sample
 from gap_jax.diffusion.pipeline import Params
-from gap_jax.stages.classifier_tuning import fine_tuning, freeze
+from gap_jax.stages.classifier_tuning import freeze, masked_optimizer
 from gap_jax.stages.generate import Filter
 from gap_jax.stages.guidance import FeatureStatistics, cosine
 from gap_jax.stages.objective import objective
@@ -129,7 +129,7 @@ class Programs:
                 "critic_loss": world.task.loss(critic_prediction, batch),
                 "critic_score": metric(critic_prediction, batch),
             }
-            if weights.clip is not None:
+            if weights.clip is not None and weights.subject is not None:
                 features = world.generator.clip.image_features(weights.clip, images, projected=True)
                 values["clip_similarity"] = 1 - cosine(features, FeatureStatistics(weights.subject, None))
             return images, values
@@ -179,10 +179,10 @@ class Programs:
     @cached_property
     def predict_trainable(self) -> Callable[[Any, jax.Array], Any]:
         """The prediction of the fine-tuned model, with gradients of its trainable parameters only."""
-        learner = self.world.models.learner
-        if learner.trainable is None:
-            return learner.predict
-        return lambda params, images: learner.predict(freeze(params, learner.trainable), images)
+        predict, trainable = self.world.models.learner.predict, self.world.models.learner.trainable
+        if trainable is None:
+            return predict
+        return lambda params, images: predict(freeze(params, trainable), images)
 
     @cached_property
     def finetuning_optimizer(self) -> optax.GradientTransformation:
@@ -194,7 +194,7 @@ class Programs:
         rule = optax.amsgrad(rate) if config.optimizer == "amsgrad" else optax.sgd(rate, momentum=0.9)
         rule = optax.chain(optax.add_decayed_weights(config.weight_decay), rule)
         trainable = self.world.models.learner.trainable
-        return rule if trainable is None else fine_tuning(rule, trainable)
+        return rule if trainable is None else masked_optimizer(rule, trainable)
 
     def _sampling(self, steps: int, backprop_steps: int | None = None) -> Sampling:
         config = self.settings.sampling

@@ -24,14 +24,14 @@ from gap_jax.closed_loop.world import TrainingData, World, select
 from gap_jax.data.batch import HostBatch
 from gap_jax.data.prepared import Prepared
 from gap_jax.report.results import CONSTANT
-from gap_jax.stages.evaluate import CLEAN, TestSet, corrupted_sets, domain_sets, evaluate, num_corrupted_sets
+from gap_jax.stages.evaluate import CLEAN, SetKey, corrupted_sets, domain_sets, evaluate, num_corrupted_sets
 from gap_jax.stages.finetune import Mixture, finetune
 from gap_jax.stages.generate import generate, plan
 from gap_jax.stages.optimize import optimize
 
 EXAMPLES = 3  # original images that a prompt is shown on
 CRITIC = "critic"
-ORIGINAL = TestSet("training", "original")  # real images, on which the critic is measured
+ORIGINAL = SetKey("training", "original")  # real images, on which the critic is measured
 
 
 class Produced(NamedTuple):

@@ -15,7 +15,7 @@ STAGES = ("optimize", "generate", "finetune", "evaluate", "report")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
-    """How Stable Diffusion draws an image, both while prompts are optimised and when images are generated."""
+    """The way Stable Diffusion draws images, both while prompts are optimised and when data is generated."""
 
     guidance_scale: float = 1.5  # scale of classifier-free guidance; 1 switches it off
     eta: float = 0.0  # DDIM's η: 0 adds no noise between denoising steps, 1 as much as DDPM
@@ -24,7 +24,7 @@ class SamplingSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizing:
-    """How prompts are optimised: by AdamW, through all denoising steps."""
+    """The optimisation of prompts, by AdamW and through all denoising steps."""
 
     prompts: int = 2  # number of prompts per arm (per target, for guided arms)
     placeholders: int = 3  # number of placeholder tokens in a prompt
@@ -51,7 +51,7 @@ class Optimizing:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generating:
-    """How training images are generated."""
+    """The generation of training images."""
 
     images: int = 64  # number of images to generate per arm
     batch: int = 32  # images generated at once, over all devices
@@ -65,7 +65,7 @@ class Generating:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finetuning:
-    """How the model is fine-tuned; the best of four checkpoints on the validation sets is kept."""
+    """The fine-tuning of the model; of four checkpoints, the best on the validation sets is kept."""
 
     optimizer: Literal["amsgrad", "sgd"] = "amsgrad"  # Adam with AMSGrad, or SGD with momentum 0.9
     steps: int = 80  # number of updates
@@ -78,7 +78,7 @@ class Finetuning:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluating:
-    """How models are measured."""
+    """The measurement of models."""
 
     images: int = 32  # number of images in each test set
     severities: tuple[int, ...] = (1, 2, 3, 4, 5)  # severities of the corruptions, from 1 to 5

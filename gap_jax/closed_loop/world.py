@@ -14,7 +14,7 @@ from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.models.clip import Clip
 from gap_jax.models.network import Network
 from gap_jax.report.results import Legend
-from gap_jax.stages.evaluate import TestSet
+from gap_jax.stages.evaluate import SetKey
 from gap_jax.tasks.metric import Metric
 
 Loss = Callable[[Any, Batch], jax.Array]  # (prediction, batch) -> [B]
@@ -68,7 +68,7 @@ class DataSets:
     validation: Mapping[str, HostBatch]
     test: HostBatch
     domains: Mapping[str, HostBatch] = dataclasses.field(default_factory=dict)
-    precomputed: Callable[[], Iterable[tuple[TestSet, np.ndarray]]] = tuple
+    precomputed: Callable[[], Iterable[tuple[SetKey, np.ndarray]]] = tuple
     num_precomputed: int = 0
     worst_of: tuple[str, ...] = ()
     subsets: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -117,7 +117,7 @@ class TrainingData:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """How a report draws a task's labels and predictions, one image at a time, as uint8 `[H,W,3]`.
+    """The way a report draws a task's labels and predictions, one image at a time, as uint8 `[H,W,3]`.
 
     - `name`: what a label is called, such as "depth map".
     - `label(label)`: the picture of a label.
@@ -135,7 +135,7 @@ class Pictures:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-    """What the model is for: its losses and metrics. A loss is `(prediction, batch) -> [B]`.
+    """The purpose of a model: its losses and metrics. A loss is `(prediction, batch) -> [B]`.
 
     - `align(strength)`: the alignment that keeps generated images faithful to their labels; a strength below
       1 starts from the original image (SDEdit).

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 import pytest
 
-from gap_jax.closed_loop.command import main, parse
+from gap_jax.closed_loop.command import execute, parse
 from gap_jax.data.__main__ import main as prepare
 from gap_jax.data.masked.iwildcam import CATEGORIES
-from gap_jax.experiments.classification_worlds import parts
-from gap_jax.experiments.iwildcam import IWildCam
-from gap_jax.experiments.waterbirds import Waterbirds
+from gap_jax.experiments.classification.worlds import class_subsets
+from gap_jax.experiments.iwildcam.__main__ import EXPERIMENT as IWILDCAM
+from gap_jax.experiments.waterbirds.__main__ import EXPERIMENT as WATERBIRDS
 from gap_jax.models.resnet import ResNet
 from gap_jax.report.results import WORST, load
 from gap_jax.weights.classifier import save_classifier
@@ -31,7 +31,7 @@ from tests.experiments.processes import (
 
 SIZE = 64
 SHORT = shlex.split(
-    "--preset paper --optimizing.prompts 1 --optimizing.steps 2 --optimizing.batch 2 --optimizing.at-once 2 "
+    "--preset paper --optimizing.prompts 1 --optimizing.steps 2 --optimizing.batch 2 --optimizing.micro-batch 2 "
     "--optimizing.denoising-steps 2 --optimizing.adversarial-start 1 --generating.images 8 "
     "--generating.batch 4 --generating.denoising-steps 2 --finetuning.steps 4 --finetuning.batch 4 "
     "--evaluating.images 16 --evaluating.severities --evaluating.efficiency 4 --world.size 64 "
@@ -85,10 +85,10 @@ def given(data, pipeline, clip, tmp_path):
 
 @pytest.fixture
 def run(given, tmp_path, one_process):
-    """`run(command, data set, classes, arms, …)`: the results of an experiment on the miniatures."""
+    """`run(experiment, data set, classes, arms, …)`: the results of an experiment on the miniatures."""
 
-    def run(command, name, classes, arms, *more):
-        main(parse(command, [*given(name, classes, arms), "--work", str(tmp_path / "work"), *more]))
+    def run(experiment, name, classes, arms, *more):
+        execute(parse(experiment, [*given(name, classes, arms), "--work", str(tmp_path / "work"), *more]))
         assert (tmp_path / "work" / "report" / "index.html").stat().st_size > 50_000
         return load(tmp_path / "work" / "results.json")
 
@@ -104,7 +104,7 @@ def domains(results):
 
 def test_waterbirds_has_a_prompt_for_each_class_and_the_worst_group(run, tmp_path):
     arms = ("control", "written", "adversarial", "guided-adversarial", "guided-text", "cutmix", "copy-paste")
-    results = run(Waterbirds, "waterbirds", 2, arms)
+    results = run(WATERBIRDS, "waterbirds", 2, arms)
     found = domains(results)
     groups = ("landbird on land", "waterbird on land", "landbird on water", "waterbird on water")
     assert set(found) == {"clean", *groups, WORST}
@@ -124,7 +124,7 @@ def test_waterbirds_has_a_prompt_for_each_class_and_the_worst_group(run, tmp_pat
 
 def test_iwildcam_is_guided_by_camera_and_time_and_fine_tunes_the_last_layer_of_another(run, tmp_path):
     arms = ("control", "agnostic", "guided-adversarial", "balanced", "randaugment", "augmix")
-    results = run(IWildCam, "i_wild_cam", 7, arms, "--world.student", str(tmp_path / "student"))
+    results = run(IWILDCAM, "i_wild_cam", 7, arms, "--world.student", str(tmp_path / "student"))
     found = domains(results)
     assert set(found) == {"clean", "camera 287", "camera 288", WORST}
     assert set(found["clean"]["control"]) == {"accuracy", "macro_f1", "macro_recall", "calibration"}
@@ -136,15 +136,15 @@ def test_iwildcam_is_guided_by_camera_and_time_and_fine_tunes_the_last_layer_of_
 
 
 def test_a_classifier_of_other_classes_is_refused(run):
-    with pytest.raises(ValueError, match="model must have the data's 2 classes, found 3"):
-        run(Waterbirds, "waterbirds", 3, ("control",))
+    with pytest.raises(ValueError, match="model must have 2 classes like the data; found 3"):
+        run(WATERBIRDS, "waterbirds", 3, ("control",))
 
 
 def test_a_class_of_which_nothing_is_kept_is_refused():
     label, kept = np.array([0, 1, 1, 2]), np.array([False, True, False, False])
-    with pytest.raises(ValueError, match="no training image of zebra has a mask of what to keep"):
-        parts(label, kept, ("nothing", "impala", "zebra"), nothing=0)
-    found = parts(label, kept | (label == 2), ("nothing", "impala", "zebra"), nothing=0)
+    with pytest.raises(ValueError, match="no training image of zebra has a mask of its foreground"):
+        class_subsets(label, kept, ("nothing", "impala", "zebra"), background=0)
+    found = class_subsets(label, kept | (label == 2), ("nothing", "impala", "zebra"), background=0)
     assert {name: numbers.tolist() for name, numbers in found.items()} == {
         "impala": [1],
         "zebra": [3],

@@ -3,21 +3,22 @@
 import numpy as np
 import pytest
 
-from gap_jax.closed_loop.command import main, parse
+from gap_jax.closed_loop.command import execute, parse
 from gap_jax.data.masked.iwildcam import TEST_LOCATIONS
 from gap_jax.data.masked.waterbirds import GROUPS
-from gap_jax.experiments.iwildcam import IWildCam, SmallAnimals
-from gap_jax.experiments.waterbirds import Waterbirds
+from gap_jax.experiments.iwildcam.__main__ import EXPERIMENT as IWILDCAM
+from gap_jax.experiments.iwildcam.settings import SmallAnimals
+from gap_jax.experiments.waterbirds.__main__ import EXPERIMENT as WATERBIRDS
 from gap_jax.report.results import WORST, load
-from gap_jax.tasks.classification import background, uniform
+from gap_jax.tasks.classification import background_cross_entropy, uniform_cross_entropy
 
 
 @pytest.fixture
 def accuracies(tmp_path, one_process):
-    """`accuracies(command, arms)`: by test set and arm, without images generated."""
+    """`accuracies(experiment, arms)`: by test set and arm, without images generated."""
 
-    def accuracies(command, *arms):
-        main(parse(command, ["--work", str(tmp_path), "--evaluating.images", "40", "--arms", *arms]))
+    def accuracies(experiment, *arms):
+        execute(parse(experiment, ["--work", str(tmp_path), "--evaluating.images", "40", "--arms", *arms]))
         columns = load(tmp_path / "results.json").columns
         return {c.name: {arm: c.scores[arm]["accuracy"][0] for arm in arms} for c in columns}
 
@@ -25,14 +26,14 @@ def accuracies(tmp_path, one_process):
 
 
 def test_birds_are_found_wherever_they_are_once_they_were_pasted_anywhere(accuracies):
-    found = accuracies(Waterbirds, "control", "copy-paste")
+    found = accuracies(WATERBIRDS, "control", "copy-paste")
     assert set(found) == {"clean", *GROUPS, WORST}
     assert found[WORST]["control"] < 0.2
     assert found[WORST]["copy-paste"] > 0.7 and found["clean"]["copy-paste"] > 0.8  # it does not guess
 
 
 def test_unseen_cameras_are_harder_and_other_pictures_help(accuracies):
-    found = accuracies(IWildCam, "control", "randaugment")
+    found = accuracies(IWILDCAM, "control", "randaugment")
     assert set(found) == {"clean", *(f"camera {number}" for number in TEST_LOCATIONS), WORST}
     assert found["clean"]["control"] > 0.9
     assert found[WORST]["control"] < found[WORST]["randaugment"] < found["clean"]["randaugment"]
@@ -41,16 +42,21 @@ def test_unseen_cameras_are_harder_and_other_pictures_help(accuracies):
 def test_settings_can_be_chosen_by_cameras_of_their_own():
     chosen = SmallAnimals(unseen="validation", adversarial="uniform").build(held_out=8)
     tested = SmallAnimals().build(held_out=8)
-    assert list(chosen.domains) == ["camera 34", "camera 35"]
-    assert list(chosen.targets) == [f"{name}, {time}" for name in chosen.domains for time in ("day", "night")]
+    assert list(chosen.data.domains) == ["camera 34", "camera 35"]
+    assert list(chosen.targets) == [
+        f"{name}, {time}" for name in chosen.data.domains for time in ("day", "night")
+    ]
     assert not pictures(chosen) & pictures(tested)
     for name in ("validation", "test"):
-        np.testing.assert_equal(getattr(chosen, name), getattr(tested, name))
-    assert (chosen.task.adversarial, tested.task.adversarial) == (uniform, background)
+        np.testing.assert_equal(getattr(chosen.data, name), getattr(tested.data, name))
+    assert (chosen.task.adversarial, tested.task.adversarial) == (
+        uniform_cross_entropy,
+        background_cross_entropy,
+    )
 
 
 def pictures(world):
     """Of the unseen cameras, those to aim at and those to test on, in bytes."""
-    shown = [domain["image"] for domain in world.domains.values()]
+    shown = [domain["image"] for domain in world.data.domains.values()]
     shown += [target.images for target in world.targets.values()]
     return {image.tobytes() for image in np.concatenate(shown)}

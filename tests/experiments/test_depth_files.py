@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from gap_jax.closed_loop.command import main, parse
+from gap_jax.closed_loop.command import execute, parse
 from gap_jax.data.__main__ import main as prepare
 from gap_jax.data.prepared import Prepared
-from gap_jax.experiments.depth import Depth
-from gap_jax.experiments.depth_files import DepthFiles
+from gap_jax.experiments.depth.__main__ import EXPERIMENT
+from gap_jax.experiments.depth.settings import DepthFiles
+from gap_jax.experiments.depth.task import depth_task
 from gap_jax.report.results import load
 from tests.data import depth_files
 from tests.models.test_depth_unet import TorchUNet
@@ -21,7 +22,7 @@ from tests.torch_depth import transformers_dpt
 SIDE = 64
 BUILDINGS = {"oak": "train", "elm": "val", "ash": "test"}
 SHORT = shlex.split(
-    "--optimizing.steps 2 --optimizing.batch 2 --optimizing.at-once 2 --optimizing.denoising-steps 2 "
+    "--optimizing.steps 2 --optimizing.batch 2 --optimizing.micro-batch 2 --optimizing.denoising-steps 2 "
     "--generating.images 4 --generating.batch 2 --generating.denoising-steps 2 --finetuning.steps 2 "
     "--finetuning.batch 2 --evaluating.images 4 --evaluating.severities 1"
 )
@@ -72,7 +73,7 @@ def run(data, sd15, clip, tmp_path, one_process):
         given += ["--world.data", str(data / "prepared" / "taskonomy"), "--world.model", str(model)]
         given += ["--world.pipeline", str(sd15.folder), "--world.controlnet", str(sd15.folder / "controlnet")]
         given += ["--world.clip", str(clip.folder), "--world.size", str(SIDE), *more]
-        main(parse(Depth, given))
+        execute(parse(EXPERIMENT, given))
         assert (tmp_path / "work" / "report" / "index.html").stat().st_size > 50_000
         return load(tmp_path / "work" / "results.json")
 
@@ -132,15 +133,13 @@ def test_data_that_is_not_prepared_says_how_to(tmp_path, data):
         Prepared(data / "prepared" / "omnidata", "train", fields=("image", "keep"))
     with pytest.raises(FileNotFoundError, match=r"occlusion/2 lacks|has no folders"):
         DepthFiles(data=data / "prepared" / "taskonomy", corrupted=data / "taskonomy").build(2)
-    with pytest.raises(ValueError, match="domains cannot be named fog"):
+    with pytest.raises(ValueError, match="domains must not be named fog"):
         DepthFiles(data=data / "prepared" / "taskonomy", domains={"fog": data}).build(2)
     few = Prepared(data / "prepared" / "omnidata", "train")
     assert few.select(np.array([3, 1])).files() == [few.files()[3], few.files()[1]]
 
 
 def test_labels_are_brought_to_the_predictions_size():
-    from gap_jax.experiments.depth_task import depth_task
-
     label = np.zeros((1, 8, 8, 1), np.float32)
     label[:, 4:] = 1
     batch = {"depth": label, "mask": np.ones(label.shape, bool)}

@@ -14,7 +14,7 @@ from gap_jax.data.loader import Source, Subset
 from gap_jax.diffusion.align import inpaint
 from gap_jax.models.network import Mask, Network
 from gap_jax.report import pictures
-from gap_jax.stages.classifier_tuning import everything, statistics
+from gap_jax.stages.classifier_tuning import all_parameters, batch_norm_statistics
 from gap_jax.tasks import classification, classification_metrics
 from gap_jax.tasks.metric import Metric, MetricStyle
 from gap_jax.weights.classifier import load_classifier
@@ -67,14 +67,14 @@ def classification_task(
     """Return the task of classifying the foreground that masks keep, while everything else is inpainted.
 
     - `classes`: K names, in the order of labels.
-    - `adversarial`: the loss that adversarial prompts minimise, such as `tasks.classification.uniform`.
+    - `adversarial`: the loss that adversarial prompts minimise, such as `tasks.classification.uniform_cross_entropy`.
     - `metrics`: names in `METRICS`, besides the accuracy, which is the main metric.
     - `paste`: True to put the original's kept pixels back, exactly; see `inpaint`.
     - `weights`: float `[K]`, each class's weight in fine-tuning; None: 1.
     """
     count = len(classes)
     named = ", ".join(classes) if count <= MOST_NAMED_CLASSES else f"all {count} classes"
-    loss = classification.class_weighted(np.ones(count) if weights is None else weights)
+    loss = classification.weighted_cross_entropy(np.ones(count) if weights is None else weights)
 
     def draw_prediction(logits: np.ndarray, label: HostBatch) -> tuple[np.ndarray]:
         size = label["image"].shape[0]
@@ -83,7 +83,7 @@ def classification_task(
     return Task(
         align=lambda strength: inpaint(strength, paste),
         adversarial=adversarial,
-        loss=classification.mixed(loss),
+        loss=classification.cut_mix_loss(loss),
         metrics={name: METRICS[name] for name in ("accuracy", *metrics)},
         check=lambda batch: classification.check_labels(batch["label"], count),
         constant=lambda source: classification.class_frequencies(source, count),
@@ -101,7 +101,7 @@ def classification_task(
 def classifier(
     model: str,
     size: int,
-    trainable: Mask = everything,
+    trainable: Mask = all_parameters,
     rows: tuple[float, float] = (0.0, 1.0),
     **options: Any,
 ) -> Network:
@@ -125,7 +125,9 @@ def classifier(
 
     def without_statistics(params: Any) -> Any:
         return jax.tree.map(
-            lambda trained, statistic: trained and not statistic, trainable(params), statistics(params)
+            lambda trained, statistic: trained and not statistic,
+            trainable(params),
+            batch_norm_statistics(params),
         )
 
     return Network(predict, params, without_statistics)

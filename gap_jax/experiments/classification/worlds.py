@@ -12,7 +12,7 @@ from gap_jax.data.prepared import Prepared
 from gap_jax.experiments.classification.settings import ClassificationFiles
 from gap_jax.experiments.classification.task import classifier
 from gap_jax.models.network import Network
-from gap_jax.stages.classifier_tuning import everything, last_layer
+from gap_jax.stages.classifier_tuning import all_parameters, last_layer
 from gap_jax.weights.pipeline import load_clip, load_pipeline
 
 FIELDS = ("image", "keep", "label")
@@ -36,7 +36,7 @@ def models_from(config: ClassificationFiles) -> Models:
 
 
 def _classifier_from(config: ClassificationFiles, model: str) -> Network:
-    trainable = last_layer if config.trained == "last layer" else everything
+    trainable = last_layer if config.trained == "last layer" else all_parameters
     plain = {} if config.normalised else {"image_mean": (0.0,) * 3, "image_std": (1.0,) * 3}
     return classifier(model, config.size, trainable, config.rows, **plain)
 

@@ -24,7 +24,7 @@ from gap_jax.data.prepared import Prepared, split_names
 from gap_jax.experiments.depth.settings import DepthFiles
 from gap_jax.experiments.depth.task import depth_task
 from gap_jax.models.network import Network
-from gap_jax.stages.evaluate import TestSet
+from gap_jax.stages.evaluate import SetKey
 from gap_jax.tasks.depth import NEGATIVE_PROMPT
 from gap_jax.weights.depth import load_depth
 from gap_jax.weights.pipeline import load_clip, load_pipeline
@@ -134,7 +134,7 @@ def _check_precomputed(root: Path | None, test: Prepared) -> list[tuple[str, int
     return list(list_corruptions(root))
 
 
-def _precomputed(root: Path, test: Prepared) -> Iterator[tuple[TestSet, np.ndarray]]:
+def _precomputed(root: Path, test: Prepared) -> Iterator[tuple[SetKey, np.ndarray]]:
     size = test[0]["image"].shape[0]
     for corruption, severity, images in precomputed_sets(root, test.files(), size):
-        yield TestSet("3dcc", corruption, severity), images
+        yield SetKey("3dcc", corruption, severity), images

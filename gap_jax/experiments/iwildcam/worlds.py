@@ -13,12 +13,17 @@ from gap_jax.experiments.classification import worlds
 from gap_jax.experiments.classification.task import baselines, classification_task
 from gap_jax.experiments.iwildcam.settings import AdversarialLoss, IWildCamFiles, SmallAnimals
 from gap_jax.small_worlds import wildlife
-from gap_jax.tasks.classification import background, class_weights, negative_cross_entropy, uniform
+from gap_jax.tasks.classification import (
+    background_cross_entropy,
+    class_weights,
+    negative_cross_entropy,
+    uniform_cross_entropy,
+)
 
 TIMES = ("day", "night")
 ADVERSARIAL: dict[AdversarialLoss, Loss] = {
-    "uniform": uniform,
-    "background": background,
+    "uniform": uniform_cross_entropy,
+    "background": background_cross_entropy,
     "cross-entropy": negative_cross_entropy,
 }
 UNSEEN_CAMERAS = {

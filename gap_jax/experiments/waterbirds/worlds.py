@@ -13,7 +13,7 @@ from gap_jax.experiments.classification import worlds
 from gap_jax.experiments.classification.task import baselines, classification_task
 from gap_jax.experiments.waterbirds.settings import SmallBirds, WaterbirdsFiles
 from gap_jax.small_worlds import wildlife
-from gap_jax.tasks.classification import other_class
+from gap_jax.tasks.classification import other_class_cross_entropy
 
 SMALL_TEXTS = {
     1: "a photo of a waterbird, grass, day",
@@ -106,7 +106,9 @@ def _world(
             summary="A classifier that saw landbirds on land and waterbirds on water meets them elsewhere.",
             generator=generator,
             models=models,
-            task=classification_task(CLASSES, other_class(), ("macro_recall", "calibration"), paste=paste),
+            task=classification_task(
+                CLASSES, other_class_cross_entropy(), ("macro_recall", "calibration"), paste=paste
+            ),
             data=DataSets(
                 original=original,
                 validation={"clean": {name: validation[name] for name in worlds.FIELDS}},

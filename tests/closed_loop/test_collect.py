@@ -1,0 +1,69 @@
+"""Measurements of several seeds and iterations as the columns and curves of the results."""
+
+import pytest
+
+from gap_jax.closed_loop.arms import ARMS
+from gap_jax.closed_loop.collect import _columns, _efficiency, _result_arms, _style
+from gap_jax.closed_loop.measurements import ModelKey
+from gap_jax.closed_loop.settings import Settings
+from gap_jax.report.results import CONSTANT
+from gap_jax.stages.evaluate import CLEAN, SetKey
+
+FOG, TARGET = SetKey("cc", "fog", 2), SetKey("domain", "foggy")
+
+
+def scores(*values):
+    """One seed's measurements, of models with their values on every set."""
+    return {key: {test_set: {"l1": value} for test_set in (CLEAN, FOG, TARGET)} for key, value in values}
+
+
+def test_every_iteration_is_an_arm_of_its_own():
+    settings = Settings(arms=("control", "adversarial"), iterations=2)
+    arms = _result_arms(settings)
+    assert arms == {
+        "control, iteration 1": ModelKey("control", 0),
+        "control": ModelKey("control", 1),
+        "adversarial, iteration 1": ModelKey("adversarial", 0),
+        "adversarial": ModelKey("adversarial", 1),
+    }
+    values = [(key, i / 10) for i, key in enumerate(arms.values())]
+    seeds = [scores(*values, (ModelKey(CONSTANT), 1.0)), scores(*values, (ModelKey(CONSTANT), 1.0))]
+    columns = list(_columns(seeds, arms, ("l1",)))
+    assert [(column.kind, column.name, column.severity) for column in columns] == [CLEAN, FOG, TARGET]
+    for column in columns:
+        assert {arm: score["l1"] for arm, score in column.scores.items()} == {
+            "control, iteration 1": (0.0, 0.0),
+            "control": (0.1, 0.1),
+            "adversarial, iteration 1": (0.2, 0.2),
+            "adversarial": (0.3, 0.3),
+            CONSTANT: (1.0, 1.0),
+        }
+
+
+def test_an_earlier_iteration_looks_like_its_arm_with_another_marker():
+    style, own = _style("adversarial", "adversarial, iteration 1"), ARMS["adversarial"].style
+    assert style.label == "Adversarial, iteration 1" and style.colour == own.colour
+    assert style.marker != own.marker != _style("adversarial", "adversarial, iteration 2").marker
+    assert _style("adversarial", "adversarial") == own
+
+
+def test_a_constant_prediction_under_corruption_is_that_on_clean_images():
+    constant = {CLEAN: {"l1": 0.5}, TARGET: {"l1": 0.7}}
+    seed = scores((ModelKey("control"), 0.1)) | {ModelKey(CONSTANT): constant}
+    columns = list(_columns([seed], {"control": ModelKey("control")}, ("l1",)))
+    assert [column.scores[CONSTANT]["l1"] for column in columns] == [(0.5,), (0.5,), (0.7,)]
+
+
+@pytest.mark.parametrize("in_both", [True, False])
+def test_a_curve_has_the_control_fewer_images_of_every_seed_and_all(in_both):
+    few = ModelKey("guided", images=10)
+    models = [(ModelKey("control"), 0.4), (ModelKey("guided"), 0.1), (ModelKey("agnostic"), 0.3)]
+    both = [*models, (few, 0.2), (ModelKey("agnostic", images=10), 0.35)]
+    seeds = [scores(*both), scores(*(both if in_both else models))]
+    arms = {name: ModelKey(name) for name in ("control", "guided")}
+    curves = _efficiency(seeds, arms, TARGET, {"guided": 64}, "l1")
+    expected = [(0, (0.4, 0.4)), (10, (0.2, 0.2)), (64, (0.1, 0.1))]
+    if not in_both:
+        del expected[1]
+    assert list(curves) == ["guided"]
+    assert [(point.images, point.score) for point in curves["guided"]] == expected

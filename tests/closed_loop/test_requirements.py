@@ -1,0 +1,54 @@
+"""Settings that a world or the devices cannot serve are refused before anything runs."""
+
+import dataclasses
+
+import pytest
+
+from gap_jax.closed_loop.programs import num_micro_batches
+from gap_jax.closed_loop.requirements import check_requirements
+from gap_jax.closed_loop.settings import Optimizing, Settings
+from gap_jax.experiments.depth.settings import SmallRooms
+
+SETTINGS = Settings(
+    arms=("control", "adversarial-sdedit", "guided-adversarial"), optimizing=Optimizing(batch=2)
+)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return SmallRooms(original=2).build(held_out=1)
+
+
+def test_a_student_is_not_iterated_on(world):
+    models = dataclasses.replace(world.models, student=world.models.critic)
+    assert models.learner is models.student and world.models.learner is world.models.model
+    with pytest.raises(ValueError, match="a student cannot be combined with several iterations"):
+        check_requirements(Settings(iterations=2), dataclasses.replace(world, models=models))
+
+
+def test_guided_arms_without_targets_are_refused(world):
+    world = dataclasses.replace(world, targets={})
+    with pytest.raises(ValueError, match="guided-adversarial need images of a target domain"):
+        check_requirements(SETTINGS, world)
+    check_requirements(dataclasses.replace(SETTINGS, arms=("control", "adversarial")), world)
+
+
+def test_arms_that_are_guided_by_text_need_one_for_every_target(world):
+    with pytest.raises(ValueError, match="guided-text need a text for every target domain"):
+        check_requirements(dataclasses.replace(SETTINGS, arms=("guided-text",)), world)
+
+
+def test_baselines_that_the_world_does_not_have_are_refused(world):
+    with pytest.raises(ValueError, match="this experiment has no arm cutmix"):
+        check_requirements(dataclasses.replace(SETTINGS, arms=("control", "cutmix")), world)
+
+
+def test_a_batch_that_does_not_divide_is_refused(world, monkeypatch):
+    monkeypatch.setattr("jax.device_count", lambda: 3)
+    with pytest.raises(ValueError, match=r"optimizing.batch must be a multiple of the 3 devices; found 2"):
+        check_requirements(SETTINGS, world)
+
+
+@pytest.mark.parametrize(("images", "at_most", "count"), [(8, 8, 1), (8, 3, 4), (12, 8, 2), (5, 2, 5)])
+def test_a_batch_is_split_into_the_fewest_equal_micro_batches_that_fit(images, at_most, count):
+    assert num_micro_batches(images, at_most) == count
