@@ -183,9 +183,9 @@ def _on_first_process(function: Callable[[], _Result]) -> _Result:
     # JAX broadcasts by summing over processes, which would turn -0.0 into 0.0: bytes are safe.
     size = multihost_utils.broadcast_one_to_all(np.int32(len(outcome)))
     padded = np.frombuffer(outcome.ljust(size, b"\0"), np.uint8)
-    result, error = pickle.loads(multihost_utils.broadcast_one_to_all(padded).tobytes())
-    if error is not None:
-        raise error
+    result, failure = pickle.loads(multihost_utils.broadcast_one_to_all(padded).tobytes())
+    if failure is not None:
+        raise failure
     return result
 
 

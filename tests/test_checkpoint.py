@@ -191,7 +191,9 @@ def test_another_structure_is_skipped_or_reported(tmp_path):
         checkpoints.restore({"a": jnp.zeros(3, int), "c": jnp.zeros((2, 2))})
     assert str(raised.value) == (
         f"checkpoint {tmp_path}/1 has another structure than the state: "
-        "state['a'] is 'int32[3]', saved was 'float32[3]'; state['c'] is 'float32[2, 2]', saved was absent; state['b'] is absent, saved was 'float32[]'"
+        "state['a'] is 'int32[3]', saved was 'float32[3]'; "
+        "state['c'] is 'float32[2, 2]', saved was absent; "
+        "state['b'] is absent, saved was 'float32[]'"
     )
     checkpoints.save(2, {"other": 1})
     with pytest.warns(UserWarning, match="2 has another structure than the state, skipped"):
