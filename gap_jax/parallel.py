@@ -1,7 +1,7 @@
-"""Devices and hosts: one mesh of all of them, programs mapped over it, batches fed per process.
+"""Data parallelism: the mesh of all devices of all processes, and the arrays and programs on it.
 
-The mesh has two axes: `data`, over which a batch is spread, and `prompt`, over which a population of
-prompts is. One device is a mesh of one: the same program.
+The mesh has two axes: a batch is split over `data`, and a population of prompts over `prompt`. One device
+is a mesh of one, on which the same programs run.
 """
 
 import functools
@@ -15,16 +15,21 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-_T = TypeVar("_T")
+_Tree = TypeVar("_Tree")
 
 
 def initialize(
     coordinator_address: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:
-    """Join the other processes of the job, before JAX is used; does nothing where there is only one.
+    """Join the other processes of the job; must be called before JAX is used. A single process does nothing.
 
-    Under SLURM, Open MPI, GKE and on TPU pods, `jax.distributed` finds out by itself; elsewhere give the
-    address (`host:port`) of process 0, how many processes there are, and which this is.
+    Under SLURM, Open MPI, GKE and on TPU pods, `jax.distributed` detects the job. Elsewhere, give all three:
+
+    - `coordinator_address`: `host:port` of process 0.
+    - `num_processes`: number of processes of the job.
+    - `process_id`: number of this process, from 0.
+
+    Raises ValueError if only some are given.
     """
     given = {
         name: value
@@ -36,47 +41,52 @@ def initialize(
         if value is not None
     }
     if given and len(given) < 3:
-        raise ValueError(f"give coordinator_address, num_processes and process_id together, found {given}")
+        raise ValueError(
+            f"coordinator_address, num_processes and process_id must be given together, found {given}"
+        )
     try:
         jax.distributed.initialize(**given)
     except ValueError as error:
         if given or "coordinator_address should be defined" not in str(error):
-            raise  # else: JAX found no cluster, and this process is alone
+            raise  # otherwise JAX detected no job, and this process is alone
 
 
 def use_all_cores() -> None:
-    """Without accelerators, make each core a device, up to 8; before JAX is used.
+    """Make each CPU core a JAX device, up to 8; must be called before JAX is used.
 
-    Small networks run faster so than with all cores on one device. The number is a power of 2, as batches
-    are. A number of devices that was asked for, by `jax_num_cpu_devices` or XLA's flag, stays.
+    Small networks run faster this way than with all cores on one device. Accelerators are not affected. The
+    number of devices is a power of 2, as are batch sizes. A number set by the user, in
+    `jax_num_cpu_devices` or by `--xla_force_host_platform_device_count` in XLA_FLAGS, is kept.
     """
-    asked = jax.config.jax_num_cpu_devices
-    if (asked or 0) > 0 or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+    configured = jax.config.jax_num_cpu_devices
+    if (configured or 0) > 0 or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     cores = os.cpu_count() or 1
     jax.config.update("jax_num_cpu_devices", min(2 ** (cores.bit_length() - 1), 8))
 
 
 def make_mesh(prompts: int = 1) -> Mesh:
-    """All devices of all processes as `data` × `prompt`, `prompts` of them along the second.
+    """Return the mesh `data` × `prompt` of all devices of all processes, with `prompts` along the second.
 
-    Raises ValueError where they do not divide.
+    Raises ValueError unless `prompts` divides the number of devices.
     """
     devices = jax.devices()
     if prompts < 1 or len(devices) % prompts:
-        raise ValueError(f"{len(devices)} devices do not divide into {prompts} along the prompt axis")
+        raise ValueError(
+            f"the prompt axis must have a size that divides the {len(devices)} devices, found {prompts}"
+        )
     return Mesh(np.array(devices).reshape(-1, prompts), ("data", "prompt"))
 
 
 @functools.cache
-def spread(
+def population_step(
     step: Callable[[Any, Any, Any], tuple[Any, Any]], mesh: Mesh
 ) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
-    """`step(weights, state, batch) -> (state, metrics)` for one prompt, as one program for a population.
+    """Map `step(weights, state, batch) -> (state, metrics)` of one prompt over a population, and compile it.
 
-    States, old and new, and metrics have a leading axis of prompts, split over `prompt`; every leaf of the
-    batch is split along its first axis over `data`, whose name `step` may use in collectives; weights are
-    everywhere. Of one step on one mesh there is one program, however often it is asked for.
+    In the returned function, states and metrics have a leading axis of prompts, which is split over `prompt`;
+    each leaf of the batch is split along its first axis over `data`, which `step` may name in collectives;
+    weights are replicated. The function is cached: it is compiled once for each step and mesh.
     """
     population = jax.vmap(step, (None, 0, None))
     per_device = jax.shard_map(
@@ -90,14 +100,14 @@ def spread(
 
 
 def local_rows(mesh: Mesh, rows: int) -> slice:
-    """Which of a global batch's rows this process feeds.
+    """Return the rows of a global batch of `rows` that this process feeds.
 
-    Raises ValueError unless the batch divides over the mesh's `data` axis.
+    Raises ValueError unless `rows` is a multiple of the size of the `data` axis.
     """
     shards = mesh.shape["data"]
     if rows % shards:
         raise ValueError(
-            f"a batch of {rows} images does not divide over {shards} devices along the data axis"
+            f"a batch must be a multiple of {shards}, the devices along the data axis, found {rows} images"
         )
     held = NamedSharding(mesh, P("data")).addressable_devices_indices_map((rows,)).values()
     bounds = [index[0].indices(rows)[:2] for index in held]
@@ -105,36 +115,40 @@ def local_rows(mesh: Mesh, rows: int) -> slice:
 
 
 def feed(mesh: Mesh, rows: int, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """A global batch of `rows`, split over `data`, from each process's own `local_rows` of it."""
+    """Return a global batch of `rows`, split over `data`, made from the `local_rows` that each process gives.
+
+    Raises ValueError if this process gives another number of rows.
+    """
     sharding = NamedSharding(mesh, P("data"))
-    mine = local_rows(mesh, rows)
+    fed = local_rows(mesh, rows)
 
     def put(name: str, local: np.ndarray) -> jax.Array:
-        if len(local) != mine.stop - mine.start:
+        if len(local) != fed.stop - fed.start:
             raise ValueError(
-                f"{name} has {len(local)} rows, this process feeds rows {mine.start} to {mine.stop} of {rows}"
+                f"{name} must have rows {fed.start} to {fed.stop} of {rows}, which this process feeds; found "
+                f"{len(local)} rows"
             )
 
         def rows_of(index: tuple[slice, ...]) -> np.ndarray:
             start, stop, _ = index[0].indices(rows)
-            return local[start - mine.start : stop - mine.start]
+            return local[start - fed.start : stop - fed.start]
 
         return jax.make_array_from_callback((rows, *local.shape[1:]), sharding, rows_of)
 
     return {name: put(name, np.asarray(local)) for name, local in batch.items()}
 
 
-def replicate(mesh: Mesh, tree: _T) -> _T:
-    """Every leaf on every device of the mesh; an array that the tree holds twice is copied once."""
+def replicate(mesh: Mesh, tree: _Tree) -> _Tree:
+    """Copy each leaf to every device of the mesh; an array that occurs twice in the tree is copied once."""
     return _put(mesh, tree, P())
 
 
-def split_prompts(mesh: Mesh, tree: _T) -> _T:
-    """Every leaf's first axis, of prompts, split over `prompt`."""
+def split_prompts(mesh: Mesh, tree: _Tree) -> _Tree:
+    """Split the first axis of each leaf, the prompts, over `prompt`."""
     return _put(mesh, tree, P("prompt"))
 
 
-def _put(mesh: Mesh, tree: _T, spec: P) -> _T:
+def _put(mesh: Mesh, tree: _Tree, spec: P) -> _Tree:
     sharding = NamedSharding(mesh, spec)
     placed: dict[int, jax.Array] = {}
 
@@ -143,7 +157,7 @@ def _put(mesh: Mesh, tree: _T, spec: P) -> _T:
             return jax.random.wrap_key_data(put(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
         if sharding.is_fully_addressable:
             return jax.device_put(leaf, sharding)
-        host = np.asarray(leaf)  # device_put would first compare it, whole, between all hosts
+        host = np.asarray(leaf)  # device_put would first compare the whole array between all processes
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
     def put_once(leaf):
@@ -155,13 +169,13 @@ def _put(mesh: Mesh, tree: _T, spec: P) -> _T:
 
 
 def to_host(mesh: Mesh, tree: Any) -> Any:
-    """Every leaf as a whole numpy array, on every process."""
+    """Return each leaf as a whole NumPy array, on every process."""
     whole = jax.jit(_identity, out_shardings=NamedSharding(mesh, P()))(tree)
     return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), whole)
 
 
 def local_values(tree: Any) -> Any:
-    """Of every leaf, split along its first axis over `data`, the rows that this process fed, as numpy."""
+    """Return this process's rows of each leaf, split along its first axis over `data`, as a NumPy array."""
 
     def rows(leaf: jax.Array) -> np.ndarray:
         shards = {shard.index[0].start or 0: shard for shard in leaf.addressable_shards}
@@ -170,16 +184,16 @@ def local_values(tree: Any) -> Any:
     return jax.tree.map(rows, tree)
 
 
-def all_agree(holds: bool) -> bool:
-    """Whether it holds on all processes, each of which calls this."""
-    return bool(multihost_utils.process_allgather(np.array(holds)).all())
+def all_agree(condition: bool) -> bool:
+    """Return True if `condition` holds on all processes; every process must call this."""
+    return bool(multihost_utils.process_allgather(np.array(condition)).all())
 
 
 def barrier(name: str) -> None:
-    """Wait until all processes have come here."""
+    """Wait until all processes have called this with the same name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
-def _identity(tree: _T) -> _T:  # one function for all calls, so that jit compiles it once for each structure
+def _identity(tree: _Tree) -> _Tree:  # one function for all calls, so that jit's cache is used
     return tree

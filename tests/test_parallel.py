@@ -1,4 +1,4 @@
-"""The mesh, what each process feeds, and joining a cluster; stages/test_distributed.py computes on it."""
+"""The mesh, its batches, and joining a job of processes; stages/test_distributed.py computes on it."""
 
 import os
 import subprocess
@@ -38,11 +38,11 @@ def result(process):
     return next(line for line in output.splitlines() if line.startswith("RESULT"))
 
 
-def test_a_process_by_itself_is_left_alone():
+def test_a_single_process_joins_no_other():
     assert result(join()) == "RESULT 1 {'data': 2, 'prompt': 1} slice(0, 8, None)"
 
 
-def test_slurm_tasks_find_each_other():
+def test_slurm_tasks_join_each_other():
     slurm = {"SLURM_JOB_ID": str(20000 + os.getpid() % 4000), "SLURM_STEP_NODELIST": "localhost"}
     slurm |= {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"}
     tasks = [join(**slurm, SLURM_PROCID=str(task), SLURM_LOCALID=str(task)) for task in range(2)]
@@ -52,28 +52,28 @@ def test_slurm_tasks_find_each_other():
     ]
 
 
-def test_half_an_address_is_refused():
-    with pytest.raises(ValueError, match="together"):
+def test_an_incomplete_address_is_refused():
+    with pytest.raises(ValueError, match="must be given together"):
         parallel.initialize("localhost:1234")
 
 
 @pytest.mark.parametrize("prompts", [0, len(jax.devices()) + 1])
 def test_devices_must_divide_over_prompts(prompts):
-    with pytest.raises(ValueError, match="prompt axis"):
+    with pytest.raises(ValueError, match="the prompt axis must have a size that divides"):
         parallel.make_mesh(prompts)
 
 
-def test_a_batch_is_fed_whole_by_one_process():
+def test_a_single_process_feeds_the_whole_batch():
     mesh = parallel.make_mesh()
     rows = 2 * len(jax.devices())
     depth = np.random.default_rng(0).random((rows, 3), dtype=np.float32)
     assert parallel.local_rows(mesh, rows) == slice(0, rows)
     np.testing.assert_array_equal(parallel.feed(mesh, rows, {"depth": depth})["depth"], depth)
-    with pytest.raises(ValueError, match="depth has 1 rows, this process feeds rows 0 to"):
+    with pytest.raises(ValueError, match=f"depth must have rows 0 to {rows} .*; found 1 rows"):
         parallel.feed(mesh, rows, {"depth": depth[:1]})
 
 
-def test_what_is_shared_is_placed_once():
+def test_an_array_that_occurs_twice_is_copied_once():
     mesh = parallel.make_mesh()
     unet = jax.numpy.ones(3)
     placed = parallel.replicate(mesh, {"pipeline": unet, "terms": (unet, jax.random.key(1))})

@@ -1,8 +1,8 @@
-"""The stage that optimises a population of prompts: progress, metrics, pictures, checkpoints, resume.
+"""The stage that optimises a population of prompts: progress, metrics, pictures, checkpoints and resume.
 
-In its folder: `checkpoints/` (Orbax), `metrics.jsonl` and TensorBoard events, `trajectory/` (every step's
-embeddings and losses, safetensors), `pictures/` (PNG), and at the end
-`prompts/{i}/learned_embeds.safetensors`.
+Its folder holds `checkpoints/` (Orbax); `metrics.jsonl` and TensorBoard's event files; `trajectory/`, the
+embeddings and losses of every step (safetensors); `pictures/` (PNG); and, at the end, one file for each
+prompt, `prompts/{i}/learned_embeds.safetensors`.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
@@ -17,17 +18,17 @@ from tqdm import tqdm
 
 from gap_jax import parallel, prompts
 from gap_jax.checkpoint import Checkpoints
+from gap_jax.data.batch import HostBatch
 from gap_jax.diffusion.pipeline import Pipeline
+from gap_jax.files import write_whole
 from gap_jax.metrics import MetricsWriter
-from gap_jax.stages.prompt_optimizer import EarlyStop, PromptOptimizer
-
-HostBatch = Mapping[str, np.ndarray]
+from gap_jax.stages.prompt_optimizer import EarlyStop, PromptOptimizer, PromptWeights
 
 
 def optimize(
     pipe: Pipeline,
     optimizer: PromptOptimizer,
-    starts: np.ndarray,
+    initial_embeddings: np.ndarray,
     load: Callable[[int, slice], HostBatch],
     *,
     images_per_step: int,
@@ -42,52 +43,58 @@ def optimize(
     picture_every: int = 50,
     max_skipped: int = 10,
 ) -> np.ndarray:
-    """Optimise prompts from `starts` `[prompts,n,D]` and return their embeddings, float32 of that shape.
+    """Optimise prompts from `initial_embeddings` `[prompts,n,D]` and return the final ones, also float32.
 
-    - `optimizer`: made with `axis_name="data"`.
-    - `load(step, rows)`: those rows of the step's global batch of `images_per_step` (micro-batches and
-      devices included), a pure function of its arguments, so that a resumed run sees what an uninterrupted
-      one does; `check(batch)` raises for labels that mean nothing.
-    - `mesh`: of `parallel.make_mesh`; None: one of all devices. Prompts must divide over its `prompt` axis.
-    - `config`: what tells this run from another; a folder of one that differs is refused.
-    - `examples`: a batch of which pictures are drawn every `picture_every` steps, always with the same noise.
-    - `max_skipped`: that many updates in a row that are not finite are an error.
+    - `optimizer`: from `prompt_optimizer`, with `axis_name="data"`.
+    - `load(step, rows)`: returns these rows of the step's global batch of `images_per_step` images, which
+      covers all micro-batches and devices. It must depend on its arguments alone, so that a resumed run sees
+      the same data.
+    - `steps`: the number of updates; the run ends earlier once all prompts have stopped.
+    - `config`: JSON values that tell this run from others. A folder of another config is refused.
+    - `mesh`: from `parallel.make_mesh`; None uses all devices. The number of prompts must divide over its
+      `prompt` axis.
+    - `check(batch)`: raises ValueError for labels that make no sense; called before each step.
+    - `examples`: a batch for which every prompt's images are drawn, always with the same noise; None: no
+      pictures.
+    - `picture_every`: the number of steps between pictures.
+    - `max_skipped`: this many skipped updates in a row are an error.
 
-    Started again on its folder, it goes on from the last checkpoint and ends with bit-identical embeddings.
-    Raises ValueError for another config, a threshold of the wrong sign, labels that `check` refuses;
-    FloatingPointError after `max_skipped`, with the last good state saved.
+    If it is started again with the same folder, it continues from the last checkpoint and ends with
+    bit-identical embeddings. Ctrl-C saves a checkpoint first.
+
+    Raises ValueError for another config, a threshold of the wrong sign, numbers that do not divide, or labels
+    that `check` refuses; FloatingPointError after `max_skipped`, once the last good state is saved.
     """
     folder = Path(folder)
     mesh = mesh or parallel.make_mesh()
-    population = len(starts)
+    population = len(initial_embeddings)
     if population % mesh.shape["prompt"]:
         raise ValueError(
             f"{population} prompts do not divide over {mesh.shape['prompt']} devices of the prompt axis"
         )
     rows = parallel.local_rows(mesh, images_per_step)
     weights = parallel.replicate(mesh, optimizer.weights)
-    state = jax.vmap(optimizer.init)(jax.random.split(key, population), jax.numpy.asarray(starts))
+    state = jax.vmap(optimizer.init)(jax.random.split(key, population), jnp.asarray(initial_embeddings))
     state = parallel.split_prompts(mesh, state)
-    step = parallel.spread(optimizer.step, mesh)
-    draw = _painter(optimizer, mesh, examples, population)
+    step = parallel.population_step(optimizer.step, mesh)
+    draw = None if examples is None else _make_draw(optimizer, mesh, examples, population)
     checkpoints = Checkpoints(folder / "checkpoints", dict(config))
-    found = checkpoints.restore(state)
-    first, state = found or (0, state)
-    trajectory = _Trajectory(folder / "trajectory", first)
+    first, state = checkpoints.restore(state) or (0, state)
+    trajectory = _TrajectoryWriter(folder / "trajectory", first)
 
     def save(done: int) -> None:
         trajectory.write(done)
         checkpoints.save(done, state)
 
-    def left() -> bool:
+    def is_unfinished() -> bool:
         return done < steps and not parallel.to_host(mesh, state.stopped).all()
 
-    main, done = jax.process_index() == 0, first
-    silent = not left() or not main
+    is_main, done = jax.process_index() == 0, first
+    silent = not is_unfinished() or not is_main
     bar = tqdm(total=steps, initial=first, desc="optimise", unit="step", disable=silent)
     with MetricsWriter(folder, first or None) as writer, bar:
         try:
-            while left():
+            while is_unfinished():
                 batch = load(done, rows)
                 check(batch)
                 new_state, metrics = step(weights, state, parallel.feed(mesh, images_per_step, batch))
@@ -101,13 +108,12 @@ def optimize(
                 bar.update()
                 bar.set_postfix({name: f"{np.mean(value):.4g}" for name, value in values.items()})
                 if draw is not None and done % picture_every == 0:
-                    grid = draw(weights, state.embeddings)
-                    writer.image(done, "examples", grid)
-                lost = np.flatnonzero(values["skipped"] >= max_skipped).tolist()
-                if lost:
+                    writer.image(done, "examples", draw(weights, state.embeddings))
+                failed = np.flatnonzero(values["skipped"] >= max_skipped).tolist()
+                if failed:
                     save(done)
                     raise FloatingPointError(
-                        f"{max_skipped} updates in a row were not finite, of prompts {lost}; the last good "
+                        f"{max_skipped} updates in a row were not finite, of prompts {failed}; the last good "
                         f"state is saved in {folder / 'checkpoints'}. Lower the learning rate, or compute in "
                         "float32"
                     )
@@ -120,15 +126,18 @@ def optimize(
     if done > first and done % checkpoint_every:
         save(done)
     embeddings = parallel.to_host(mesh, state.embeddings)
-    if main:
-        _save_prompts(
-            pipe, optimizer, embeddings, folder / "prompts", {"steps": done, "config": dict(config)}
-        )
+    if is_main:
+        metadata = {"steps": done, "config": dict(config)}
+        _save_prompts(pipe, optimizer, embeddings, folder / "prompts", metadata)
     return embeddings
 
 
 def load_trajectory(folder: str | Path) -> dict[str, np.ndarray]:
-    """What each step began with, `embeddings` `[steps,prompts,n,D]`, and measured, `[steps,prompts]`."""
+    """Return what every step started with and measured, from the folder of `optimize`.
+
+    `embeddings` float32 `[steps,prompts,n,D]` are those before each step; every metric is `[steps,prompts]`.
+    Raises FileNotFoundError if no step has been saved yet.
+    """
     from safetensors.numpy import load_file
 
     chunks = [load_file(path) for path in sorted((Path(folder) / "trajectory").glob("*.safetensors"))]
@@ -137,13 +146,15 @@ def load_trajectory(folder: str | Path) -> dict[str, np.ndarray]:
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
-class _Trajectory:
-    """Steps' records, in a file for each stretch between checkpoints, named by its last step."""
+class _TrajectoryWriter:
+    """A writer of steps' records, with one file between checkpoints, named by its last step.
+
+    Files of steps after `first`, from which the run continues, are deleted.
+    """
 
     def __init__(self, folder: Path, first: int):
         self.folder, self.records = folder, []
         if jax.process_index() == 0:
-            folder.mkdir(parents=True, exist_ok=True)
             for path in folder.glob("*.safetensors"):
                 if int(path.stem) > first:
                     path.unlink()
@@ -152,25 +163,25 @@ class _Trajectory:
         self.records.append(record)
 
     def write(self, done: int) -> None:
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         if self.records and jax.process_index() == 0:
             stacked = {name: np.stack([r[name] for r in self.records]) for name in self.records[0]}
-            save_file(stacked, self.folder / f"{done:06d}.safetensors")
+            write_whole(self.folder / f"{done:06d}.safetensors", save(stacked))
         self.records = []
 
 
-def _painter(optimizer, mesh, examples, population):
-    """`draw(weights, embeddings) -> [H,W,3]`: a row for each prompt, a column for each example; or None."""
-    if examples is None:
-        return None
+def _make_draw(
+    optimizer: PromptOptimizer, mesh: Mesh, examples: HostBatch, population: int
+) -> Callable[[PromptWeights, jax.Array], np.ndarray]:
+    """Return `draw(weights, embeddings) -> [H,W,3]`: a grid of prompts (rows) and examples (columns)."""
     batch = {name: np.asarray(array) for name, array in examples.items()}
     count = len(next(iter(batch.values())))
-    keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(0), count)))
+    key_data = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(0), count)))
 
     def render(weights, embeddings):
-        wrapped = jax.random.wrap_key_data(keys)
-        return jax.vmap(lambda w: optimizer.render(weights, w, batch, wrapped))(embeddings)
+        keys = jax.random.wrap_key_data(key_data)
+        return jax.vmap(lambda prompt: optimizer.render(weights, prompt, batch, keys))(embeddings)
 
     program = jax.jit(
         jax.shard_map(render, mesh=mesh, in_specs=(P(), P("prompt")), out_specs=P("prompt"), check_vma=False)
@@ -185,6 +196,7 @@ def _painter(optimizer, mesh, examples, population):
 
 
 def _check_sign(early_stop: EarlyStop | None, values: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError if the threshold of early stopping and the first adversarial loss differ in sign."""
     if early_stop is None:
         return
     loss = float(np.mean(values["adversarial"]))
@@ -195,7 +207,14 @@ def _check_sign(early_stop: EarlyStop | None, values: Mapping[str, np.ndarray]) 
         )
 
 
-def _save_prompts(pipe, optimizer, embeddings, folder, metadata) -> None:
+def _save_prompts(
+    pipe: Pipeline,
+    optimizer: PromptOptimizer,
+    embeddings: np.ndarray,
+    folder: Path,
+    metadata: Mapping[str, Any],
+) -> None:
+    """Save each prompt with its metadata and the words nearest to its embeddings."""
     for i, prompt in enumerate(embeddings):
         words = prompts.nearest_words(pipe, optimizer.weights.pipeline, prompt)
         nearest = {"nearest_words": [[f"{word} {cosine:.3f}" for word, cosine in row] for row in words]}

@@ -37,7 +37,7 @@ def free(pipe, params, batch, keys, sampling) -> Start:
 
 def run(optimizer, mesh: Mesh, populations) -> np.ndarray:
     """The embeddings of each of some populations, `(keys, starts)`, after STEPS steps."""
-    step = parallel.spread(optimizer.step, mesh)
+    step = parallel.population_step(optimizer.step, mesh)
     weights = parallel.replicate(mesh, optimizer.weights)
     rows = parallel.local_rows(mesh, ROWS)
     ends = []
