@@ -100,13 +100,13 @@ def ddim(schedule: Schedule, num_steps: int, strength: float = 1.0, eta: float =
     total = schedule.num_train_timesteps
     _check_steps(num_steps, strength, total)
     if schedule.timestep_spacing == "linspace":
-        timesteps = np.linspace(0, total - 1, num_steps).round()[::-1]
+        spaced: np.ndarray = np.linspace(0, total - 1, num_steps).round()[::-1]
     elif schedule.timestep_spacing == "leading":
-        timesteps = np.arange(num_steps)[::-1] * (total // num_steps) + schedule.steps_offset
+        spaced = np.arange(num_steps)[::-1] * (total // num_steps) + schedule.steps_offset
     else:
-        timesteps = np.arange(total, 0, -total / num_steps).round()[:num_steps] - 1
+        spaced = np.arange(total, 0, -total / num_steps).round()[:num_steps] - 1
     alphas = schedule.alphas_cumprod()
-    timesteps = _last_part(timesteps.astype(int), num_steps, strength, total)
+    timesteps = _last_part(spaced.astype(int), num_steps, strength, total)
     following = timesteps - total // num_steps
     final = 1.0 if schedule.set_alpha_to_one else alphas[0]
     signal, next_signal = alphas[timesteps], np.where(following >= 0, alphas[following], final)
@@ -128,12 +128,12 @@ def dpm_solver(
     if eta:
         raise ValueError(f"dpm_solver is deterministic: eta must be 0, found {eta}; use ddim")
     if schedule.timestep_spacing == "linspace":
-        timesteps = np.linspace(0, total - 1, num_steps + 1).round()[:0:-1]
+        spaced: np.ndarray = np.linspace(0, total - 1, num_steps + 1).round()[:0:-1]
     elif schedule.timestep_spacing == "leading":
-        timesteps = np.arange(1, num_steps + 1)[::-1] * (total // (num_steps + 1)) + schedule.steps_offset
+        spaced = np.arange(1, num_steps + 1)[::-1] * (total // (num_steps + 1)) + schedule.steps_offset
     else:
-        timesteps = np.arange(total, 0, -total / num_steps).round()[:num_steps] - 1
-    timesteps = _last_part(timesteps.astype(int), num_steps, strength, total)
+        spaced = np.arange(total, 0, -total / num_steps).round()[:num_steps] - 1
+    timesteps = _last_part(spaced.astype(int), num_steps, strength, total)
     signal = np.maximum(schedule.alphas_cumprod()[timesteps], 2.0**-24)
     next_signal = np.append(signal[1:], 1.0)
     alpha, sigma = np.sqrt(signal), np.sqrt(1 - signal)

@@ -68,7 +68,7 @@ class DPT(VisionTransformer):
         else:
             *maps, x = Bit(self.backbone_config, name="dpt.embeddings.backbone.bit", **self.dtypes)(x)
             x = self.conv("dpt.embeddings.projection", self.hidden_size, 1)(x)
-        grid = x.shape[1:3]
+        grid = x.shape[1], x.shape[2]
         x = self.embed(x)
         states = []
         for i in range(self.num_hidden_layers):

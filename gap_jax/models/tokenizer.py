@@ -80,8 +80,8 @@ class Tokenizer:
         """Return the text of token ids, with placeholders as `<i>`."""
         pieces = []
         for is_text, group in itertools.groupby(ids, lambda i: i < vocab_size):
-            group = list(group)
-            pieces += [self._clip.decode(group)] if is_text else [f"<{i - vocab_size}>" for i in group]
+            run = list(group)
+            pieces += [self._clip.decode(run)] if is_text else [f"<{i - vocab_size}>" for i in run]
         return " ".join(pieces)
 
     def _ids(self, text: str, vocab_size: int, placeholders: int) -> list[int]:

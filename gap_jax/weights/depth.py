@@ -49,6 +49,7 @@ def load_depth(
         return load_depth_checkpoint(path, dtypes)
     repo = Repo(shipped(model, part), revision=revision, local_files_only=local_files_only)
     config, source = read_config(repo, "")
+    module: DepthUNet | DPT
     match config.get("model_type"), config.get("architectures"):
         case "dpt", None | ["DPTForDepthEstimation"]:
             module = build_dpt(config, source, read_normalisation(repo) | dtypes)

@@ -58,6 +58,7 @@ def load_depth_checkpoint(path: Path, dtypes: Mapping[str, Any]) -> tuple[DepthU
     `dtypes` are fields of the network, from `network_dtypes`. Raises ImportError without torch, ValueError
     for a file that is not readable, holds another model, or lacks a tensor.
     """
+    module: DepthUNet | DPT
     content = load_pickle(path)
     if isinstance(content, dict):
         content = content.get("state_dict", content)

@@ -231,13 +231,13 @@ def _schedule(repo: Repo) -> Schedule:
 
 
 def _tokenizer(repo: Repo, prefix: str) -> Tokenizer:
-    paths = {name: repo.find(prefix + name) for name in tokenizers.FILES}
-    if paths["tokenizer.json"] is None and (paths["vocab.json"] is None or paths["merges.txt"] is None):
+    files = {name: repo.find(prefix + name) for name in tokenizers.FILES}
+    paths = {name: path for name, path in files.items() if path is not None}
+    if "tokenizer.json" not in paths and not {"vocab.json", "merges.txt"} <= paths.keys():
         raise FileNotFoundError(
             f"{repo.model}/{prefix} has no tokenizer: it needs tokenizer.json, or vocab.json with merges.txt."
             + repo.unreachable
         )
-    paths = {name: path for name, path in paths.items() if path is not None}
     for path in paths.values():
         if path.suffix == ".json":
             read_json(path)  # raises now rather than with the first text

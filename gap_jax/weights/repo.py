@@ -58,10 +58,11 @@ class Repo:
         from huggingface_hub import errors, hf_hub_download
 
         try:
-            path = hf_hub_download(
-                self.model, name, revision=self.revision, local_files_only=self.local_files_only
+            return Path(
+                hf_hub_download(
+                    self.model, name, revision=self.revision, local_files_only=self.local_files_only
+                )
             )
-            return Path(path)
         except errors.LocalEntryNotFoundError as error:
             self.unreachable = (
                 " It is not in the local cache, and the hub was not reached: connect to the network, without "

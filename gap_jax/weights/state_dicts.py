@@ -2,8 +2,11 @@
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from gap_jax.weights.tensors import Tensor, load_torch
 
@@ -79,13 +82,14 @@ def split_attention(tensors: Mapping[str, Tensor], fused: str, part: str) -> dic
             continue
         rows = tensor.shape[0] // 3
         for i, name in enumerate(("query", "key", "value")):
-            third = slice(i * rows, (i + 1) * rows)
             split[key.replace(fused, part.format(name))] = Tensor(
-                tensor.path,
-                (rows, *tensor.shape[1:]),
-                lambda tensor=tensor, third=third: tensor.read()[third],
+                tensor.path, (rows, *tensor.shape[1:]), partial(_read_rows, tensor, i * rows, (i + 1) * rows)
             )
     return split
+
+
+def _read_rows(tensor: Tensor, start: int, stop: int) -> np.ndarray:
+    return tensor.read()[start:stop]
 
 
 def first_names(tensors: Mapping[str, Tensor]) -> str:

@@ -67,7 +67,7 @@ def _open_shards(repo: Repo, folder: str, index: Path, open_file) -> dict[str, T
     shard_of = read_json(index).get("weight_map")
     if not isinstance(shard_of, dict):
         raise ValueError(f"{index} must be an index of shards with a weight_map: download or copy it again")
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for shard in sorted(set(shard_of.values())):
         tensors |= open_file(repo.require(f"{folder}/{shard}".lstrip("/")))
     missing = sorted(set(shard_of) - set(tensors))

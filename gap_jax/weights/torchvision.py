@@ -47,6 +47,7 @@ def load_torchvision(path: Path, fields: Mapping[str, Any]) -> tuple[ResNet | Vi
     model, or lacks a tensor.
     """
     tensors = _tensors(path)
+    module: ResNet | ViT
     fields = {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD, **fields}
     if RESNET in tensors:
         module = _resnet(Sizes(tensors, path), fields)
@@ -95,7 +96,7 @@ def _resnet(sizes: Sizes, fields: Mapping[str, Any]) -> ResNet:
             f"{sizes.path} must hold a ResNet with bottleneck blocks, found basic blocks "
             "(layer1.0.conv3.weight is missing), as in ResNet-18 and -34: use ResNet-50, -101 or -152"
         )
-    stages = []
+    stages: list[int] = []
     while depth := sizes.count(f"layer{len(stages) + 1}"):
         stages.append(depth)
     embedding_size, num_channels, *_ = sizes.shape("conv1.weight")
