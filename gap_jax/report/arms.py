@@ -1,6 +1,6 @@
-"""The arms of an experiment as the report shows them: their order, and how unknown arms are shown."""
+"""The arms of a report: their order, and the styles of arms that the results do not describe."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 from gap_jax.report.results import CONSTANT, ArmStyle, Results
 
@@ -8,29 +8,35 @@ INK = "#1b1b1f"
 _CONSTANT_STYLE = ArmStyle(
     "Constant", "No model: the best single prediction, the same for every image.", INK, "None"
 )
-_PALETTE = ("#4e8b8b", "#b0447a", "#7d7a2b", "#355c9a", "#a8612f", "#6a5aa0")  # for arms without a style
-_MARKERS = ("1", "2", "3", "4", "+", "x")
+# Colours that are told apart from each other, from INK and from those of `closed_loop.arms`, with any colour
+# vision, and seen on white and near-black.
+_PALETTE = ("#b9874b", "#7828f5", "#e6055a", "#554b91", "#ff5fbe", "#bea073", "#be05aa", "#736ec8")
+_MARKERS = ("x", "+", "4", "3", "2", "1")  # no described arm but an earlier iteration has these
 
 
-def arms(results: Results) -> dict[str, ArmStyle]:
-    """Return the style of every measured arm: first those that the results describe, the constant last.
+def arm_styles(results: Results) -> dict[str, ArmStyle]:
+    """Return the style of every arm with numbers or prompts, in the report's order.
 
-    An arm that the results do not describe is shown under its name, in a colour and with a marker that no
-    described arm has.
+    Arms that the results describe come first, the constant prediction last. An arm that the results do not
+    describe is labelled with its name and gets a colour and a marker that no described arm has; they repeat
+    only when there are more such arms than colours or markers left.
     """
-    measured = dict.fromkeys(_measured(results))
-    shown = {name: style for name, style in results.arms.items() if name in measured}
-    taken = {style.colour.lower() for style in shown.values()}
-    colours = [colour for colour in _PALETTE if colour not in taken]
-    others = [name for name in measured if name not in shown and name != CONSTANT]
-    for i, name in enumerate(others):
-        shown[name] = ArmStyle(name, "", colours[i % len(colours)], _MARKERS[i % len(_MARKERS)])
-    if CONSTANT in measured:
-        shown[CONSTANT] = _CONSTANT_STYLE
-    return shown
+    names = dict.fromkeys(_names(results))
+    styles = {name: style for name, style in results.arms.items() if name in names}
+    colours = {style.colour.lower() for style in results.arms.values()}
+    markers = {style.marker for style in results.arms.values()}
+    free_colours = [colour for colour in _PALETTE if colour not in colours] or _PALETTE
+    free_markers = [marker for marker in _MARKERS if marker not in markers] or _MARKERS
+    undescribed = [name for name in names if name not in styles and name != CONSTANT]
+    for i, name in enumerate(undescribed):
+        colour, marker = free_colours[i % len(free_colours)], free_markers[i % len(free_markers)]
+        styles[name] = ArmStyle(name, "", colour, marker)
+    if CONSTANT in names:
+        styles[CONSTANT] = _CONSTANT_STYLE
+    return styles
 
 
-def _measured(results: Results) -> Iterable[str]:
+def _names(results: Results) -> Iterator[str]:
     for column in results.columns:
         yield from column.scores
     for curves in results.efficiency.values():

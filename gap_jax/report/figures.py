@@ -1,6 +1,7 @@
-"""Figures of an experiment, by matplotlib without its global state, as SVG for print and for the page."""
+"""The figures of a report, as SVG for print and for the page, drawn without matplotlib's global state."""
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,14 +15,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from gap_jax.report.arms import INK, arms
-from gap_jax.report.results import CONSTANT, ArmStyle, Prompt, Results, Values
+from gap_jax.report.arms import INK, arm_styles
+from gap_jax.report.results import CONSTANT, ArmStyle, Frame, Prompt, Results, Values
 from gap_jax.report.tables import average, estimate, plain_name
 from gap_jax.tasks.metric import MetricStyle
 
-WIDTH = 4.4  # inches, of all but the filmstrip: a column of print, and a phone's screen
+WIDTH = 4.4  # of all figures but filmstrips, in inches: fits a column in print and a phone's screen
 FAINT = "#8a8a93"
-NOW = "now"  # the id of the losses' rules at the current step
+NOW = "now"  # ends the ids of the rules that mark the current step in `losses`
 
 _STYLE = {
     "axes.edgecolor": FAINT,
@@ -51,15 +52,15 @@ _styled = matplotlib.rc_context(_STYLE)
 
 @_styled
 def losses(prompt: Prompt, arm: ArmStyle) -> Figure:
-    """Each term of an optimised prompt's loss by step, one above the other; early stopping's step dashed.
+    """Return the curves of an optimised prompt's losses by step: one panel for each term.
 
-    Rules with ids that end in `now` stand at step 0; `step_width` says how far a step moves them.
-    Raises ValueError for a prompt without losses.
+    A dashed rule marks the step that early stopping chose. The rules whose ids end in `now` stand at step 0;
+    `step_width` is the distance that one step moves them. Raises ValueError for a prompt without losses.
     """
     if not prompt.losses:
-        raise ValueError(f"prompt {prompt.name!r} of {prompt.arm} has no losses: it was not optimised")
+        raise ValueError(f"prompt {prompt.name!r} of arm {prompt.arm!r} has no losses: it was not optimised")
     count = len(prompt.losses)
-    figure, axes = _figure(0.75 * count + 0.55, count, left=0.62, bottom=0.45, top=0.1)
+    figure, axes = _panels(0.75 * count + 0.55, count, left=0.62, bottom=0.45, top=0.1)
     for i, (axis, (term, values)) in enumerate(zip(axes, prompt.losses.items(), strict=True)):
         axis.plot(values, color=arm.colour)
         axis.set_xlim(0, max(prompt.steps, 1))
@@ -71,45 +72,53 @@ def losses(prompt: Prompt, arm: ArmStyle) -> Figure:
             axis.axvline(prompt.stopped, color=FAINT, lw=1, ls=(0, (3, 2)))
         if i < count - 1:
             axis.tick_params(labelbottom=False)
-    axes[-1].set_xlabel("step" if prompt.stopped is None else "step (dashed: early stop)")
+    axes[-1].set_xlabel("step" if prompt.stopped is None else "step (dashed: chosen by early stopping)")
     axes[-1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
     return figure
 
 
 def step_width(figure: Figure) -> float:
-    """Of a figure of `losses`: the width of one step, in the units of its SVG."""
+    """Return the width of one step in a figure of `losses`, in the units of its SVG."""
     (left, _), (right, _) = figure.axes[0].transData.transform([(0, 0), (1, 0)])
     return float(right - left) * 72 / figure.dpi
 
 
 @_styled
 def corruptions(results: Results, kind: str) -> Figure:
-    """The main metric under each corruption of `kind` (`cc` or `3dcc`), averaged over severities, by arm."""
+    """Return the main metric of each arm under each corruption, averaged over severities.
+
+    `kind` is `cc` or `3dcc`. The last row is the mean over all corruptions.
+    """
     columns = [column for column in results.columns if column.kind == kind]
     names = list(dict.fromkeys(column.name for column in columns))
-    rows = {name: [column for column in columns if column.name == name] for name in names}
-    metric = next(iter(results.metrics))
+    rows = [[column for column in columns if column.name == name] for name in names]
+    metric, arms = next(iter(results.metrics)), arm_styles(results)
     values = {
-        arm: [average(row, arm, metric) for row in [*rows.values(), columns]]
-        for arm in arms(results)
+        arm: [average(row, arm, metric) for row in [*rows, columns]]
+        for arm in arms
         if any(average([column], arm, metric) for column in columns)
     }
-    return _dots(values, [*map(plain_name, names), "Mean"], arms(results), results.main)
+    return _dot_plot(values, [*map(plain_name, names), "Mean"], arms, results.main_metric)
 
 
 @_styled
 def fidelity(results: Results) -> Figure:
-    """The critic's main metric on each arm's images; lines mark real images and the constant prediction."""
-    shown, metric = arms(results), results.main
-    names = [name for name in shown if name in results.generated]
-    figure, (axis,) = _figure(0.25 * len(names) + 0.95, left=1.45, bottom=0.78, top=0.08)
-    for row, name in enumerate(names):
-        _marks(axis, [results.generated[name].critic], [row], shown[name], metric)
+    """Return the critic's main metric on each arm's images.
+
+    Vertical lines mark the critic on real images and the constant prediction.
+    """
+    metric = results.main_metric
+    arms = {name: arm for name, arm in arm_styles(results).items() if name in results.generated}
+    labels = [arm.label for arm in arms.values()]
+    left = max(1.45, 0.065 * max(map(len, labels), default=0))  # 0.065 inches: the usual width of a letter
+    figure, (axis,) = _panels(0.25 * len(arms) + 0.95, left=left, bottom=0.78, top=0.08)
+    for row, (name, arm) in enumerate(arms.items()):
+        _plot_means(axis, [results.generated[name].critic], [row], arm, metric)
     lines = (("real images", results.critic_real, "-"), ("constant", results.critic_constant, "--"))
     for label, values, dashes in lines:
         if values:
             axis.axvline(metric.scale * estimate(values).mean, color=INK, lw=1, ls=dashes, label=label)
-    _rows(axis, [shown[name].label for name in names])
+    _label_rows(axis, labels)
     axis.set_xlabel(f"critic's {metric.name} {metric.unit} on generated images")
     axis.margins(x=0.08)
     if axis.get_legend_handles_labels()[0]:
@@ -119,22 +128,24 @@ def fidelity(results: Results) -> Figure:
 
 @_styled
 def efficiency(results: Results, target: str) -> Figure:
-    """The main metric on a target shift by the number of generated images, logarithmic but for 0, by arm."""
-    metric = results.main
-    curves = {name: arm for name, arm in arms(results).items() if name in results.efficiency[target]}
-    legend = [Line2D([], [], label=arm.label, **_look(name, arm)) for name, arm in curves.items()]
-    figure, (axis,) = _figure(2.9, left=0.5, bottom=0.45, top=0.12, legend=legend)
-    for name, arm in curves.items():
-        points = results.efficiency[target][name]
-        found = [estimate(point.score) for point in points]
+    """Return each arm's main metric on a target shift by the number of generated images.
+
+    The axis of images is logarithmic, except that it begins at 0.
+    """
+    metric, curves = results.main_metric, results.efficiency[target]
+    arms = {name: arm for name, arm in arm_styles(results).items() if name in curves}
+    legend = [Line2D([], [], label=arm.label, **_line_style(name, arm)) for name, arm in arms.items()]
+    figure, (axis,) = _panels(2.9, left=0.5, bottom=0.45, top=0.12, legend=legend)
+    for name, arm in arms.items():
+        scores = [estimate(point.score) for point in curves[name]]
         axis.errorbar(
-            [point.images for point in points],
-            [metric.scale * entry.mean for entry in found],
-            [metric.scale * (entry.error or 0) for entry in found],
+            [point.images for point in curves[name]],
+            [metric.scale * score.mean for score in scores],
+            [metric.scale * (score.error or 0) for score in scores],
             elinewidth=0.9,
-            **_look(name, arm),
+            **_line_style(name, arm),
         )
-    counts = sorted({p.images for points in results.efficiency[target].values() for p in points})
+    counts = sorted({point.images for points in curves.values() for point in points})
     least = next((count for count in counts if count), 1)
     axis.set_xscale("symlog", linthresh=least, linscale=0.6)
     axis.set_xticks(counts, [str(count) for count in counts])
@@ -148,15 +159,19 @@ def efficiency(results: Results, target: str) -> Figure:
 
 @_styled
 def filmstrip(prompt: Prompt, folder: str | Path, example: int = 0, most: int = 8) -> Figure:
-    """What a prompt makes of one example as it is optimised: a column for each of at most `most` steps.
+    """Return the images of one example while its prompt is optimised, in columns.
 
-    `folder` is what pictures' paths are relative to. Raises FileNotFoundError.
+    The first column has the original and its label; then come at most `most` steps, with the generated
+    image, the prediction and, if there is one, the picture of the error.
+
+    `folder` is the results file's folder. Raises FileNotFoundError for a picture that is missing.
     """
-    shown = prompt.examples[example]
-    frames = _spread(shown.frames, most)
-    columns = [(shown.original, shown.label, None), *((f.generated, f.prediction, f.error) for f in frames)]
+    pictures = prompt.examples[example]
+    frames = _evenly_spaced(pictures.frames, most)
+    columns = [(pictures.original, pictures.label, None)]
+    columns += [(frame.generated, frame.prediction, frame.error) for frame in frames]
     rows = ("image", "label", "error") if frames[0].error else ("image", "label")
-    mosaic, side = _mosaic(Path(folder), columns)
+    mosaic, pitch = _mosaic(Path(folder), columns)
     cell, left, top = 0.8, 0.75, 0.25  # inches
     figure = Figure((left + cell * len(columns), top + len(rows) * cell))
     axis = figure.add_axes(
@@ -164,41 +179,45 @@ def filmstrip(prompt: Prompt, folder: str | Path, example: int = 0, most: int = 
     )
     axis.imshow(mosaic, interpolation="none")
     axis.set_axis_off()
-    titles = [
-        "original",
-        *(f"step {frame.step}" if i == 0 else str(frame.step) for i, frame in enumerate(frames)),
-    ]
-    for i, (title, frame) in enumerate(zip(titles, [None, *frames], strict=True)):
-        stop = ", stop" if frame is not None and frame.step == prompt.stopped else ""
-        axis.text((i + 0.48) * side, -0.05 * side, title + stop, ha="center", va="bottom", size=8)
+    titles = ["original"]
+    for i, frame in enumerate(frames):
+        title = f"step {frame.step}" if i == 0 else str(frame.step)
+        titles.append(f"{title}, stop" if frame.step == prompt.stopped else title)
+    for i, title in enumerate(titles):
+        axis.text((i + 0.48) * pitch, -0.05 * pitch, title, ha="center", va="bottom", size=8)
     for i, name in enumerate(rows):
-        axis.text(-0.08 * side, (i + 0.48) * side, name, ha="right", va="center", size=8)
+        axis.text(-0.08 * pitch, (i + 0.48) * pitch, name, ha="right", va="center", size=8)
     return figure
 
 
 def _mosaic(folder: Path, columns: Sequence[Sequence[str | None]]) -> tuple[np.ndarray, int]:
-    """Pictures of the first one's size, columns of them, on clear ground; and the distance of two."""
+    """Return columns of pictures on a transparent ground, and the distance between two pictures in pixels.
+
+    All pictures are resized to the size of the first.
+    """
     size = Image.open(folder / columns[0][0]).size
-    side = max(size) + max(max(size) // 24, 1)
+    pitch = max(size) + max(max(size) // 24, 1)
     rows = max(len(column) - column.count(None) for column in columns)
-    ground = Image.new("RGBA", (side * len(columns), side * rows))
+    ground = Image.new("RGBA", (pitch * len(columns), pitch * rows))
     for i, column in enumerate(columns):
         for j, path in enumerate(column):
             if path is not None:
-                ground.paste(Image.open(folder / path).convert("RGB").resize(size, 0), (i * side, j * side))
-    return np.asarray(ground), side
+                picture = Image.open(folder / path).convert("RGB").resize(size, Image.Resampling.NEAREST)
+                ground.paste(picture, (i * pitch, j * pitch))
+    return np.asarray(ground), pitch
 
 
 def to_svg(figure: Figure) -> str:
-    """A standalone SVG for print: white paper, letters as outlines. Equal figures give equal text."""
+    """Return a standalone SVG for print, on white, letters as outlines. Equal figures give equal text."""
     with matplotlib.rc_context(_STYLE | {"svg.fonttype": "path"}):
         return _save(figure, "white")
 
 
 def to_html(figure: Figure, name: str, title: str) -> str:
-    """An `<svg>` element for a page: its text colour and letters, no paper; ids begin with `name`.
+    """Return an `<svg>` element for a page: in the page's text colour and font, without a background.
 
-    `title` is what it says to those who cannot see it.
+    - `name`: all ids in it begin with this.
+    - `title`: the description that a screen reader reads out.
     """
     with matplotlib.rc_context(_STYLE | {"svg.fonttype": "none"}):
         svg = _save(figure, "none")
@@ -208,7 +227,7 @@ def to_html(figure: Figure, name: str, title: str) -> str:
     content = re.sub(r"font: (?:[a-z]+ )*([\d.]+px)[^;\"]*", r"font-size: \1", content)
     content = re.sub(r"\bid=\"", f'id="{name}-', content)
     content = re.sub(r"(href=\"#|url\(#)", rf"\g<1>{name}-", content)
-    width = 1.6 * float(head.split()[2])  # a fifth larger than in print
+    width = 1.6 * float(head.split()[2])  # points to pixels, a fifth larger than in print
     label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return f'<svg {head} role="img" aria-label="{label}" style="max-width:{width:.0f}px">{content}</svg>'
 
@@ -222,11 +241,15 @@ def _save(figure: Figure, paper: str) -> str:
     return file.getvalue()
 
 
-def _figure(
+def _panels(
     height: float, rows: int = 1, *, left: float, bottom: float, top: float, legend: Sequence[Line2D] = ()
 ) -> tuple[Figure, Sequence[Axes]]:
-    """Panels one above the other, with a legend below; height (without it) and margins in inches."""
-    below = 0.185 * ((len(legend) + 1) // 2) + 0.08 if legend else 0
+    """Return a figure of panels one above the other, with a legend below them.
+
+    The height, without the legend, and the margins are in inches.
+    """
+    columns = 2 if all(len(line.get_label()) <= 26 for line in legend) else 1
+    below = 0.185 * math.ceil(len(legend) / columns) + 0.08 if legend else 0
     height += below
     figure = Figure((WIDTH, height))
     axes = figure.subplots(rows, 1, squeeze=False)[:, 0]
@@ -238,59 +261,65 @@ def _figure(
         hspace=0.12,
     )
     if legend:
-        figure.legend(handles=legend, loc="lower center", ncols=2, columnspacing=1.4, handlelength=2.2)
+        figure.legend(handles=legend, loc="lower center", ncols=columns, columnspacing=1.4, handlelength=2.2)
     return figure, axes
 
 
-def _look(name: str, arm: ArmStyle) -> dict[str, object]:
+def _line_style(name: str, arm: ArmStyle) -> dict[str, object]:
+    """Return matplotlib's options for an arm's curve; that of the constant prediction is dashed."""
     return {
         "color": arm.colour,
         "marker": arm.marker,
         "linestyle": "--" if name == CONSTANT else "-",
-        "markersize": _SIZES.get(arm.marker, 4.5),
+        "markersize": _MARKER_SIZES.get(arm.marker, 4.5),
     }
 
 
-def _point(arm: ArmStyle) -> dict[str, object]:
-    """A mark without a line; the constant prediction, which has no marker, is a tick."""
+def _marker_style(arm: ArmStyle) -> dict[str, object]:
+    """Return matplotlib's options for an arm's marker without a line.
+
+    The constant prediction, which has no marker, gets a tick.
+    """
     marker = "|" if arm.marker == "None" else arm.marker
-    return {"color": arm.colour, "linestyle": "none", "marker": marker, "markersize": _SIZES.get(marker, 4.5)}
+    size = _MARKER_SIZES.get(marker, 4.5)
+    return {"color": arm.colour, "linestyle": "none", "marker": marker, "markersize": size}
 
 
-_SIZES = {"*": 6.5, "D": 3.8, "s": 4, "|": 7}
+_MARKER_SIZES = {"*": 6.5, "D": 3.8, "s": 4, "|": 7} | dict.fromkeys("1234", 7)  # others: 4.5
 
 
-def _dots(
+def _dot_plot(
     values: Mapping[str, Sequence[Values]],
     names: Sequence[str],
-    shown: Mapping[str, ArmStyle],
+    arms: Mapping[str, ArmStyle],
     metric: MetricStyle,
 ) -> Figure:
-    """A row for each name, in it a lane for each arm; the last row, an average, is set apart."""
-    legend = [Line2D([], [], label=shown[arm].label, **_point(shown[arm])) for arm in values]
-    figure, (axis,) = _figure(0.31 * len(names) + 0.55, left=1.25, bottom=0.45, top=0.08, legend=legend)
+    """Return a plot with a row for each name and, within it, a lane for each arm of `values`.
+
+    The last row, a mean, is set apart by a line.
+    """
+    legend = [Line2D([], [], label=arms[arm].label, **_marker_style(arms[arm])) for arm in values]
+    figure, (axis,) = _panels(0.31 * len(names) + 0.55, left=1.25, bottom=0.45, top=0.08, legend=legend)
     lanes = np.linspace(-0.33, 0.33, len(values)) if len(values) > 1 else [0.0]
     for lane, (arm, entries) in zip(lanes, values.items(), strict=True):
-        _marks(axis, entries, np.arange(len(entries)) + lane, shown[arm], metric)
-    _rows(axis, names)
+        _plot_means(axis, entries, np.arange(len(entries)) + lane, arms[arm], metric)
+    _label_rows(axis, names)
     axis.axhline(len(names) - 1.5, color=FAINT, lw=0.8)
     axis.set_xlabel(f"{metric.name} {metric.unit}")
     return figure
 
 
-def _marks(
+def _plot_means(
     axis: Axes, values: Sequence[Values], heights: Sequence[float], arm: ArmStyle, metric: MetricStyle
 ) -> None:
-    """Means over seeds with their standard errors."""
-    found = [estimate(entry) for entry in values]
-    means, errors = (
-        [metric.scale * x for x in column]
-        for column in zip(*((e.mean, e.error or 0) for e in found), strict=True)
-    )
-    axis.errorbar(means, heights, xerr=errors, elinewidth=0.9, **_point(arm))
+    """Plot means over seeds with their standard errors, each at its height."""
+    scores = [estimate(entry) for entry in values]
+    means = [metric.scale * score.mean for score in scores]
+    errors = [metric.scale * (score.error or 0) for score in scores]
+    axis.errorbar(means, heights, xerr=errors, elinewidth=0.9, **_marker_style(arm))
 
 
-def _rows(axis: Axes, names: Sequence[str]) -> None:
+def _label_rows(axis: Axes, names: Sequence[str]) -> None:
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.spines["left"].set_visible(False)
@@ -299,7 +328,7 @@ def _rows(axis: Axes, names: Sequence[str]) -> None:
         axis.axhline(edge, color=FAINT, lw=0.4, alpha=0.35)
 
 
-def _spread(frames: Sequence, most: int) -> list:
-    """At most `most` of the frames, evenly, first and last among them."""
-    kept = np.unique(np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int))
-    return [frames[i] for i in kept]
+def _evenly_spaced(frames: Sequence[Frame], most: int) -> list[Frame]:
+    """Return at most `most` of the frames, evenly spaced, the first and the last among them."""
+    places = np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)
+    return [frames[i] for i in np.unique(places)]

@@ -1,5 +1,5 @@
 "use strict";
-// The two explorers: each keeps what is chosen, and shows it anew when that changes.
+// The explorer of one prompt and the gallery of all arms. Each keeps its choices and redraws when they change.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
 
@@ -9,15 +9,14 @@
     if (alt !== undefined) image.alt = alt;
   }
 
-  function element(tag, text, className) {
-    const made = document.createElement(tag);
-    if (text !== undefined) made.textContent = text;
-    if (className) made.className = className;
-    return made;
+  function element(tag, text) {
+    const node = document.createElement(tag);
+    if (text !== undefined) node.textContent = text;
+    return node;
   }
 
-  // A slider with `count` places, at `value`, whose place is called `text`.
-  function slide(root, name, count, value, text) {
+  // Sets a slider to `value` of `count` places; `text` says which place that is.
+  function setSlider(root, name, count, value, text) {
     const box = root.querySelector(`.slider[data-control="${name}"]`);
     const input = box.querySelector("input");
     box.hidden = count < 2;
@@ -39,7 +38,7 @@
 
   function explore(root) {
     const chosen = { arm: 0, prompt: 0, image: 0, step: 0 };
-    let drawn = null; // the prompt and image whose strip, losses and words are on the page
+    let described = null; // the prompt and image whose strip, losses and words are on the page
 
     function choose(name, value) {
       const before = frames()[chosen.step].step;
@@ -64,30 +63,30 @@
       const frame = example.frames[chosen.step];
       const prompts = data.explored[chosen.arm].length;
       const seed = `${chosen.prompt + 1} of ${prompts}, seed ${current.seed}`;
-      slide(root, "prompt", prompts, chosen.prompt, current.target ? `${seed}, ${current.target}` : seed);
-      slide(root, "step", example.frames.length, chosen.step, `${frame.step} of ${current.steps}`);
+      setSlider(root, "prompt", prompts, chosen.prompt, current.target ? `${seed}, ${current.target}` : seed);
+      setSlider(root, "step", example.frames.length, chosen.step, `${frame.step} of ${current.steps}`);
       for (const label of root.querySelectorAll('[data-control="image"] label')) {
         const value = Number(label.firstElementChild.value);
         label.hidden = value >= current.examples.length;
         label.firstElementChild.checked = value === chosen.image;
       }
-      const of = `of image ${chosen.image + 1}, ${current.label} prompt ${current.name}, step ${frame.step}`;
+      const where = `image ${chosen.image + 1}, ${current.label} prompt ${current.name}, step ${frame.step}`;
       for (const panel of root.querySelectorAll(".panels figure")) {
         const image = panel.querySelector("img");
         const part = image.dataset.part;
-        show(image, part in frame ? frame[part] : example[part], `${panel.querySelector("figcaption").textContent} ${of}`);
+        show(image, part in frame ? frame[part] : example[part], `${panel.querySelector("figcaption").textContent}: ${where}`);
       }
       const identity = `${current.index} ${chosen.image}`;
-      if (identity !== drawn) describe(current, example);
-      drawn = identity;
+      if (identity !== described) describe(current, example);
+      described = identity;
       root.querySelectorAll(".strip span").forEach((entry, i) => entry.classList.toggle("now", i === chosen.step));
       for (const rule of root.querySelectorAll('.losses [id$="-now"]')) {
         rule.setAttribute("transform", `translate(${frame.step * current.step_width} 0)`);
       }
-      values(current, frame.step);
+      showLosses(current, frame.step);
     }
 
-    // What does not change with the step.
+    // Redraws everything that depends on the prompt and the image, but not on the step.
     function describe(current, example) {
       root.querySelector(".time").style.setProperty("--count", example.frames.length);
       root.querySelector(".strip").replaceChildren(
@@ -128,7 +127,7 @@
       );
     }
 
-    function values(current, step) {
+    function showLosses(current, step) {
       const line = root.querySelector(".values");
       line.replaceChildren(`At step ${step}: `);
       Object.entries(current.terms).forEach(([term, entries], i) => {
@@ -145,7 +144,7 @@
     const most = Math.max(...data.groups.map((group) => group.length));
 
     function render() {
-      slide(root, "which", most, chosen.which, `${chosen.which + 1} of ${most}`);
+      setSlider(root, "which", most, chosen.which, `${chosen.which + 1} of ${most}`);
       const number = `image ${chosen.view + 1}`;
       const first = data.prompts[data.groups[0][0]];
       const shown = first.examples[clamp(chosen.view, first.examples.length)];

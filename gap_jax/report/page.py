@@ -1,7 +1,7 @@
-"""The report: one HTML page that holds all it shows, with its tables and figures as files beside it.
+"""The page of a report: one HTML file that holds all that it shows; its tables and figures lie beside it.
 
-The page opens from disk, loads nothing, and says so to the browser by its content security policy. What it
-lets explore is that of the paper's project page: optimisation by step, prompts by arm, targets of guidance.
+The page opens from disk and loads nothing, which its content security policy enforces. Like the paper's
+project page, it lets a reader step through an optimisation, and compare arms, prompts and target domains.
 """
 
 import base64
@@ -9,7 +9,7 @@ import dataclasses
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,50 +19,53 @@ from PIL import Image, UnidentifiedImageError
 
 from gap_jax.files import write_whole
 from gap_jax.report import figures, tables
-from gap_jax.report.arms import INK, arms
-from gap_jax.report.results import CONSTANT, ArmStyle, Example, Frame, Prompt, Results, load
+from gap_jax.report.arms import INK, arm_styles
+from gap_jax.report.results import CONSTANT, WORST, ArmStyle, ExamplePictures, Frame, Prompt, Results, load
 
-SMALL = 128  # pixels: pictures up to here are shown enlarged, pixel by pixel; larger ones are compressed
-LARGEST = 512
-_QUALITY = 85
-_HERE = Path(__file__).parent
+SMALL = 128  # pixels; pictures up to this side are shown enlarged pixel by pixel, larger ones are compressed
+LARGEST = 512  # pixels; larger pictures are made smaller
+_QUALITY = 85  # of WebP
+_FOLDER = Path(__file__).parent
+_LEADS = {  # column of the main table -> the beginning of the page's first sentence on results
+    tables.SHIFTS["cc"]: "Averaged over Common Corruptions",
+    tables.plain_name(WORST): "On the worst group",
+}
 
 
 def write_page(results_path: str | Path, folder: str | Path) -> Path:
-    """Make `folder/index.html`, `table.md`, `table.tex` and `figures/*.svg`; the path of the first.
+    """Write a report into `folder` and return the path of its page, `index.html`.
 
-    Nothing is written before all is made, and each file is replaced when it is complete, the page last.
-    Raises ValueError for a results file that is not one, and for a picture that is not readable;
-    FileNotFoundError for a picture that is not there.
+    Beside the page lie `table.md`, `table.tex` and `figures/*.svg`. Nothing is written before everything is
+    made; each file is replaced when the new one is complete, the page last.
+
+    Raises ValueError for an invalid results file and for a picture that cannot be read, and
+    FileNotFoundError for a picture that is missing.
     """
     results_path, folder = Path(results_path), Path(folder)
     results = load(results_path)
-    picture = _Pictures(results, results_path.parent)
-    shown = tables.tables(results)
-    drawn = dict(_figures(results, results_path.parent))
+    gallery = _EmbeddedPictures(results, results_path.parent)
+    all_tables = tables.all_tables(results)
+    figures_by_name = dict(_figures(results, results_path.parent))
     files = {
-        "table.md": "\n".join([f"# {results.title}", "", *map(tables.markdown, shown)]),
-        "table.tex": "\n".join(map(tables.latex, shown)),
-        **{f"figures/{name}.svg": figures.to_svg(figure) for name, figure in drawn.items()},
-        "index.html": _page(results, picture, drawn),
+        "table.md": "\n".join([f"# {results.title}", "", *map(tables.markdown, all_tables)]),
+        "table.tex": "\n".join(map(tables.latex, all_tables)),
+        **{f"figures/{name}.svg": figures.to_svg(figure) for name, figure in figures_by_name.items()},
+        "index.html": _page(results, gallery, figures_by_name),
     }
     for name, text in files.items():
         write_whole(folder / name, text.encode())
     return folder / "index.html"
 
 
-class _Pictures:
-    """All pictures of the results, each once, as data URIs; calling it with a path gives its number."""
+class _EmbeddedPictures:
+    """The pictures of the results as data URIs, equal ones only once, and each one's number by its path."""
 
     def __init__(self, results: Results, folder: Path):
-        found = {path: _data_uri(folder / path) for path in dict.fromkeys(_paths(results))}
-        different = {picture: i for i, picture in enumerate(dict.fromkeys(found.values()))}
-        self.numbers = {path: different[picture] for path, picture in found.items()}
-        self.uris = [uri for uri, _ in different]
-        self.small = [small for _, small in different]
-
-    def __call__(self, path: str) -> int:
-        return self.numbers[path]
+        pictures = {path: _data_uri(folder / path) for path in dict.fromkeys(_paths(results))}
+        numbers = {picture: i for i, picture in enumerate(dict.fromkeys(pictures.values()))}
+        self.numbers = {path: numbers[picture] for path, picture in pictures.items()}
+        self.uris = [uri for uri, _ in numbers]
+        self.small = [small for _, small in numbers]
 
 
 def _paths(results: Results) -> Iterator[str]:
@@ -75,58 +78,63 @@ def _paths(results: Results) -> Iterator[str]:
 
 
 def _data_uri(path: Path) -> tuple[str, bool]:
-    """A picture's bytes; of a large one, those of a WebP. And whether it is small."""
+    """Return a picture as a data URI, and True if it is small; a large one is made smaller, as WebP."""
     if not path.is_file():
-        raise FileNotFoundError(f"picture {path} is not there, but the results name it")
+        raise FileNotFoundError(f"picture {path} is missing, but the results name it")
     content = path.read_bytes()
     try:
         image = Image.open(io.BytesIO(content))
         image.load()
     except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"picture {path} is not readable: {error}") from error
+        raise ValueError(f"picture {path} cannot be read: {error}") from error
     small, kind = max(image.size) <= SMALL, Image.MIME[image.format]
     if not small:
         image = image.convert("RGB")
         image.thumbnail((LARGEST, LARGEST))
-        file = io.BytesIO()
-        image.save(file, "WEBP", quality=_QUALITY)
-        content, kind = file.getvalue(), "image/webp"
+        stream = io.BytesIO()
+        image.save(stream, "WEBP", quality=_QUALITY)
+        content, kind = stream.getvalue(), "image/webp"
     return f"data:{kind};base64,{base64.b64encode(content).decode()}", small
 
 
 def _figures(results: Results, folder: Path) -> Iterator[tuple[str, Figure]]:
-    """All figures, each with its file's name; a filmstrip of the first prompt of each arm and target."""
+    """Yield all figures with the names of their files.
+
+    Every optimised prompt gets its losses; the first one of each arm and target also gets a filmstrip.
+    """
     kinds = {column.kind for column in results.columns}
     yield from ((kind, figures.corruptions(results, kind)) for kind in ("cc", "3dcc") if kind in kinds)
     if results.generated:
         yield "fidelity", figures.fidelity(results)
     for i, target in enumerate(results.efficiency):
-        yield _slug("efficiency", i, target), figures.efficiency(results, target)
-    shown, seen = arms(results), set()
+        yield _file_name("efficiency", i, target), figures.efficiency(results, target)
+    arms, done = arm_styles(results), set()
     for i, prompt in enumerate(results.prompts):
         if prompt.losses:
-            yield _losses(i, prompt), figures.losses(prompt, shown[prompt.arm])
+            yield _losses_name(i, prompt), figures.losses(prompt, arms[prompt.arm])
         group = (prompt.arm, prompt.target)
-        if group not in seen and prompt.examples and len(prompt.examples[0].frames) > 1:
-            seen.add(group)
-            yield _slug("filmstrip", i, *filter(None, group)), figures.filmstrip(prompt, folder)
+        if group not in done and prompt.examples and len(prompt.examples[0].frames) > 1:
+            done.add(group)
+            yield _file_name("filmstrip", i, *filter(None, group)), figures.filmstrip(prompt, folder)
 
 
-def _losses(index: int, prompt: Prompt) -> str:
-    return _slug("losses", index, prompt.arm, prompt.target or "")
+def _losses_name(index: int, prompt: Prompt) -> str:
+    return _file_name("losses", index, prompt.arm, prompt.target or "")
 
 
-def _page(results: Results, picture: _Pictures, drawn: Mapping[str, Figure]) -> str:
-    shown = arms(results)
+def _page(results: Results, gallery: _EmbeddedPictures, figures_by_name: Mapping[str, Figure]) -> str:
+    """Return the HTML of the page."""
+    arms = arm_styles(results)
     prompts = [
-        _prompt(i, prompt, shown[prompt.arm], picture, drawn) for i, prompt in enumerate(results.prompts)
+        _prompt_data(i, prompt, arms[prompt.arm], gallery.numbers, figures_by_name)
+        for i, prompt in enumerate(results.prompts)
     ]
-    order = {name: i for i, name in enumerate(shown)}
+    order = {name: i for i, name in enumerate(arms)}
     groups = _groups(prompts, order)
     explored = _explored(prompts, order)
-    main = [table for table in tables.tables(results) if table.title.startswith("Results")]
+    main = [table for table in tables.all_tables(results) if table.title.startswith("Results")]
     environment = Environment(
-        loader=FileSystemLoader(_HERE),
+        loader=FileSystemLoader(_FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -134,26 +142,27 @@ def _page(results: Results, picture: _Pictures, drawn: Mapping[str, Figure]) -> 
     )
     return environment.get_template("page.html").render(
         results=results,
-        arms={name: dataclasses.replace(arm, colour=_css(arm.colour)) for name, arm in shown.items()},
+        arms={name: dataclasses.replace(arm, colour=_css_colour(arm.colour)) for name, arm in arms.items()},
         prompts=prompts,
         explored=explored,
-        arms_explored=[shown[group["arm"]].label for group in explored],
+        arms_explored=[arms[group["arm"]].label for group in explored],
         groups=groups,
         examples=max((len(prompt["examples"]) for prompt in prompts), default=0),
         guided=_guided(groups),
         main=main,
         lead=_lead(main, results),
-        shifts=_shifts(results, drawn),
-        fidelity=_fidelity(results, drawn),
-        efficiency=_efficiency(results, drawn),
-        config=list(_flat(results.config)),
+        shifts=_shifts(results, figures_by_name),
+        fidelity=_fidelity(results, figures_by_name),
+        efficiency=_efficiency(results, figures_by_name),
+        iterated=any(", iteration " in name for name in arms),
+        config=list(_flattened(results.config)),
         constant=CONSTANT,
-        uris=picture.uris,
-        small=picture.small,
+        uris=gallery.uris,
+        small=gallery.small,
         data={
             "label": results.label.capitalize(),
-            "pictures": picture.uris,
-            "small": [int(small) for small in picture.small],
+            "pictures": gallery.uris,
+            "small": [int(small) for small in gallery.small],
             "prompts": prompts,
             "explored": [group["prompts"] for group in explored],
             "groups": [[prompt["index"] for prompt in group["prompts"]] for group in groups],
@@ -161,11 +170,15 @@ def _page(results: Results, picture: _Pictures, drawn: Mapping[str, Figure]) -> 
     )
 
 
-def _prompt(
-    index: int, prompt: Prompt, arm: ArmStyle, picture: _Pictures, drawn: Mapping[str, Figure]
+def _prompt_data(
+    index: int,
+    prompt: Prompt,
+    arm: ArmStyle,
+    numbers: Mapping[str, int],
+    figures_by_name: Mapping[str, Figure],
 ) -> dict[str, Any]:
-    """What the page's script needs of a prompt."""
-    found = {
+    """Return what the template and the page's script need of a prompt; pictures are given by number."""
+    data = {
         "index": index,
         "arm": prompt.arm,
         "label": arm.label,
@@ -174,140 +187,150 @@ def _prompt(
         "steps": prompt.steps,
         "stopped": prompt.stopped,
         "target": prompt.target,
-        "targets": [picture(path) for path in prompt.targets],
+        "targets": [numbers[path] for path in prompt.targets],
         "words": [[(word, f"{cosine:.2f}") for word, cosine in row] for row in prompt.words],
         "terms": {term: [f"{value:.3g}" for value in values] for term, values in prompt.losses.items()},
-        "examples": [_example(prompt, example, picture) for example in prompt.examples],
+        "examples": [_example_data(prompt, example, numbers) for example in prompt.examples],
         "losses": None,
     }
     if prompt.losses:
-        figure = drawn[_losses(index, prompt)]
-        title = f"Losses of {arm.label} prompt {prompt.name} by step"
-        found["losses"] = figures.to_html(figure, f"losses-{index}", title)
-        found["step_width"] = figures.step_width(figure)
-    return found
+        figure = figures_by_name[_losses_name(index, prompt)]
+        title = f"Losses of the {arm.label} prompt {prompt.name}, by step"
+        data["losses"] = figures.to_html(figure, f"losses-{index}", title)
+        data["step_width"] = figures.step_width(figure)
+    return data
 
 
-def _example(prompt: Prompt, example: Example, picture: _Pictures) -> dict[str, Any]:
-    """Pictures by number; `chosen`, the frame of the embeddings that optimisation returned."""
+def _example_data(prompt: Prompt, example: ExamplePictures, numbers: Mapping[str, int]) -> dict[str, Any]:
+    """Return the pictures of an example; `chosen` is the frame nearest to the embeddings that are used."""
     steps = [frame.step for frame in example.frames]
     end = prompt.steps if prompt.stopped is None else prompt.stopped
     return {
-        "label": picture(example.label),
-        "original": picture(example.original),
-        "frames": [_frame(frame, picture) for frame in example.frames],
+        "label": numbers[example.label],
+        "original": numbers[example.original],
+        "frames": [_frame_data(frame, numbers) for frame in example.frames],
         "chosen": min(range(len(steps)), key=lambda i: abs(steps[i] - end)),
     }
 
 
-def _frame(frame: Frame, picture: _Pictures) -> dict[str, int]:
-    found = {
+def _frame_data(frame: Frame, numbers: Mapping[str, int]) -> dict[str, int]:
+    data = {
         "step": frame.step,
-        "generated": picture(frame.generated),
-        "prediction": picture(frame.prediction),
+        "generated": numbers[frame.generated],
+        "prediction": numbers[frame.prediction],
     }
-    return found if frame.error is None else found | {"error": picture(frame.error)}
+    return data if frame.error is None else data | {"error": numbers[frame.error]}
 
 
-def _explored(prompts, order: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Arms whose prompts were optimised, with their prompts' indices; the adversarial arm is shown first."""
-    found: dict[str, dict[str, Any]] = {}
+def _explored(prompts: Sequence[Mapping[str, Any]], order: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return the arms with optimised prompts, each with its prompts' indices; `adversarial` comes first."""
+    groups: dict[str, dict[str, Any]] = {}
     for prompt in prompts:
         if any(len(example["frames"]) > 1 for example in prompt["examples"]):
-            group = found.setdefault(prompt["arm"], {"arm": prompt["arm"], "prompts": []})
+            group = groups.setdefault(prompt["arm"], {"arm": prompt["arm"], "prompts": []})
             group["prompts"].append(prompt["index"])
-    return [found[arm] for arm in sorted(found, key=lambda arm: (arm != "adversarial", order[arm]))]
+    return [groups[arm] for arm in sorted(groups, key=lambda arm: (arm != "adversarial", order[arm]))]
 
 
-def _groups(prompts, order: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Prompts with pictures by arm and target, in the arms' order."""
-    found: dict[tuple[str, str | None], dict[str, Any]] = {}
+def _groups(prompts: Sequence[Mapping[str, Any]], order: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return the prompts with pictures, grouped by arm and target, in the arms' order."""
+    groups: dict[tuple[str, str | None], dict[str, Any]] = {}
     for prompt in prompts:
         if prompt["examples"]:
             key = (prompt["arm"], prompt["target"])
-            group = found.setdefault(key, {"arm": key[0], "target": key[1], "prompts": []})
+            group = groups.setdefault(key, {"arm": key[0], "target": key[1], "prompts": []})
             group["prompts"].append(prompt)
-    return sorted(found.values(), key=lambda group: order[group["arm"]])
+    return sorted(groups.values(), key=lambda group: order[group["arm"]])
 
 
-def _guided(groups) -> list[dict[str, Any]]:
-    """Targets that pictures are given of, with the groups guided towards each."""
-    found: dict[str, dict[str, Any]] = {}
+def _guided(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the targets that there are pictures of, each with the groups that are guided towards it."""
+    targets: dict[str, dict[str, Any]] = {}
     for group in groups:
-        pictures_of_target = group["prompts"][0]["targets"]
-        if group["target"] and pictures_of_target:
-            entry = found.setdefault(
-                group["target"], {"name": group["target"], "pictures": pictures_of_target, "groups": []}
-            )
-            entry["groups"].append(group)
-    return list(found.values())
+        name, target_pictures = group["target"], group["prompts"][0]["targets"]
+        if name and target_pictures:
+            target = targets.setdefault(name, {"name": name, "pictures": target_pictures, "groups": []})
+            target["groups"].append(group)
+    return list(targets.values())
 
 
-def _lead(main: list[tables.Table], results: Results) -> str:
-    """The main finding in a sentence: who is best under Common Corruptions, beside control and constant."""
-    if not main or tables.SHIFTS["cc"] not in main[0].columns:
+def _lead(main: Sequence[tables.Table], results: Results) -> str:
+    """Return the main finding in plain words: the best arm, beside the control and the constant prediction.
+
+    It is about Common Corruptions or, without them, about the worst group; empty if neither was measured.
+    """
+    title = next((title for title in _LEADS if main and title in main[0].columns), None)
+    if title is None:
         return ""
-    column = main[0].columns.index(tables.SHIFTS["cc"])
+    column = main[0].columns.index(title)
     best = next((row for row in main[0].rows if row.cells[column].best), None)
     if best is None:
         return ""
-    others = [row for row in main[0].rows if row.key in ("control", CONSTANT) and row is not best]
-    beside = ", ".join(f"{row.label.lower()} {_number(row.cells[column])}" for row in others)
-    metric = results.main
-    end = "Highest" if metric.higher_is_better else "Lowest"
-    shown = f"{end} mean {metric.name} {metric.unit} over Common Corruptions"
-    text = f"{shown}: {best.label}, {_number(best.cells[column])}"
-    return f"{text}; {beside}." if beside else f"{text}."
+    metric = results.main_metric
+    extreme = "highest" if metric.higher_is_better else "lowest"
+    arm = f"“{best.label}” has the {extreme} {metric.name} ({metric.unit}) of the trained arms"
+    lead = f"{_LEADS[title]}, {arm}: {_with_error(best.cells[column])}."
+    names = {"control": "the control has", CONSTANT: "the constant prediction has"}
+    others = [
+        f"{names[row.key]} {_with_error(row.cells[column])}"
+        for row in main[0].rows
+        if row.key in names and row is not best
+    ]
+    return f"{lead} {_capitalised(' and '.join(others))}." if others else lead
 
 
-def _number(cell: tables.Cell) -> str:
+def _with_error(cell: tables.Cell) -> str:
     return f"{cell.mean}\u00a0±\u00a0{cell.error}" if cell.error else cell.mean
 
 
-def _shifts(results: Results, drawn: Mapping[str, Figure]) -> list[dict[str, Any]]:
-    found = []
-    for kind in filter(drawn.__contains__, ("cc", "3dcc")):
-        shift = f"{results.main.name} under {tables.SHIFTS[kind]}"
-        title = f"{shift} by corruption and arm; the table below has the numbers"
-        svg = figures.to_html(drawn[kind], f"shift-{kind}", title)
-        found.append({"svg": svg, "table": tables.corruptions(results, kind)})
-    return found
+def _shifts(results: Results, figures_by_name: Mapping[str, Figure]) -> list[dict[str, Any]]:
+    shifts = []
+    for kind in filter(figures_by_name.__contains__, ("cc", "3dcc")):
+        subject = f"{results.main_metric.name} under {tables.SHIFTS[kind]}, by corruption and arm"
+        title = f"{subject}; the table below has the numbers"
+        svg = figures.to_html(figures_by_name[kind], f"shift-{kind}", title)
+        shifts.append({"svg": svg, "table": tables.corruptions(results, kind)})
+    return shifts
 
 
-def _fidelity(results: Results, drawn: Mapping[str, Figure]) -> dict[str, Any] | None:
+def _fidelity(results: Results, figures_by_name: Mapping[str, Figure]) -> dict[str, Any] | None:
     if not results.generated:
         return None
-    shown = f"The critic's {results.main.name} on generated images by arm"
-    title = f"{shown}; the table beside it has the numbers"
-    svg = figures.to_html(drawn["fidelity"], "fidelity", title)
+    subject = f"The critic's {results.main_metric.name} on generated images, by arm"
+    title = f"{subject}; the table beside it has the numbers"
+    svg = figures.to_html(figures_by_name["fidelity"], "fidelity", title)
     return {"svg": svg, "table": tables.fidelity(results)}
 
 
-def _efficiency(results: Results, drawn: Mapping[str, Figure]) -> list[dict[str, Any]]:
-    found = []
+def _efficiency(results: Results, figures_by_name: Mapping[str, Figure]) -> list[dict[str, Any]]:
+    entries = []
     for i, target in enumerate(results.efficiency):
-        shown = f"{results.main.name} on {target} by the number of generated images"
-        title = f"{shown}; the table below has the numbers"
-        svg = figures.to_html(drawn[_slug("efficiency", i, target)], f"efficiency-{i}", title)
-        found.append({"svg": svg, "table": tables.efficiency(results, target)})
-    return found
+        subject = f"{results.main_metric.name} on {target} by the number of generated images"
+        title = f"{subject}; the table below has the numbers"
+        figure = figures_by_name[_file_name("efficiency", i, target)]
+        svg = figures.to_html(figure, f"efficiency-{i}", title)
+        entries.append({"svg": svg, "table": tables.efficiency(results, target)})
+    return entries
 
 
-def _flat(config: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as dotted names with their values in JSON."""
+def _flattened(config: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield nested settings as dotted names with their values in JSON."""
     if isinstance(config, Mapping) and config:
         for key, value in config.items():
-            yield from _flat(value, f"{name}.{key}" if name else str(key))
+            yield from _flattened(value, f"{name}.{key}" if name else str(key))
     else:
         yield name, json.dumps(config, ensure_ascii=False)
 
 
-def _css(colour: str) -> str:
+def _css_colour(colour: str) -> str:
     return "currentColor" if colour == INK else colour
 
 
-def _slug(*parts: str | int) -> str:
-    """A file's name of parts."""
-    return "-".join(
-        filter(None, (re.sub(r"[^a-z0-9]+", "-", str(part).lower()).strip("-") for part in parts))
-    )
+def _capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _file_name(*parts: str | int) -> str:
+    """Return the parts in lower case, joined by hyphens, with a hyphen for all but letters and digits."""
+    slugs = (re.sub(r"[^a-z0-9]+", "-", str(part).lower()).strip("-") for part in parts)
+    return "-".join(filter(None, slugs))

@@ -1,7 +1,7 @@
-"""Tables of an experiment, in Markdown and LaTeX: means over seeds with their standard errors.
+"""The tables of a report, in Markdown and LaTeX: means over seeds with their standard errors.
 
-The paper's table (Yeo et al., arXiv 2403.15309, Table 1) has an arm in each row; Common Corruptions and 3DCC
-are averaged over all corruptions and severities.
+As in the paper's Table 1 (Yeo et al., arXiv 2403.15309), the main table has a row for each arm, and Common
+Corruptions and 3DCC are averaged over all corruptions and severities.
 """
 
 import math
@@ -9,25 +9,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from gap_jax.report.arms import arms
-from gap_jax.report.results import CONSTANT, KINDS, ArmStyle, Column, Results, Values
+from gap_jax.report.arms import arm_styles
+from gap_jax.report.results import CONSTANT, KINDS, Column, Results, Values
 from gap_jax.tasks.metric import MetricStyle
 
-DIGITS = 2
-
-
+DIGITS = 2  # after the decimal point
 SHIFTS = {"clean": "Clean", "cc": "Common Corruptions", "3dcc": "3D Common Corruptions"}
 
 
 class Estimate(NamedTuple):
-    """A mean over seeds and its standard error, None of a single seed; NaN: not measured."""
+    """A mean over seeds and its standard error.
+
+    The mean is NaN if a seed was not measured; the error is None then, and if there is one seed only.
+    """
 
     mean: float
     error: float | None
 
 
 class Cell(NamedTuple):
-    """A number as a table shows it, digits and all; `best` among the trained arms."""
+    """A mean and its standard error (empty: none) as text; `best` if no trained arm has a better mean."""
 
     mean: str
     error: str
@@ -35,7 +36,7 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """`key` is the arm's name, or what else the row is of."""
+    """A row of a table; `key` is the name of the arm, or of the corruption, that it belongs to."""
 
     key: str
     label: str
@@ -43,7 +44,7 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A heading, what the numbers are, the first column's name and the others', and rows."""
+    """A table: heading, caption, heads of the first column (`corner`) and of the other columns, and rows."""
 
     title: str
     caption: str
@@ -53,7 +54,7 @@ class Table(NamedTuple):
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """The mean and its standard error: the sample's standard deviation (n-1) over √n. None without values."""
+    """Return the mean and its standard error: the sample's standard deviation (with n-1) divided by √n."""
     mean = fmean(values) if values else math.nan
     if len(values) < 2 or not math.isfinite(mean):
         return Estimate(mean, None)
@@ -61,115 +62,116 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def average(columns: Iterable[Column], arm: str, metric: str) -> Values:
-    """An arm's metric for each seed, averaged over test sets; empty unless it is measured on all of them."""
-    found = [column.scores.get(arm, {}).get(metric, ()) for column in columns]
-    return tuple(fmean(values) for values in zip(*found, strict=True)) if all(found) else ()
+    """Return an arm's metric for each seed, averaged over test sets.
+
+    Empty if the arm was not measured on every one of them.
+    """
+    scores = [column.scores.get(arm, {}).get(metric, ()) for column in columns]
+    return tuple(fmean(values) for values in zip(*scores, strict=True)) if all(scores) else ()
 
 
 def main(results: Results, metric: str | None = None) -> Table:
-    """The paper's table: clean, the mean over each kind of corruption, domains.
+    """Return the paper's table: clean images, the mean over each kind of corruption, and each domain.
 
-    Of the main metric, which None is, also label fidelity.
+    `metric` is a name in `results.metrics`; None is the main one, whose table also has label fidelity.
     """
     first = next(iter(results.metrics))
     metric = metric or first
-    shown = results.metrics[metric]
-    groups = _groups(results.columns)
+    style, arms = results.metrics[metric], arm_styles(results)
     values = {
-        label: {arm: average(columns, arm, metric) for arm in arms(results)}
-        for label, columns in groups.items()
+        label: {arm: average(columns, arm, metric) for arm in arms}
+        for label, columns in _grouped(results.columns).items()
     }
-    caption = shown.caption
+    caption = style.caption
     if metric == first and results.generated:
-        values["Label fidelity"] = _fidelity(results)
-        caption += f"; label fidelity is the critic's {shown.name} on the generated images"
-        real = _cell(results.critic_real, shown)
-        caption += f" (on real ones {real.mean} ± {real.error})" if real.error else ""
-    by_column = [_cells(column, shown) for column in values.values()]
-    rows = [
-        Row(name, arm.label, tuple(cells[name] for cells in by_column)) for name, arm in arms(results).items()
-    ]
-    title = "Results" if metric == first else f"Results in {shown.name}"
-    return Table(title, caption, "ArmStyle", tuple(values), tuple(rows))
+        values["Label fidelity"] = _fidelity_by_arm(results, arms)
+        caption += f"; label fidelity is the critic's {style.name} on the generated images"
+        real = _cell(results.critic_real, style)
+        if real.mean != _NONE:
+            caption += f" (on real images: {real.mean}{f' ± {real.error}' if real.error else ''})"
+    columns = [_cells(column, style) for column in values.values()]
+    rows = [Row(name, arm.label, tuple(cells[name] for cells in columns)) for name, arm in arms.items()]
+    title = "Results" if metric == first else f"Results in {style.name}"
+    return Table(title, caption, "Arm", tuple(values), tuple(rows))
 
 
 def corruptions(results: Results, kind: str) -> Table:
-    """The main metric by corruption of `kind` (`cc`, `3dcc`), averaged over severities, and arm."""
-    shown, metric = arms(results), next(iter(results.metrics))
+    """Return the main metric under each corruption, averaged over severities, with a column for each arm.
+
+    `kind` is `cc` or `3dcc`.
+    """
+    arms, metric = arm_styles(results), next(iter(results.metrics))
     names = dict.fromkeys(column.name for column in results.columns if column.kind == kind)
     rows = []
     for name in names:
         columns = [column for column in results.columns if (column.kind, column.name) == (kind, name)]
-        cells = _cells({arm: average(columns, arm, metric) for arm in shown}, results.main)
-        rows.append(Row(name, plain_name(name), tuple(cells[arm] for arm in shown)))
-    caption = f"{results.main.caption}; each averaged over severities"
-    return Table(SHIFTS[kind], caption, "Corruption", _labels(shown), tuple(rows))
+        cells = _cells({arm: average(columns, arm, metric) for arm in arms}, results.main_metric)
+        rows.append(Row(name, plain_name(name), tuple(cells[arm] for arm in arms)))
+    caption = f"{results.main_metric.caption}; averaged over the severities of each corruption"
+    labels = tuple(arm.label for arm in arms.values())
+    return Table(SHIFTS[kind], caption, "Corruption", labels, tuple(rows))
 
 
 def fidelity(results: Results) -> Table:
-    """The critic's main metric on each arm's images and real ones, and the constant's; how many images."""
-    shown, metric = arms(results), results.main
-    rows = []
-    for name in shown:
+    """Return the critic's main metric on each arm's images, with the numbers of images kept and removed.
+
+    The last rows have the critic's metric on real images and that of the constant prediction.
+    """
+    metric, rows = results.main_metric, []
+    for name, arm in arm_styles(results).items():
         if name not in results.generated:
             continue
         generated = results.generated[name]
         removed = ", ".join(f"{count} {reason}" for reason, count in generated.removed.items() if count)
         cells = (_cell(generated.critic, metric), Cell(str(generated.kept), ""), Cell(removed or "0", ""))
-        rows.append(Row(name, shown[name].label, cells))
+        rows.append(Row(name, arm.label, cells))
     for name, values in (("real images", results.critic_real), (CONSTANT, results.critic_constant)):
         if values:
-            rows.append(
-                Row(name, name.capitalize(), (_cell(values, metric), Cell(_NONE, ""), Cell(_NONE, "")))
-            )
-    caption = f"{metric.caption}, of the critic on generated images; images over all seeds"
-    return Table(
-        "Label fidelity", caption, "Images of", (f"Critic's {metric.name}", "Kept", "Removed"), tuple(rows)
-    )
+            cells = (_cell(values, metric), Cell(_NONE, ""), Cell(_NONE, ""))
+            rows.append(Row(name, name.capitalize(), cells))
+    caption = f"The critic's {metric.caption}; numbers of images are totals over all seeds"
+    columns = (f"Critic's {metric.name}", "Kept", "Removed")
+    return Table("Label fidelity", caption, "Images of", columns, tuple(rows))
 
 
 def efficiency(results: Results, target: str) -> Table:
-    """The main metric on a target shift, a row for each arm, a column for each number of generated images."""
+    """Return the main metric on a target shift: a row for each arm, a column for each number of images."""
     curves = {
         arm: {point.images: point.score for point in points}
         for arm, points in results.efficiency[target].items()
     }
     counts = sorted({images for curve in curves.values() for images in curve})
-    by_count = [
-        _cells({arm: curve.get(count, ()) for arm, curve in curves.items()}, results.main) for count in counts
+    columns = [
+        _cells({arm: curve.get(count, ()) for arm, curve in curves.items()}, results.main_metric)
+        for count in counts
     ]
     rows = [
-        Row(name, arm.label, tuple(cells[name] for cells in by_count))
-        for name, arm in arms(results).items()
+        Row(name, arm.label, tuple(cells[name] for cells in columns))
+        for name, arm in arm_styles(results).items()
         if name in curves
     ]
     title = f"Data efficiency: {plain_name(target)}"
-    caption = f"{results.main.caption}, by the number of generated images"
-    return Table(title, caption, "ArmStyle", tuple(map(str, counts)), tuple(rows))
+    caption = f"{results.main_metric.caption}; columns are numbers of generated images"
+    return Table(title, caption, "Arm", tuple(map(str, counts)), tuple(rows))
 
 
-def tables(results: Results) -> list[Table]:
-    """All tables that there are numbers for."""
-    measured = {
-        metric
-        for column in results.columns
-        for scores in column.scores.values()
-        for metric in scores
-    }  # fmt: skip
+def all_tables(results: Results) -> list[Table]:
+    """Return every table that the results have numbers for, the main table first."""
+    metrics = {metric for column in results.columns for scores in column.scores.values() for metric in scores}
     kinds = {column.kind for column in results.columns}
-    found = [main(results, metric) for metric in results.metrics if metric in measured]
-    found += [corruptions(results, kind) for kind in ("cc", "3dcc") if kind in kinds]
-    found += [fidelity(results)] if results.generated else []
-    return found + [efficiency(results, target) for target in results.efficiency]
+    tables = [main(results, metric) for metric in results.metrics if metric in metrics]
+    tables += [corruptions(results, kind) for kind in ("cc", "3dcc") if kind in kinds]
+    tables += [fidelity(results)] if results.generated else []
+    return tables + [efficiency(results, target) for target in results.efficiency]
 
 
 def markdown(table: Table) -> str:
-    """A table as GitHub shows it, its heading and caption above."""
+    """Return a table in GitHub's Markdown, below its heading and caption."""
 
-    def line(cells):
+    def line(cells: Iterable[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
-    def text(cell):
+    def text(cell: Cell) -> str:
         mean = f"**{cell.mean}**" if cell.best else cell.mean
         return f"{mean} ± {cell.error}" if cell.error else mean
 
@@ -179,13 +181,13 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """A table with `booktabs` rules, as a float; the constant prediction's row apart."""
+    """Return a table as a LaTeX float with `booktabs` rules; a rule sets the constant prediction apart."""
 
-    def text(cell):
+    def text(cell: Cell) -> str:
         mean = rf"\textbf{{{escape(cell.mean)}}}" if cell.best else escape(cell.mean)
         return rf"{mean} $\pm$ {escape(cell.error)}" if cell.error else mean
 
-    def line(cells):
+    def line(cells: Iterable[str]) -> str:
         return "    " + " & ".join(cells) + r" \\"
 
     body = []
@@ -211,12 +213,12 @@ def latex(table: Table) -> str:
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX prints it."""
+    """Return text with LaTeX's special characters escaped."""
     return text.translate(_LATEX)
 
 
 def plain_name(name: str) -> str:
-    """`gaussian_noise` as `Gaussian noise`, `fog_3d` as `Fog 3D`."""
+    """Return a name in words: `gaussian_noise` becomes `Gaussian noise`, `fog_3d` becomes `Fog 3D`."""
     words = " ".join(_SHORT.get(word, word) for word in name.split("_"))
     return words[:1].upper() + words[1:]
 
@@ -230,23 +232,26 @@ _LATEX = str.maketrans(
 )
 
 
-def _groups(columns: Sequence[Column]) -> dict[str, list[Column]]:
-    """The main table's columns, in the order of `KINDS`, each with the test sets that it averages."""
-    found: dict[str, list[Column]] = {}
+def _grouped(columns: Sequence[Column]) -> dict[str, list[Column]]:
+    """Return the test sets that each column of the main table averages, in the order of `KINDS`."""
+    groups: dict[str, list[Column]] = {}
     for kind in KINDS:
         for column in columns:
             if column.kind == kind:
-                found.setdefault(SHIFTS.get(kind, plain_name(column.name)), []).append(column)
-    return found
+                groups.setdefault(SHIFTS.get(kind, plain_name(column.name)), []).append(column)
+    return groups
 
 
-def _fidelity(results: Results) -> dict[str, Values]:
-    found = {arm: results.generated[arm].critic if arm in results.generated else () for arm in arms(results)}
-    return found | ({CONSTANT: results.critic_constant} if CONSTANT in found else {})
+def _fidelity_by_arm(results: Results, arms: Iterable[str]) -> dict[str, Values]:
+    values = {arm: results.generated[arm].critic if arm in results.generated else () for arm in arms}
+    return values | ({CONSTANT: results.critic_constant} if CONSTANT in values else {})
 
 
 def _cells(values: Mapping[str, Values], metric: MetricStyle) -> dict[str, Cell]:
-    """Arms' cells, the best of the trained ones marked, at the digits shown; none where all are the same."""
+    """Return the cell of each arm, those of the best trained arms marked.
+
+    Means are compared at the digits shown; if all are equal, none is marked.
+    """
     cells = {arm: _cell(entry, metric) for arm, entry in values.items()}
     trained = {arm: float(cell.mean) for arm, cell in cells.items() if arm != CONSTANT and cell.mean != _NONE}
     if len(set(trained.values())) < 2:
@@ -259,9 +264,6 @@ def _cell(values: Values, metric: MetricStyle) -> Cell:
     mean, error = estimate(values)
     if not math.isfinite(mean):
         return Cell(_NONE, "")
-    scaled = "" if error is None else f"{metric.scale * error:.{DIGITS}f}"
-    return Cell(f"{metric.scale * mean:.{DIGITS}f}", scaled)
-
-
-def _labels(shown: Mapping[str, ArmStyle]) -> tuple[str, ...]:
-    return tuple(arm.label for arm in shown.values())
+    return Cell(
+        f"{metric.scale * mean:.{DIGITS}f}", "" if error is None else f"{metric.scale * error:.{DIGITS}f}"
+    )

@@ -1,4 +1,4 @@
-"""Chromium without a window, driven over its DevTools pipe with nothing but the standard library."""
+"""Headless Chromium, driven through its DevTools pipe with the standard library alone."""
 
 import base64
 import fcntl
@@ -9,6 +9,7 @@ import shutil
 import signal
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,13 @@ _FLAGS = (
 _KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Home": 36, "End": 35, "Tab": 9}
 
 
-def find() -> str | None:
-    """The path of a Chromium, None where there is none."""
+def find_chromium() -> str | None:
+    """Return the path of Chromium, or None if it is not installed."""
     return next(filter(None, map(shutil.which, _NAMES)), None)
 
 
 class Browser:
-    """One tab; a context manager. `requests` are the addresses it asked for, in order."""
+    """A browser with one tab, and a context manager. `requests` are the addresses requested, in order."""
 
     def __init__(self, path: str, timeout: float = 60):
         self.timeout, self.requests = timeout, []
@@ -53,20 +54,24 @@ class Browser:
         self._profile.cleanup()
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """A DevTools command's result; AssertionError for an error or none within the timeout."""
+        """Return a DevTools command's result.
+
+        Raises AssertionError for an error, and if there is no answer within the timeout.
+        """
         self._last += 1
-        message = {"id": self._last, "method": method, "params": parameters}
+        number = self._last
+        message = {"id": number, "method": method, "params": parameters}
         if self._session:
             message["sessionId"] = self._session
         os.write(self._write, json.dumps(message).encode() + b"\0")
-        answer = self._wait(lambda found: found.get("id") == message["id"])
+        answer = self._wait(lambda message: message.get("id") == number)
         assert "error" not in answer, f"{method}: {answer['error']}"
         return answer["result"]
 
     def open(
         self, page: Path, width: int, height: int = 900, scheme: str = "light", script: bool = True
     ) -> None:
-        """Load a file into a window of that size, with `scheme` preferred, and wait until it is there."""
+        """Load a file into a window of the given size and colour scheme, and wait until it is loaded."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -78,28 +83,28 @@ class Browser:
         self.call("Emulation.setScriptExecutionDisabled", value=not script)
         self._events.clear()
         self.call("Page.navigate", url=page.as_uri())
-        self._wait(lambda found: found.get("method") == "Page.loadEventFired")
+        self._wait(lambda message: message.get("method") == "Page.loadEventFired")
 
     def value(self, expression: str) -> Any:
-        """What JavaScript makes of an expression; AssertionError for an exception."""
-        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
+        """Return the value of a JavaScript expression. Raises AssertionError for an exception."""
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
 
     def press(self, key: str) -> None:
-        """One key, as a person presses it, wherever the focus is."""
+        """Press and release a key, wherever the focus is."""
         for kind in ("rawKeyDown", "keyUp"):
             self.call(
                 "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=_KEYS[key]
             )
 
     def screenshot(self, path: Path, whole: bool = True) -> None:
-        """A PNG of the page, or of the window."""
+        """Write a PNG file of the whole page, or of the window alone."""
         shot = self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
         path.write_bytes(base64.b64decode(shot))
 
-    def _wait(self, wanted) -> dict[str, Any]:
-        """The first message that is wanted, of those not yet looked at; others' requests are noted."""
+    def _wait(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Return the first wanted message, and forget it and all messages before it."""
         end = time.monotonic() + self.timeout
         while True:
             for i, message in enumerate(self._events):
@@ -114,23 +119,22 @@ class Browser:
         read = os.read(self._read, 1 << 16)
         assert read, "Chromium has ended"
         *whole, self._buffer = (self._buffer + read).split(b"\0")
-        found = [json.loads(message) for message in whole]
-        for message in found:
+        messages = [json.loads(message) for message in whole]
+        for message in messages:
             if message.get("method") == "Network.requestWillBeSent":
                 self.requests.append(message["params"]["request"]["url"])
-        return found
+        return messages
 
 
 def _spawn(arguments: list[str]) -> tuple[int, int, int]:
-    """Start Chromium: where to write commands, where to read answers, and the process.
+    """Start Chromium; return the descriptors for commands and for answers, and the process id.
 
-    It reads commands from its descriptor 3 and answers on 4, each message ended by a zero byte.
+    It reads commands from its descriptor 3 and answers on 4; a zero byte ends each message.
     """
     commands, write = os.pipe()
     read, answers = os.pipe()
-    high = [
-        fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (commands, answers)
-    ]  # not 3 or 4 themselves
+    # Copies with numbers from 10 on, so that none of them is 3 or 4 itself.
+    high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (commands, answers)]
     actions = [(os.POSIX_SPAWN_DUP2, end, place) for end, place in zip(high, (3, 4), strict=True)]
     actions += [(os.POSIX_SPAWN_OPEN, place, os.devnull, os.O_WRONLY, 0) for place in (1, 2)]
     process = os.posix_spawn(arguments[0], arguments, os.environ, file_actions=actions, setsid=True)

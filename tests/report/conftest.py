@@ -8,7 +8,7 @@ from tests.report import sample
 
 @pytest.fixture(scope="session")
 def results_path(tmp_path_factory) -> Path:
-    """A sample's `results.json`, its pictures beside it. Not to be changed."""
+    """The path of the sample's `results.json`, beside its pictures. Tests must not change them."""
     return sample.write(tmp_path_factory.mktemp("results"))
 
 
@@ -19,5 +19,5 @@ def sampled(results_path) -> results.Results:
 
 @pytest.fixture(scope="session")
 def report(results_path, tmp_path_factory) -> Path:
-    """The folder of the sample's report."""
-    return page.write(results_path, tmp_path_factory.mktemp("report")).parent
+    """The folder of the sample's report. Tests must not change it."""
+    return page.write_page(results_path, tmp_path_factory.mktemp("report")).parent

@@ -1,21 +1,19 @@
-"""A results folder to make reports of: rendered rooms for pictures, and invented numbers.
-
-No number here was measured. They only look like an experiment's.
-"""
+"""A results folder to make reports from: its pictures are rendered rooms, and its numbers are invented."""
 
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from gap_jax.closed_loop.arms import ARMS
 from gap_jax.data.corruptions.common import CORRUPTIONS
 from gap_jax.data.corruptions.three_d import CORRUPTIONS_3D
-from gap_jax.experiments.depth_task import METRICS, PICTURES
+from gap_jax.experiments.depth.task import PICTURES, STYLES
 from gap_jax.report import pictures
 from gap_jax.report.results import (
     CONSTANT,
     Column,
-    Example,
+    ExamplePictures,
     Frame,
     Generated,
     Point,
@@ -31,7 +29,7 @@ FRAMES = (0, 5, 10, 15, 20, 25, 30, 35, 40)
 STOPPED = 25
 TARGETS = ("foggy", "dark")
 COUNTS = (0, 10, 30, 100, 300)
-_INVENTED = {  # arm: error clean, under corruptions, on a target shift; the critic's on generated images
+_INVENTED = {  # arm: errors on clean images, under corruptions and on a target shift; the critic's error
     "control": (0.041, 0.098, 0.160, None),
     "agnostic": (0.043, 0.094, 0.155, 0.026),
     "agnostic-random": (0.044, 0.090, 0.140, 0.034),
@@ -42,7 +40,7 @@ _INVENTED = {  # arm: error clean, under corruptions, on a target shift; the cri
     "guided-adversarial": (0.045, 0.076, 0.058, 0.041),
     CONSTANT: (0.105, 0.106, 0.107, None),
 }
-_STYLES = {
+_ROOMS = {
     ("agnostic", None): rooms.Style(),
     ("agnostic-random", None): rooms.Style("blue"),
     ("written", None): rooms.Style("beige", light="dark"),
@@ -59,7 +57,7 @@ _OPTIMISED = ("guided", "adversarial", "guided-adversarial")
 def write(
     folder: Path, *, size: int = 64, examples: int = 3, prompts: int = 2, seeds: tuple[int, ...] = SEEDS
 ) -> Path:
-    """Write pictures and `results.json` into `folder`; the path of the latter."""
+    """Write pictures and `results.json` into `folder` and return the path of the latter."""
     path = Path(folder) / "results.json"
     save(path, results(Path(folder), size, examples, prompts, seeds))
     return path
@@ -119,7 +117,8 @@ def results(folder: Path, size: int, examples: int, prompts: int, seeds: tuple[i
             "finetune": {"lr": 3e-5, "mixture": 0.5},
         },
         seeds=seeds,
-        metrics={name: shown for name, (shown, _) in METRICS.items()},
+        arms={name: ARMS[name].style for name in _INVENTED if name in ARMS},
+        metrics=STYLES,
         columns=tuple(columns),
         generated=generated,
         critic_real=values(0.021),
@@ -130,27 +129,25 @@ def results(folder: Path, size: int, examples: int, prompts: int, seeds: tuple[i
 
 
 def _prompts(folder: Path, size: int, examples: int, count: int) -> tuple[Prompt, ...]:
-    found = []
-    for arm, target in _STYLES:
+    prompts = []
+    for (arm, target), style in _ROOMS.items():
         for i in range(count):
             name = "-".join(filter(None, (arm, target, str(i))))
             optimised = arm in _OPTIMISED
-            found.append(
+            prompts.append(
                 Prompt(
                     arm=arm,
                     seed=i % len(SEEDS),
-                    name=f"{target or arm} {i}"
-                    if optimised
-                    else "a " + " ".join(_STYLES[arm, target]) + " room",
+                    name=f"{target or arm} {i}" if optimised else f"a {' '.join(style)} room",
                     losses=_losses(arm, i) if optimised else {},
-                    examples=_examples(folder, name, size, examples, _STYLES[arm, target], optimised),
+                    examples=_examples(folder, name, size, examples, style, optimised),
                     stopped=STOPPED if arm == "adversarial" else None,
                     words=_words(i) if optimised else (),
                     target=target,
                     targets=_targets(folder, target, size) if target else (),
                 )
             )
-    return tuple(found)
+    return tuple(prompts)
 
 
 def _losses(arm: str, prompt: int) -> dict[str, tuple[float, ...]]:
@@ -172,12 +169,13 @@ def _words(prompt: int) -> tuple[tuple[tuple[str, float], ...], ...]:
     )
 
 
-def _examples(folder, name, size, count, style, optimised) -> tuple[Example, ...]:
-    indices = range(count)
-    plain, styled = (_render(1, count, look, size) for look in (rooms.Style(), style))
+def _examples(
+    folder: Path, name: str, size: int, count: int, style: rooms.Style, optimised: bool
+) -> tuple[ExamplePictures, ...]:
+    plain, styled = (_render(1, count, room, size) for room in (rooms.Style(), style))
     random = np.random.default_rng(len(name))
-    found = []
-    for i in indices:
+    made = []
+    for i in range(count):
         depth, mask = plain.depth[i], plain.mask[i]
         pictures.save(folder / f"pictures/{i}/depth.png", pictures.depth(depth, mask))
         pictures.save(folder / f"pictures/{i}/original.png", plain.image[i])
@@ -192,8 +190,8 @@ def _examples(folder, name, size, count, style, optimised) -> tuple[Example, ...
             pictures.save(folder / paths[1], pictures.depth(prediction))
             pictures.save(folder / paths[2], pictures.error(prediction, depth, mask))
             frames.append(Frame(step, *paths))
-        found.append(Example(f"pictures/{i}/depth.png", f"pictures/{i}/original.png", tuple(frames)))
-    return tuple(found)
+        made.append(ExamplePictures(f"pictures/{i}/depth.png", f"pictures/{i}/original.png", tuple(frames)))
+    return tuple(made)
 
 
 @lru_cache

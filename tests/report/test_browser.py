@@ -1,4 +1,4 @@
-"""The page in headless Chromium, as a person uses it."""
+"""Tests of the page in headless Chromium, used as a person uses it."""
 
 import dataclasses
 import shutil
@@ -7,15 +7,15 @@ from zlib import crc32
 import pytest
 
 from gap_jax.report import page, results
-from tests.report.browser import Browser, find
+from tests.report.browser import Browser, find_chromium
 
-pytestmark = pytest.mark.skipif(find() is None, reason="no Chromium is installed")
+pytestmark = pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with Browser(find()) as found:
-        yield found
+    with Browser(find_chromium()) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def opened(browser, report):
 
 
 def picture(browser, part):
-    """A number that stands for the picture shown."""
+    """Return a checksum of the picture that a panel shows."""
     return crc32(browser.value(f"document.querySelector('#explorer [data-part={part}]').src").encode())
 
 
@@ -68,7 +68,7 @@ def test_arrow_keys_on_the_slider_change_picture_text_and_the_curves_rule(opened
 
 def test_the_step_early_stopping_chose_is_marked(opened):
     assert text(opened, ".strip .stop small") == "25"
-    assert "dashed: early stop" in text(opened, ".losses")
+    assert "dashed: chosen by early stopping" in text(opened, ".losses")
 
 
 def test_a_mouse_drags_the_slider(opened):
@@ -159,13 +159,13 @@ def test_nothing_is_asked_of_the_network(opened, report):
 
 
 def test_a_card_of_another_original_shows_its_own(browser, sampled, results_path, tmp_path):
-    """Prompts of classes are drawn on originals of their class."""
+    """Prompts of one class show originals of that class."""
     first, other, *_ = {prompt.arm: prompt for prompt in sampled.prompts}.values()
     example = dataclasses.replace(other.examples[0], original=other.examples[1].original)
     other = dataclasses.replace(other, examples=(example, *other.examples[1:]))
     shutil.copytree(results_path.parent, tmp_path, dirs_exist_ok=True)
     results.save(tmp_path / "results.json", dataclasses.replace(sampled, prompts=(first, other)))
-    browser.open(page.write(tmp_path / "results.json", tmp_path / "report"), 1400)
+    browser.open(page.write_page(tmp_path / "results.json", tmp_path / "report"), 1400)
     shown = "[...document.querySelectorAll('#gallery .own')].map(image => image.checkVisibility())"
     assert browser.value(shown) == [False, True]
     own = browser.value("document.querySelectorAll('#gallery .own')[1].src")

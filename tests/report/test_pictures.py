@@ -39,7 +39,11 @@ def test_floats_are_rounded_and_written_losslessly(tmp_path):
 def test_shapes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"depth must have shape \[H, W, 1\], found \[3, 3\]"):
         pictures.depth(RAMP[..., 0])
-    with pytest.raises(ValueError, match=r"mask has shape \[3, 1, 1\], depth \[3, 3, 1\]"):
+    with pytest.raises(
+        ValueError, match=r"mask must have the shape of the depth, \[3, 3, 1\], found \[3, 1, 1\]"
+    ):
         pictures.depth(RAMP, np.ones((3, 1, 1), bool))
-    with pytest.raises(ValueError, match="prediction has shape"):
+    with pytest.raises(
+        ValueError, match=r"prediction must have the shape of the depth, \[3, 3, 1\], found \[2, 3, 1\]"
+    ):
         pictures.error(RAMP[:2], RAMP)

@@ -2,28 +2,31 @@ import math
 
 import pytest
 
-from gap_jax.experiments.depth_task import METRICS
+from gap_jax.closed_loop.arms import ARMS
+from gap_jax.experiments.depth.task import STYLES
 from gap_jax.report import tables
 from gap_jax.report.results import CONSTANT, Column, Generated, Point, Results
 from gap_jax.report.tables import Cell, Estimate, Row, Table
 
 
 def results(columns=(), seeds=(0, 1), generated=None, efficiency=None, critic=((0.02, 0.02), (0.1, 0.1))):
-    metrics = {name: metric for name, (metric, _) in METRICS.items()}
+    real, constant = critic
     return Results(
-        "",
-        "",
-        "depth map",
-        {},
-        "",
-        {},
-        seeds,
-        metrics,
-        tuple(columns),
-        generated or {},
-        *critic,
-        efficiency or {},
-        (),
+        title="",
+        summary="",
+        label="depth map",
+        legends={},
+        note="",
+        config={},
+        seeds=seeds,
+        arms={name: arm.style for name, arm in ARMS.items()},
+        metrics=STYLES,
+        columns=tuple(columns),
+        generated=generated or {},
+        critic_real=real,
+        critic_constant=constant,
+        efficiency=efficiency or {},
+        prompts=(),
     )
 
 
@@ -58,32 +61,32 @@ def test_a_mean_with_a_missing_seed_is_missing():
 
 
 def test_corruptions_are_averaged_for_each_seed_before_the_standard_error_is_taken():
-    found = results(
+    measured = results(
         [
             column("cc", "fog", 1, control=(0.10, 0.20)),
             column("cc", "fog", 2, control=(0.30, 0.20)),
             column("cc", "snow", 1, control=(0.20, 0.50)),
         ]
     )
-    cell = tables.main(found).rows[0].cells[0]  # 0.2 and 0.3
+    cell = tables.main(measured).rows[0].cells[0]  # 0.2 and 0.3
     assert cell == Cell("25.00", "5.00")
-    fog, snow = tables.corruptions(found, "cc").rows
+    fog, snow = tables.corruptions(measured, "cc").rows
     assert fog.cells == (Cell("20.00", "0.00"),) and snow.cells == (Cell("35.00", "15.00"),)
 
 
 def test_an_arm_not_measured_on_every_corruption_has_no_mean_over_them():
-    found = results(
+    measured = results(
         [
             column("cc", "fog", 1, control=(0.1, 0.1), adversarial=(0.1, 0.1)),
             column("cc", "fog", 2, control=(0.1, 0.1)),
         ]
     )
-    assert shown(tables.main(found)) == {"control": ["10.00"], "adversarial": ["–"]}
+    assert shown(tables.main(measured)) == {"control": ["10.00"], "adversarial": ["–"]}
 
 
 def test_the_papers_columns_and_rows_in_order():
     arms = dict(constant=(0.3, 0.3), ours=(0.2, 0.2), guided_adversarial=(0.2, 0.2), control=(0.2, 0.2))
-    found = results(
+    measured = results(
         [
             column("domain", "foggy", **arms),
             column("3dcc", "flash", 5, **arms),
@@ -92,7 +95,7 @@ def test_the_papers_columns_and_rows_in_order():
         ],
         generated={"guided-adversarial": Generated(9, {}, (0.05, 0.05))},
     )
-    table = tables.main(found)
+    table = tables.main(measured)
     assert table.columns == (
         "Clean",
         "Common Corruptions",
@@ -102,7 +105,7 @@ def test_the_papers_columns_and_rows_in_order():
     )
     assert [row.label for row in table.rows] == ["Control", "Guided adversarial", "ours", "Constant"]
     assert [cells[-1] for cells in shown(table).values()] == ["–", "5.00", "–", "10.00"]
-    assert "on real ones 2.00 ± 0.00" in table.caption
+    assert "(on real images: 2.00 ± 0.00)" in table.caption
 
 
 def test_the_best_trained_arm_is_bold_and_the_constant_never():
@@ -164,7 +167,7 @@ def test_label_fidelity_stands_between_real_images_and_the_constant():
 TABLE = Table(
     "50 % & more_or_less",
     "L1 ×100",
-    "ArmStyle",
+    "Arm",
     ("δ < 1.25 #1",),
     (
         Row("a", "a|b", (Cell("1.00", "0.10", True),)),
@@ -176,7 +179,7 @@ TABLE = Table(
 
 def test_markdown():
     assert tables.markdown(TABLE).splitlines()[4:] == [
-        "| ArmStyle | δ < 1.25 #1 |",
+        "| Arm | δ < 1.25 #1 |",
         "| :-- | --: |",
         "| a\\|b | **1.00** ± 0.10 |",
         "| x_1^2~{y}\\z$ | – |",
@@ -192,7 +195,7 @@ def test_latex_escapes_what_is_special_there_and_sets_the_constant_apart():
             r"  \caption{50 \% \& more\_or\_less: L1 $\times$100.}",
             r"  \begin{tabular}{lr}",
             r"    \toprule",
-            r"    ArmStyle & $\delta$ $<$ 1.25 \#1 \\",
+            r"    Arm & $\delta$ $<$ 1.25 \#1 \\",
             r"    \midrule",
             r"    a|b & \textbf{1.00} $\pm$ 0.10 \\",
             r"    x\_1\textasciicircum{}2\textasciitilde{}\{y\}\textbackslash{}z\$ & -- \\",

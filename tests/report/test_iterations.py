@@ -1,0 +1,142 @@
+"""Tests of the report of several iterations, in which each earlier one is an arm of its own."""
+
+import dataclasses
+import json
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from gap_jax.report import figures, page, tables
+from gap_jax.report.results import CONSTANT, Generated, Point, load, save
+from tests.report import sample
+
+EARLIER = "adversarial, iteration 1"
+LABEL = "Adversarial, iteration 1"
+
+
+def with_iteration(results):
+    """Return results with one more arm, an earlier iteration of `adversarial`, with numbers of its own."""
+    style = dataclasses.replace(results.arms["adversarial"], label=LABEL, description="Earlier.", marker="1")
+    arms = {}
+    for name, described in results.arms.items():
+        arms |= {EARLIER: style} if name == "adversarial" else {}
+        arms[name] = described
+    columns = [
+        dataclasses.replace(column, scores=column.scores | {EARLIER: {"l1": (0.0777,) * len(results.seeds)}})
+        for column in results.columns
+    ]
+    curve = tuple(Point(count, (0.0333,) * len(results.seeds)) for count in (0, 10))
+    other = next(prompt for prompt in results.prompts if prompt.arm == "guided")
+    prompts = [
+        dataclasses.replace(prompt, arm=EARLIER, name=f"earlier {i}", examples=other.examples)
+        for i, prompt in enumerate(prompt for prompt in results.prompts if prompt.arm == "adversarial")
+    ]
+    return dataclasses.replace(
+        results,
+        arms=arms,
+        columns=tuple(columns),
+        generated=results.generated | {EARLIER: Generated(77, {}, (0.0222,) * len(results.seeds))},
+        efficiency={target: {**curves, EARLIER: curve} for target, curves in results.efficiency.items()},
+        prompts=(*prompts, *results.prompts),
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folder of the results, with their report in `report`. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("iterations")
+    path = sample.write(folder, examples=1, prompts=2, seeds=(0, 1))
+    save(path, with_iteration(load(path)))
+    page.write_page(path, folder / "report")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    return load(folder / "results.json")
+
+
+@pytest.fixture(scope="module")
+def html(folder):
+    return (folder / "report" / "index.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def data(html):
+    """The JSON that the page's script reads."""
+    return json.loads(re.search(r'id="data"[^>]*>(.*?)</script>', html)[1])
+
+
+def test_each_table_has_a_row_or_column_for_each_iteration(results):
+    main = {row.label: row.cells for row in tables.main(results).rows}
+    labels = list(main)
+    assert labels.index(LABEL) + 1 == labels.index("Adversarial")
+    assert [cell.mean for cell in main[LABEL]] == ["7.77"] * 5 + ["2.22"]
+    assert main["Adversarial"] != main[LABEL]
+    assert LABEL in tables.corruptions(results, "cc").columns
+    fidelity = {row.label: row.cells for row in tables.fidelity(results).rows}
+    assert [cell.mean for cell in fidelity[LABEL]] == ["2.22", "77", "0"]
+    curves = {row.label: row.cells for row in tables.efficiency(results, "foggy").rows}
+    assert [cell.mean for cell in curves[LABEL]] == ["3.33", "3.33", "–", "–", "–"]
+
+
+def test_the_page_has_the_numbers_of_each_iteration(html, folder):
+    rows = re.findall(r'<tr><th scope="row">.*?</th>.*?</tr>', html)
+    row = next(row for row in rows if f"</span>{LABEL}</th>" in row)
+    assert "7.77<small> ± 0.00</small>" in row
+    assert any("</span>Adversarial</th>" in row and "7.77" not in row for row in rows)
+    assert f"| {LABEL} | " in (folder / "report" / "table.md").read_text()
+    assert re.search(r"each earlier iteration is an arm\s+of its own", html)
+
+
+def test_the_gallery_and_the_explorer_have_the_prompts_of_each_iteration(html, data):
+    arms = [[data["prompts"][i]["arm"] for i in group] for group in data["groups"]]
+    assert [EARLIER] * 2 in arms and ["adversarial"] * 2 in arms
+    assert arms.index([EARLIER] * 2) + 1 == arms.index(["adversarial"] * 2)
+    earlier, last = (
+        data["prompts"][data["groups"][arms.index([arm] * 2)][0]] for arm in (EARLIER, "adversarial")
+    )
+    assert (earlier["name"], last["name"]) == ("earlier 0", "adversarial 0")
+    chosen = [prompt["examples"][0]["frames"][-1]["generated"] for prompt in (earlier, last)]
+    assert chosen[0] != chosen[1]
+    explored = [{data["prompts"][i]["arm"] for i in prompts} for prompts in data["explored"]]
+    assert explored[0] == {"adversarial"} and {EARLIER} in explored
+    captions = re.findall(r'<figcaption><b><span class="swatch"[^>]*></span>([^<]*)</b>', html)
+    assert LABEL in captions and "Adversarial" in captions
+
+
+def test_the_figures_of_each_iteration_are_drawn(results, folder):
+    files = {path.name for path in (folder / "report" / "figures").iterdir()}
+    assert {"losses-0-adversarial-iteration-1.svg", "filmstrip-0-adversarial-iteration-1.svg"} <= files
+    assert {"losses-12-adversarial.svg", "filmstrip-12-adversarial.svg"} <= files
+    for figure in (
+        figures.corruptions(results, "cc"),
+        figures.fidelity(results),
+        figures.efficiency(results, "foggy"),
+    ):
+        assert ElementTree.fromstring(figures.to_svg(figure)).tag == "{http://www.w3.org/2000/svg}svg"
+    legend = figures.corruptions(results, "cc").legends[0]
+    assert LABEL in [text.get_text() for text in legend.get_texts()]
+    markers = {line.get_label(): line.get_marker() for line in legend.get_lines()}
+    assert markers[LABEL] == "1" and markers["Adversarial"] == "D"
+    assert CONSTANT.capitalize() in markers
+
+
+def test_long_labels_fit_into_the_figures(results):
+    label = "Guided adversarial (text), iteration 1"
+    arms = dict(results.arms)
+    arms[EARLIER] = dataclasses.replace(arms[EARLIER], label=label)
+    results = dataclasses.replace(results, arms=arms)
+    for figure in (
+        figures.corruptions(results, "cc"),
+        figures.fidelity(results),
+        figures.efficiency(results, "foggy"),
+    ):
+        figures.to_svg(figure)  # draws
+        box = figure.bbox
+        texts = [text for axis in figure.axes for text in axis.get_yticklabels()]
+        texts += [text for legend in figure.legends for text in legend.get_texts()]
+        for text in texts:
+            extent = text.get_window_extent()
+            assert extent.x0 >= box.x0 and extent.x1 <= box.x1, text.get_text()
