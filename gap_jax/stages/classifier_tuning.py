@@ -1,12 +1,15 @@
-"""What fine-tuning asks of a classifier: which parameters are trained, a new head, batch norm that moves.
+"""The parts of fine-tuning a classifier: trainable parameters, a new head, and moving batch-norm statistics.
 
-A `ResNet`'s running statistics are among its parameters, have no gradient, and must not be decayed:
-`fine_tuning(optimizer)` leaves them alone. With batch norm in training mode they are to move, which `follow`
-brings about in any loop that takes gradients, and for any number of devices::
+A mask is a function from parameters to a tree of bools of the same structure, such as `last_layer`.
+
+The running statistics of a `ResNet` are among its parameters, but they have no gradient of their own and must
+not be decayed: `masked_optimizer` leaves them alone. If batch norm is in training mode, they have to move.
+`statistics_loss` makes them move, in any loop that takes gradients and on any number of devices:
 
     def loss(params, frozen, batch, keys):
         logits, updated = model.apply({"params": params}, batch["image"], train=True, mutable="params")
-        return cross_entropy(logits, batch["label"]).mean() + follow(params, updated["params"]), {}
+        error = cross_entropy(logits, batch["label"]).mean()
+        return error + statistics_loss(params, updated["params"]), {}
 """
 
 from collections.abc import Callable
@@ -16,53 +19,59 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gap_jax.models.network import Mask
 from gap_jax.models.resnet import ResNet
 from gap_jax.models.vit import ViT
 
-Mask = Callable[[dict], dict]
-STATISTICS = ("running_mean", "running_var")
+RUNNING_STATISTICS = ("running_mean", "running_var")  # names of batch norm's parameters without a gradient
 
 
-def everything(params: dict) -> dict:
-    """A mask of the shape of `params`: all of them."""
+def all_parameters(params: dict) -> dict:
+    """Return a mask that is True for every parameter."""
     return jax.tree.map(lambda _: True, params)
 
 
 def last_layer(params: dict) -> dict:
-    """A mask of the shape of `params`, True for the head's kernel and bias."""
+    """Return a mask that is True for the kernel and the bias of the head."""
     return _mask(params, lambda path: path[0] in (ResNet.head, ViT.head))
 
 
-def statistics(params: dict) -> dict:
-    """A mask of the shape of `params`, True for batch norm's running statistics."""
-    return _mask(params, lambda path: path[-1] in STATISTICS)
+def batch_norm_statistics(params: dict) -> dict:
+    """Return a mask that is True for batch norm's running statistics."""
+    return _mask(params, lambda path: path[-1] in RUNNING_STATISTICS)
 
 
-def freeze(params: dict, trained: Mask) -> dict:
-    """`params`, of which only those of the mask have a gradient: what the others' would cost is saved."""
-    return jax.tree.map(lambda leaf, on: leaf if on else jax.lax.stop_gradient(leaf), params, trained(params))
+def freeze(params: dict, trainable: Mask) -> dict:
+    """Return `params` without gradients outside the mask `trainable`, which saves computing them."""
+    return jax.tree.map(
+        lambda leaf, trained: leaf if trained else jax.lax.stop_gradient(leaf), params, trainable(params)
+    )
 
 
-def fine_tuning(
-    optimizer: optax.GradientTransformation, trained: Mask = everything
+def masked_optimizer(
+    optimizer: optax.GradientTransformation, trainable: Mask = all_parameters
 ) -> optax.GradientTransformation:
-    """`optimizer` for the parameters of a mask (`last_layer`), none for others; statistics `follow`."""
+    """Return `optimizer` for the parameters of the mask `trainable`; all others stay as they are.
+
+    Batch norm's running statistics follow the gradient of `statistics_loss`, whatever the mask.
+    """
 
     def labels(params):
         return jax.tree.map(
-            lambda on, statistic: "statistics" if statistic else "trained" if on else "frozen",
-            trained(params),
-            statistics(params),
+            lambda trained, statistic: "statistics" if statistic else "trained" if trained else "frozen",
+            trainable(params),
+            batch_norm_statistics(params),
         )
 
     kinds = {"trained": optimizer, "statistics": optax.sgd(1.0), "frozen": optax.set_to_zero()}
     return optax.partition(kinds, labels)
 
 
-def follow(params: dict, updated: dict) -> jax.Array:
-    """A loss of 0 whose gradient, to batch norm's statistics, is how far they are from `updated`.
+def statistics_loss(params: dict, updated: dict) -> jax.Array:
+    """Return a loss of value 0 whose gradient moves batch norm's running statistics to those of `updated`.
 
-    `fine_tuning` takes that step whole. Zero gradient to the other parameters.
+    The gradient is their difference to `updated`, a step that `masked_optimizer` takes in full. It is 0 for
+    all other parameters.
     """
 
     def distance(old, new, statistic):
@@ -71,27 +80,31 @@ def follow(params: dict, updated: dict) -> jax.Array:
         square = jnp.square((old - jax.lax.stop_gradient(new)).astype(jnp.float32)).sum() / 2
         return square - jax.lax.stop_gradient(square)
 
-    return sum(jax.tree.leaves(jax.tree.map(distance, params, updated, statistics(params))))
+    distances = jax.tree.map(distance, params, updated, batch_norm_statistics(params))
+    return sum(jax.tree.leaves(distances))
 
 
-def with_classes(
+def with_new_head(
     module: ResNet | ViT, params: dict, num_classes: int, key: jax.Array
 ) -> tuple[ResNet | ViT, dict]:
-    """The classifier with a new head for `num_classes`, drawn as torch's `Linear`; the rest is kept.
+    """Return the classifier and its parameters with a new, random head for `num_classes`.
 
-    Kernel and bias are uniform in ±1/√features. Raises ValueError for fewer than 2 classes.
+    The head's kernel and bias are uniform in ±1/√features, as in torch's `Linear`; all other parameters are
+    kept. Raises ValueError for fewer than 2 classes.
     """
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, found {num_classes}")
     old = params[module.head]
-    bound = old["kernel"].shape[0] ** -0.5
-    shapes = {"kernel": (old["kernel"].shape[0], num_classes), "bias": (num_classes,)}
+    num_features = old["kernel"].shape[0]
+    bound = num_features**-0.5
+    shapes = {"kernel": (num_features, num_classes), "bias": (num_classes,)}
     head = {
-        name: jax.random.uniform(part, shape, jnp.float32, -bound, bound).astype(old[name].dtype)
-        for part, (name, shape) in zip(jax.random.split(key), shapes.items(), strict=True)
+        name: jax.random.uniform(part_key, shape, jnp.float32, -bound, bound).astype(old[name].dtype)
+        for part_key, (name, shape) in zip(jax.random.split(key), shapes.items(), strict=True)
     }
     return module.clone(num_labels=num_classes), {**params, module.head: head}
 
 
-def _mask(params: dict, holds: Callable[[tuple[str, ...]], bool]) -> dict[str, Any]:
-    return jax.tree_util.tree_map_with_path(lambda path, _: holds(tuple(part.key for part in path)), params)
+def _mask(params: dict, selects: Callable[[tuple[str, ...]], bool]) -> dict[str, Any]:
+    """Return a mask that is True for the parameters whose path `selects` accepts."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: selects(tuple(part.key for part in path)), params)

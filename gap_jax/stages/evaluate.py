@@ -1,4 +1,7 @@
-"""The stage that measures models: on clean images, under corruptions and on other domains."""
+"""The stage that measures models on test sets: clean images, corrupted images and other domains.
+
+A test set is a batch of labelled images of any size, identified by a `SetKey`.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -18,7 +21,7 @@ from gap_jax.tasks.metric import Metric
 Key = TypeVar("Key")
 
 
-class TestSet(NamedTuple):
+class SetKey(NamedTuple):
     """The identity of a test set.
 
     - `kind`: `clean`; `cc`, Common Corruptions; `3dcc`, 3D Common Corruptions; `domain`, another data set;
@@ -30,38 +33,37 @@ class TestSet(NamedTuple):
     name: str
     severity: int | None = None
 
-    __test__ = False  # pytest would take the class for tests
+
+CLEAN = SetKey("clean", "clean")
+Sets = Iterable[tuple[SetKey, HostBatch]]
 
 
-CLEAN = TestSet("clean", "clean")
-Sets = Iterable[tuple[TestSet, HostBatch]]
-
-
-def domain_sets(domains: Mapping[str, HostBatch]) -> dict[TestSet, HostBatch]:
+def domain_sets(domains: Mapping[str, HostBatch]) -> dict[SetKey, HostBatch]:
     """Return domains, images and labels by name, as test sets."""
-    return {TestSet("domain", name): batch for name, batch in domains.items()}
+    return {SetKey("domain", name): batch for name, batch in domains.items()}
 
 
 def corrupted_sets(
     batch: HostBatch, severities: Iterable[int] = SEVERITIES
-) -> Iterator[tuple[TestSet, HostBatch]]:
+) -> Iterator[tuple[SetKey, HostBatch]]:
     """Yield a batch under the 15 Common Corruptions and, if it has depth, the 3D ones, at every severity.
 
-    `batch` has `image`, float32 `[n,H,W,3]` in [0,1], and its labels; `depth` and `mask` `[n,H,W,1]` among
-    them call for 3D corruptions. What a corruption draws for an image depends on the image's position only.
+    `batch` has `image`, float32 `[n,H,W,3]` in [0,1], and labels. The 3D corruptions need the labels `depth`,
+    float `[n,H,W,1]`, and `mask`, bool of the same shape. The random numbers of a corruption depend only on
+    an image's position in the batch.
     """
     severities = tuple(severities)
     positions = np.arange(len(batch["image"]))
     for name in CORRUPTIONS:
         for severity in severities:
             images = corrupt(batch["image"], name, severity, ids=positions)
-            yield TestSet("cc", name, severity), {**batch, "image": images}
+            yield SetKey("cc", name, severity), {**batch, "image": images}
     if "depth" not in batch:
         return
     for name in CORRUPTIONS_3D:
         for severity in severities:
             images = corrupt_3d(batch["image"], batch["depth"], batch["mask"], name, severity, ids=positions)
-            yield TestSet("3dcc", name, severity), {**batch, "image": images}
+            yield SetKey("3dcc", name, severity), {**batch, "image": images}
 
 
 def num_corrupted_sets(batch: HostBatch, severities: Iterable[int] = SEVERITIES) -> int:
@@ -77,13 +79,16 @@ def evaluate(
     *,
     images_per_step: int = 32,
     total: int | None = None,
-) -> dict[Key, dict[TestSet, dict[str, float]]]:
+) -> dict[Key, dict[SetKey, dict[str, float]]]:
     """Measure every model on every test set and return the metrics by model and set.
 
     - `predict(params, images)`: the network that all models share.
-    - `models`: parameters by any key.
-    - `sets`: test sets with their batches, `image` float32 `[n,H,W,3]` in [0,1] and labels; consumed one at a
-      time.
+    - `models`: the parameters of each model, by any key.
+    - `sets`: test sets with their batches: `image`, float32 `[n,H,W,3]` in [0,1], and labels. Only one is
+      held at a time, so it may be a generator.
+    - `metrics`: the metrics by name.
+    - `images_per_step`: the number of images per call of the compiled program, rounded up to a multiple of
+      the number of devices.
     - `total`: the number of sets, for the progress bar.
     """
 
@@ -92,7 +97,7 @@ def evaluate(
         prediction = predict(params, batch["image"])
         return {name: metric.per_image(prediction, batch) for name, metric in metrics.items()}
 
-    results: dict[Key, dict[TestSet, dict[str, float]]] = {key: {} for key in models}
+    results: dict[Key, dict[SetKey, dict[str, float]]] = {key: {} for key in models}
     for test_set, batch in tqdm(sets, total=total, desc="evaluate", unit="set"):
         for key, params in models.items():
             values = in_steps(measure, params, batch, images_per_step)
@@ -105,10 +110,11 @@ def evaluate(
 def in_steps(
     measure: Callable[[Any, HostBatch], Any], params: Any, batch: HostBatch, images_per_step: int = 32
 ) -> Any:
-    """Apply the jitted `measure(params, rows)` to a batch of any size and return its results on the host.
+    """Return the results of the jitted `measure(params, rows)` for a batch of any size, on the host.
 
-    The result is a tree of arrays `[n,…]`, a row for each image. Rows are spread over this process's devices;
-    all steps have the same size, the last one filled up with repetitions, so that one program is compiled.
+    `measure` returns a tree of arrays `[rows,…]`; so does this function, for all n rows of the batch. Rows
+    are spread over this process's devices. All steps have the same size, the last one being filled up with
+    repetitions, so that the program is compiled once.
     """
     mesh = Mesh(np.array(jax.local_devices()), ("data",))
     replicated, split = (NamedSharding(mesh, spec) for spec in (P(), P("data")))

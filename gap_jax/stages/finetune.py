@@ -1,4 +1,4 @@
-"""The stage that fine-tunes the model under improvement, on original and generated data."""
+"""The stage that fine-tunes the model under improvement on original and generated data."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -9,47 +9,49 @@ import jax
 import numpy as np
 import optax
 
-from gap_jax.data.loader import Batches, Example, Source
+from gap_jax.data.batch import Batch, Example, HostBatch, Transform
+from gap_jax.data.loader import Batches, Source
 from gap_jax.stages.evaluate import in_steps
 from gap_jax.stages.train import train
 
-Arrays = Mapping[str, np.ndarray]
 Predict = Callable[[Any, jax.Array], Any]
+ImageLoss = Callable[[Any, Batch], jax.Array]
 
 
 class Mixture:
-    """Original and generated examples, of each all, and as often as makes the latter `share`; a `Source`.
+    """A `Source` of all original and all generated examples, in which the generated ones make up `share`.
 
-    Without generated ones it is the original. Raises ValueError for a share outside [0, 1).
+    Examples of the part that would be too small are repeated. Without generated examples, or with a share of
+    0, it is the original source. Raises ValueError for a share outside [0, 1).
     """
 
     def __init__(self, original: Source, generated: Source | None, share: float):
         if not 0 <= share < 1:
             raise ValueError(f"share must be in [0, 1), found {share}")
         self.original, self.generated = original, generated
-        self._originals, self._length = len(original), len(original)
+        self._num_original, self._length = len(original), len(original)
         if generated is not None and share:
-            added = max(round(share / (1 - share) * len(original)), len(generated))
-            self._originals = max(round((1 - share) / share * added), len(original))
-            self._length = self._originals + added
+            num_generated = max(round(share / (1 - share) * len(original)), len(generated))
+            self._num_original = max(round((1 - share) / share * num_generated), len(original))
+            self._length = self._num_original + num_generated
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> Example:
-        if index < self._originals:
+        if index < self._num_original:
             return self.original[index % len(self.original)]
-        return self.generated[(index - self._originals) % len(self.generated)]
+        return self.generated[(index - self._num_original) % len(self.generated)]
 
 
 def finetune(
     predict: Predict,
     params: Any,
-    loss: Callable[[Any, Arrays], jax.Array],
+    loss: ImageLoss,
     source: Source,
-    transform: Callable[[Example, np.random.Generator], Arrays],
+    transform: Transform,
     optimizer: optax.GradientTransformation,
-    validation: Mapping[str, Arrays],
+    validation: Mapping[str, HostBatch],
     *,
     steps: int,
     images_per_step: int,
@@ -59,25 +61,30 @@ def finetune(
     select: str | None = None,
     probe_every: int = 100,
 ) -> Any:
-    """Fine-tune and return the parameters of the last step, or those that were best on the set `select`.
+    """Fine-tune a model and return the last parameters, or the best ones on the validation set `select`.
 
-    - `predict(params, images)`; `loss(prediction, batch) -> [B]`, which the batch's labels go into.
-    - `source`, often a `Mixture`, and `transform`, which makes of an example `image` float `[H,W,3]` in
-      [0,1] and its labels.
-    - `validation`: sets by name, each arrays of equal first axes; their mean losses, and as
-      `mean` the mean of these, are reported every `probe_every` steps.
+    - `predict(params, images)`: the model, with `params` to start from.
+    - `loss(prediction, batch) -> [B]`: the loss of each image, given the labels in the batch.
+    - `source`: the training examples, often a `Mixture`.
+    - `transform(example, random)`: returns `image`, float32 `[H,W,3]` in [0,1], and the labels of an example.
+    - `validation`: sets by name, each a batch of any size. Every `probe_every` steps, the mean loss of each
+      set is reported, and the mean over the sets as `mean`.
+    - `select`: the name of a validation set, or `mean`. None returns the last parameters.
+    - `folder`, `config`: as in `train`.
 
-    Resumable, data-parallel over all devices; raises as `train`.
+    It can be resumed, and runs data-parallel on all devices. Raises the errors of `train`.
     """
-    objective, measure = _programs(predict, loss)
+    mean_loss, image_losses = _loss_functions(predict, loss)
 
     def probe(params):
         params = jax.device_get(params)
-        losses = {name: float(in_steps(measure, params, batch).mean()) for name, batch in validation.items()}
+        losses = {
+            name: float(in_steps(image_losses, params, batch).mean()) for name, batch in validation.items()
+        }
         return losses | {"mean": float(np.mean(list(losses.values())))}, {}
 
     return train(
-        objective,
+        mean_loss,
         params,
         optimizer,
         Batches(source, transform, size=images_per_step, seed=seed),
@@ -88,15 +95,18 @@ def finetune(
         probe=probe,
         probe_every=probe_every,
         checkpoint_every=probe_every,
-        best=select,
+        select=select,
     )
 
 
 @functools.cache
-def _programs(predict: Predict, loss: Callable[[Any, Arrays], jax.Array]):
-    """The training's objective and each image's loss, the same functions for the same model and loss."""
+def _loss_functions(predict: Predict, loss: ImageLoss):
+    """Return the loss that `train` minimises, and the jitted losses of each image.
 
-    def objective(params, frozen, batch, keys):
+    They are cached, so that one model and loss is compiled only once.
+    """
+
+    def mean_loss(params, frozen, batch, keys):
         return loss(predict(params, batch["image"]), batch).mean(), {}
 
-    return objective, jax.jit(lambda params, batch: loss(predict(params, batch["image"]), batch))
+    return mean_loss, jax.jit(lambda params, batch: loss(predict(params, batch["image"]), batch))

@@ -1,7 +1,12 @@
-"""The stage that generates a training set: labels kept, every image known by (seed, source, prompt).
+"""The stage that generates a training set: new images for original labels.
 
-In its folder: `chunks/`, while it runs; `images/` and `tfds/` (`data.generated`); and, written last,
-`summary.json`.
+- A source is an original example, known by its number; the image keeps its label.
+- A prompt is known by its number too. A plan says which source and which prompt each image has.
+- An image depends on its seed, source, prompt and repeat number alone: the number of earlier images in the
+  plan with the same source and prompt.
+
+The folder holds `chunks/` while the stage runs; `images/` and `tfds/`, the data set in the two formats of
+`data.generated`; and `summary.json`, which is written last.
 """
 
 import json
@@ -19,14 +24,14 @@ from tqdm import tqdm
 from gap_jax import parallel
 from gap_jax.checkpoint import check_config
 from gap_jax.data import generated
-from gap_jax.data.batch import HostBatch
+from gap_jax.data.batch import Batch, HostBatch
 from gap_jax.files import write_whole
 
-GenerationStep = Callable[[Any, dict[str, jax.Array], jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+GenerationStep = Callable[[Any, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
 
 class Filter(NamedTuple):
-    """Drop images whose measured `value` is outside `low` to `high`, e.g. the critic's error."""
+    """A rule that drops images whose `value`, such as the critic's loss, is outside `low` to `high`."""
 
     value: str
     low: float = -np.inf
@@ -34,33 +39,36 @@ class Filter(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Which source and which prompt each image has, int `[count]`."""
+    """The source number and the prompt number of each image to generate, int `[count]`."""
 
     source: np.ndarray
     prompt: np.ndarray
 
 
 def plan(count: int, pools: Sequence[np.ndarray], seed: int) -> Plan:
-    """Prompts in turn, so that a few images have all, each with a source of its pool, int `[n]`.
+    """Return a plan of `count` images; each of `pools` holds the source numbers of one prompt, int `[n]`.
 
-    Prompts of the same pool repeat none of its sources as long as there are some left.
+    The prompts take turns, so that any stretch of the plan has them in even shares. Prompts with equal pools
+    share one, and repeat no source before all of its sources were used.
+
+    Raises ValueError if there is nothing to generate: no image, no prompt or an empty pool.
     """
     if count < 1 or not pools or not all(map(len, pools)):
         sizes = list(map(len, pools))
         raise ValueError(f"nothing to generate: {count} images with prompts for {sizes} sources")
     random = np.random.default_rng([seed, 1])
-    prompt, source = _rounds(random, np.arange(len(pools)), count), np.zeros(count, int)
-    shared = np.array(
+    prompt, source = _repeated_shuffles(random, np.arange(len(pools)), count), np.zeros(count, int)
+    pool_of_prompt = np.array(
         [next(i for i, other in enumerate(pools) if np.array_equal(other, pool)) for pool in pools]
     )
-    for first in np.unique(shared):
-        mine = shared[prompt] == first
-        source[mine] = _rounds(random, pools[first], mine.sum())
+    for number in np.unique(pool_of_prompt):
+        uses_pool = pool_of_prompt[prompt] == number
+        source[uses_pool] = _repeated_shuffles(random, pools[number], uses_pool.sum())
     return Plan(source, prompt)
 
 
-def _rounds(random: np.random.Generator, values: np.ndarray, count: int) -> np.ndarray:
-    """All values in a random order, again and again in others, until there are `count`."""
+def _repeated_shuffles(random: np.random.Generator, values: np.ndarray, count: int) -> np.ndarray:
+    """Return the first `count` of all values in a random order, followed by all in another one, and so on."""
     return np.concatenate([random.permutation(values) for _ in range(-(-count // len(values)))])[:count]
 
 
@@ -79,28 +87,39 @@ def generate(
     filters: tuple[Filter, ...] = (),
     class_names: tuple[str, ...] | None = None,
 ) -> dict[str, Any]:
-    """Generate what is planned and not there yet, write the data set; returns and keeps the summary.
+    """Generate the planned images that do not exist yet, write the data set and return its summary.
 
-    - `make(weights, batch, keys) -> (images, values)`: images `[B,H,W,3]` in [0,1] and what was measured of
-      them, `[B]` each; pure, jitted here, its batch split over all devices. The batch is `load`'s with
-      `prompt`, each image's prompt number. Keys depend on (seed, source, prompt, how often that pair was).
-    - `load(sources)`: the batch of these sources; its labels are kept.
-    - `filters`: off by default; what they drop is counted, as are images of one colour, always dropped.
+    - `step(weights, batch, keys) -> (images, values)`: a pure function, which is jitted here. It returns
+      images float32 `[B,H,W,3]` in [0,1] and measured values by name, `[B]` each. Its batch is that of `load`
+      with `prompt`, the number of each image's prompt; it is split over all devices.
+    - `load(sources)`: returns the batch of these sources, whose labels are kept.
+    - `images_per_step`: the number of images in a global batch; it must divide over the devices.
+    - `config`: JSON values that tell this run from others. A folder of another config is refused.
+    - `prompt_names`: a name for each prompt, kept as `text` with its images.
+    - `mesh`: from `parallel.make_mesh`; None uses all devices.
+    - `filters`: rules that drop images. Images of a single colour and images that are not finite are always
+      dropped.
+    - `class_names`: the folders of `images/`, indexed by `label`; None: one folder for all.
 
-    Killed and started again, it makes what is missing, and nothing twice. Raises OSError for a full disk, all
-    chunks so far kept; ValueError for another config.
+    The summary says how many images there are (`images`), how many were dropped for each reason (`dropped`)
+    and where the TFDS data set is (`tfds`). If the process is killed and started again, only missing images
+    are generated.
+
+    Raises OSError for a full disk, with all earlier chunks kept, and ValueError for another config.
     """
     folder = Path(folder)
     mesh = mesh or parallel.make_mesh()
     check_config(folder / "config.json", dict(config))
     if (folder / "summary.json").exists():
-        shutil.rmtree(folder / "chunks", ignore_errors=True)  # a kill may have come before that
+        shutil.rmtree(
+            folder / "chunks", ignore_errors=True
+        )  # left over if the process was killed just before
         return json.loads((folder / "summary.json").read_text())
     rows = parallel.local_rows(mesh, images_per_step)
     weights = parallel.replicate(mesh, weights)
     program = jax.jit(step)
     count, process = len(planned.source), jax.process_index()
-    repeats = _repeats(planned)
+    repeats = _repeat_numbers(planned)
     chunks = folder / "chunks"
     if process == 0:
         generated.drop_chunks_of_other_lengths(chunks, rows.stop - rows.start)
@@ -108,15 +127,14 @@ def generate(
     bar = tqdm(total=count, desc="generate", unit="image", disable=process != 0)
     with bar:
         for first in range(0, count, images_per_step):
-            name = f"{first:08d}-{rows.start:04d}-{rows.stop:04d}"
-            real = min(images_per_step, count - first)
-            if not parallel.all_agree((chunks / f"{name}.npz").exists()):
-                numbers = (
-                    first + np.arange(images_per_step) % real
-                )  # the last step is filled with repetitions
-                mine = numbers[rows]
-                keys = image_keys(seed, planned.source[mine], planned.prompt[mine], repeats[mine])
-                batch = {**load(planned.source[mine]), "prompt": planned.prompt[mine]}
+            chunk_name = f"{first:08d}-{rows.start:04d}-{rows.stop:04d}"
+            num_new = min(images_per_step, count - first)
+            if not parallel.all_agree((chunks / f"{chunk_name}.npz").exists()):
+                # The last batch is filled up with repetitions, so that all batches have one size.
+                numbers = (first + np.arange(images_per_step) % num_new)[rows]
+                sources, prompts = planned.source[numbers], planned.prompt[numbers]
+                keys = image_keys(seed, sources, prompts, repeats[numbers])
+                batch = {**load(sources), "prompt": prompts}
                 fed = parallel.feed(mesh, images_per_step, {**batch, "key": keys})
                 fed_keys = jax.random.wrap_key_data(fed.pop("key"))
                 images, values = parallel.local_values(program(weights, fed, fed_keys))
@@ -124,24 +142,25 @@ def generate(
                     "image": np.round(np.clip(images, 0, 1) * 255).astype(np.uint8),
                     **{name: array for name, array in batch.items() if name not in ("image", "prompt")},
                     **{name: np.asarray(value, np.float32) for name, value in values.items()},
-                    "text": np.array(prompt_names)[planned.prompt[mine]],
-                    "source_id": planned.source[mine],
-                    "prompt_id": planned.prompt[mine],
-                    "seed": np.full(len(mine), seed),
-                    "dropped": _reasons(images, values, filters),
+                    "text": np.array(prompt_names)[prompts],
+                    "source_id": sources,
+                    "prompt_id": prompts,
+                    "seed": np.full(len(numbers), seed),
+                    "dropped": _drop_reasons(images, values, filters),
                 }
-                filled = np.arange(images_per_step)[rows] >= real
-                generated.write_chunk(chunks, name, {n: array[~filled] for n, array in records.items()})
-            bar.update(real)
+                is_new = np.arange(images_per_step)[rows] < num_new
+                new_records = {name: array[is_new] for name, array in records.items()}
+                generated.write_chunk(chunks, chunk_name, new_records)
+            bar.update(num_new)
     parallel.barrier("generated")
     if process == 0:
-        _finish(folder, count, class_names)
+        _write_data_set(folder, count, class_names)
     parallel.barrier("written")
     return json.loads((folder / "summary.json").read_text())
 
 
-def _repeats(planned: Plan) -> np.ndarray:
-    """How often each image's pair of source and prompt was there before."""
+def _repeat_numbers(planned: Plan) -> np.ndarray:
+    """Return how many earlier images have the same source and prompt, for each image, int `[count]`."""
     seen: Counter = Counter()
     repeats = np.zeros(len(planned.source), int)
     for i, pair in enumerate(zip(planned.source.tolist(), planned.prompt.tolist(), strict=True)):
@@ -151,7 +170,7 @@ def _repeats(planned: Plan) -> np.ndarray:
 
 
 def image_keys(seed: int, sources: np.ndarray, prompts: np.ndarray, repeats: np.ndarray) -> np.ndarray:
-    """Return the data of each image's random key, from its source, prompt and repeat number, each `[n]`."""
+    """Return the data of each image's random key, from its source, prompt and repeat number, int `[n]`."""
 
     def key(source, prompt, repeat):
         folded = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), source), prompt)
@@ -160,26 +179,31 @@ def image_keys(seed: int, sources: np.ndarray, prompts: np.ndarray, repeats: np.
     return np.asarray(jax.vmap(key)(sources, prompts, repeats))
 
 
-def _reasons(images: np.ndarray, values: Mapping[str, np.ndarray], filters: tuple[Filter, ...]) -> np.ndarray:
-    """Why each image is dropped, "" if it is not."""
+def _drop_reasons(
+    images: np.ndarray, values: Mapping[str, np.ndarray], filters: tuple[Filter, ...]
+) -> np.ndarray:
+    """Return why each image is dropped, a string `[B]`; empty for an image that is kept."""
     reasons = np.full(len(images), "", object)
     for rule in filters:
-        outside = ~((values[rule.value] >= rule.low) & (values[rule.value] <= rule.high))
-        reasons[outside] = rule.value
-    finite = np.isfinite(images).all((1, 2, 3))
+        is_inside = (values[rule.value] >= rule.low) & (values[rule.value] <= rule.high)  # False for NaN
+        reasons[~is_inside] = rule.value
+    is_finite = np.isfinite(images).all((1, 2, 3))
     reasons[np.ptp(images, (1, 2, 3)) < 2 / 255] = "one colour"
-    reasons[~finite] = "not finite"
+    reasons[~is_finite] = "not finite"
     return reasons.astype(str)
 
 
-def _finish(folder: Path, count: int, class_names: tuple[str, ...] | None) -> None:
-    """Make the data set of the chunks, then say so."""
+def _write_data_set(folder: Path, count: int, class_names: tuple[str, ...] | None) -> None:
+    """Write the data set of all chunks in both formats, then the summary, then delete the chunks."""
     dropped = Counter(record["dropped"].item() for record in generated.read_chunks(folder / "chunks"))
-    kept = dropped.pop("", 0)
-    if kept + dropped.total() != count:
-        raise ValueError(f"{folder / 'chunks'} holds {kept + dropped.total()} images of {count}")
+    num_kept = dropped.pop("", 0)
+    if num_kept + dropped.total() != count:
+        raise ValueError(
+            f"{folder / 'chunks'} holds {num_kept + dropped.total()} images, but {count} are planned: delete "
+            "the folder and run again"
+        )
     generated.write_images(folder / "chunks", folder / "images", class_names)
     data = generated.write_tfds(folder / "chunks", folder / "tfds")
-    summary = {"images": kept, "dropped": dict(dropped), "tfds": str(data.relative_to(folder))}
+    summary = {"images": num_kept, "dropped": dict(dropped), "tfds": str(data.relative_to(folder))}
     write_whole(folder / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
     shutil.rmtree(folder / "chunks")

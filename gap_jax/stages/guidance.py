@@ -1,11 +1,11 @@
-"""What draws prompts towards a target domain, known by a few images or by text.
+"""Guidance: losses that draw prompts towards a target domain, which a few images or a text describe.
 
-Each function here returns `(loss, params)`, the middle of a `loop.objective.Term`:
+A guidance is a pair `(loss, params)`, the middle of a `stages.objective.Term`:
 
     Term("fog", *image_guidance(clip, clip_params, fog_images), weight=1.0)
 
-`loss(params, sample) -> [B]` float32, differentiable to the sample's images or context; `params` holds all
-that is large.
+`loss(params, sample)` returns float32 `[B]` and is differentiable to the sample's images or context. `params`
+holds everything large. A distance compares features of the sample with those of the targets.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,157 +15,167 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gap_jax.checks import expect_finite, expect_float, expect_shape
 from gap_jax.diffusion.denoising_loss import noised
 from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.models.clip import Clip
+from gap_jax.stages.objective import Sample
 
-_BATCH = 8  # target images encoded at a time
+_ENCODED_AT_ONCE = 8  # target images
 
 
 class FeatureStatistics(NamedTuple):
-    """Mean of some targets' features and, of two or more, their sample standard deviation; float32."""
+    """The mean of some targets' features and their sample standard deviation; float32.
+
+    `std` is None for a single target.
+    """
 
     mean: jax.Array
     std: jax.Array | None
 
 
 Distance = Callable[[jax.Array, FeatureStatistics], jax.Array]
-Guidance = tuple[Callable[[Any, Any], jax.Array], Any]
+Guidance = tuple[Callable[[Any, Sample], jax.Array], Any]
 
 
 def cosine(features: jax.Array, target: FeatureStatistics) -> jax.Array:
-    """1 - the cosine along the last axis of `features` `[B,…,D]` and the mean `[…,D]`, averaged; `[B]`."""
-    return _average(1 - (_unit(features) * _unit(target.mean)).sum(-1))
+    """Return 1 - cosine similarity of `features` `[B,…,D]` and the target mean `[…,D]`, float32 `[B]`.
+
+    The similarity is taken along the last axis and averaged over the axes between.
+    """
+    return _mean_per_row(1 - (_normalised(features) * _normalised(target.mean)).sum(-1))
 
 
 def l2(features: jax.Array, target: FeatureStatistics) -> jax.Array:
-    """The mean squared difference of `features` `[B,…,D]` to the mean; `[B]`."""
-    return _average(jnp.square(features - target.mean))
+    """Return the mean squared difference of `features` `[B,…,D]` and the target mean, float32 `[B]`."""
+    return _mean_per_row(jnp.square(features - target.mean))
 
 
 def standardised_l2(features: jax.Array, target: FeatureStatistics) -> jax.Array:
-    """As `l2`, each squared difference divided by `max(std, 1e-3)`, the targets' standard deviation; `[B]`.
+    """Return `l2` with each squared difference divided by `max(std, 1e-3)` of the targets, float32 `[B]`.
 
-    By the deviation, as the paper's authors do, not by its square. Raises ValueError for a single target.
+    The division is by the standard deviation, as in the code of the paper's authors, and not by its square.
+    Raises ValueError for a single target.
     """
     if target.std is None:
         raise ValueError("standardised_l2 needs the targets' standard deviation: give two or more, or use l2")
-    return _average(jnp.square(features - target.mean) / jnp.maximum(target.std, 1e-3))
+    return _mean_per_row(jnp.square(features - target.mean) / jnp.maximum(target.std, 1e-3))
 
 
 def image_guidance(
     clip: Clip, clip_params: Params, targets: np.ndarray, distance: Distance = cosine
 ) -> Guidance:
-    """Distance of the generated images to the target images in CLIP's pooled, unprojected features.
+    """Return the distance of the generated images to target images, in CLIP's pooled, unprojected features.
 
     - `targets` float `[n,H,W,3]` in [0,1], of any size.
-    - `distance`: the paper's are `cosine` and `standardised_l2`.
+    - `distance`: the paper uses `cosine` and `standardised_l2`.
 
-    Raises ValueError for no targets, another shape, values outside [0,1] or NaN.
+    Raises ValueError for no targets, another shape or dtype, NaN, or values outside [0,1].
     """
     images = _check_images(targets)
-    used = {name: weights for name, weights in clip_params.items() if name != "text_model"}
-    target = _statistics(_in_batches(lambda chunk: clip.image_features(used, chunk), images), distance)
+    vision_params = {name: weights for name, weights in clip_params.items() if name != "text_model"}
+    features = _encode_in_chunks(lambda chunk: clip.image_features(vision_params, chunk), images)
 
     def loss(params, sample):
         return distance(clip.image_features(params["clip"], sample.images), params["target"])
 
-    return loss, {"clip": used, "target": target}
+    return loss, {"clip": vision_params, "target": _feature_statistics(features, distance)}
 
 
 def text_guidance(pipe: Pipeline, params: Params, texts: Sequence[str], distance: Distance = l2) -> Guidance:
-    """Distance of the prompt's states to those of `texts`, at all of their positions, padding included.
+    """Return the distance of the prompt's text states to those of `texts`.
 
-    - `distance`: `l2` or `cosine`, or, with several texts, `standardised_l2`.
+    All positions are compared, padding included.
 
-    Raises ValueError for no texts; the loss does for a context of another shape than the texts' states.
+    - `distance`: `l2`, `cosine` or, for several texts, `standardised_l2`.
+
+    Raises ValueError for no texts. The loss raises ValueError for a context of another length or width than
+    the text states.
     """
     if not len(texts):
         raise ValueError("texts is empty: give at least one target text")
-    target = _statistics(pipe.encode_text(params, pipe.tokenize(texts)), distance)
+    target = _feature_statistics(pipe.encode_text(params, pipe.tokenize(texts)), distance)
 
     def loss(target, sample):
-        if sample.context.shape[1:] != target.mean.shape:
-            raise ValueError(
-                f"the prompt's states, {list(sample.context.shape)}, must have the target texts' length and "
-                f"width, {list(target.mean.shape)}"
-            )
+        shape = (None, *target.mean.shape)
+        expect_shape(
+            "the prompt's text states", sample.context, shape, "length and width as the target texts"
+        )
         return distance(sample.context, target)
 
     return loss, target
 
 
 def textual_inversion(pipe: Pipeline, params: Params, targets: np.ndarray) -> Guidance:
-    """The diffusion loss of target images under the prompt: Gal et al., arXiv 2208.01618, eq. 2.
+    """Return the denoising loss of target images under the prompt: Gal et al., arXiv 2208.01618, eq. 2.
 
-    - `targets` float `[n,H,W,3]` in [0,1], H and W divisible by `pipe.downscale`; encoded once, to the
-      posterior's mean.
+    - `targets` float `[n,H,W,3]` in [0,1], with H and W divisible by `pipe.downscale`. They are encoded once,
+      here, to the mean of the VAE's posterior.
 
-    For each of the sample's keys, one target, one timestep and one noise are drawn, by `randint`, `randint`
-    and `normal` of `split(key, 3)`, and the mean squared error of the UNet's prediction (noise or v) taken. A
-    ControlNet has no part in it; an inpainting UNet is asked for the whole image. Raises ValueError as
-    `image_guidance`, and for sizes that do not divide.
+    Each of the sample's keys draws one target, one timestep and one noise, by `randint`, `randint` and
+    `normal` of `split(key, 3)`. The loss is the mean squared error of the UNet's prediction (noise or v). A
+    ControlNet is not used; an inpainting UNet has to paint the whole image. Raises ValueError as
+    `image_guidance` does, and for sizes that do not divide.
     """
     images = _check_images(targets)
-    latents = _in_batches(lambda chunk: pipe.encode_image(params, chunk), images)
-    nothing = pipe.encode_image(params, jnp.full_like(images[:1], 0.5))[0] if pipe.inpaints else None
+    latents = _encode_in_chunks(lambda chunk: pipe.encode_image(params, chunk), images)
+    masked_image = pipe.encode_image(params, jnp.full_like(images[:1], 0.5))[0] if pipe.inpaints else None
 
     def draw(latents, key):
         target_key, timestep_key, noise_key = jax.random.split(key, 3)
         clean = latents[jax.random.randint(target_key, (), 0, len(latents))]
         timestep = jax.random.randint(timestep_key, (), 0, pipe.schedule.num_train_timesteps)
-        noisy, prediction = noised(pipe.schedule, clean, jax.random.normal(noise_key, clean.shape), timestep)
-        return noisy, timestep, prediction
+        noisy, prediction_target = noised(
+            pipe.schedule, clean, jax.random.normal(noise_key, clean.shape), timestep
+        )
+        return noisy, timestep, prediction_target
 
     def loss(params, sample):
-        noisy, timesteps, prediction = jax.vmap(draw, (None, 0))(params["latents"], sample.key)
+        noisy, timesteps, prediction_targets = jax.vmap(draw, (None, 0))(params["latents"], sample.key)
         if pipe.inpaints:
-            repaint = jnp.ones_like(noisy[..., :1])
-            noisy = jnp.concatenate([noisy, repaint, jnp.broadcast_to(params["nothing"], noisy.shape)], -1)
+            mask = jnp.ones_like(noisy[..., :1])  # 1: to be painted
+            masked_images = jnp.broadcast_to(params["masked_image"], noisy.shape)
+            noisy = jnp.concatenate([noisy, mask, masked_images], -1)
         context = jnp.broadcast_to(sample.context, (len(noisy), *sample.context.shape[1:]))
         output = pipe.unet.apply({"params": params["unet"]}, noisy, timesteps, context)
-        return _average(jnp.square(output.astype(jnp.float32) - prediction))
+        return _mean_per_row(jnp.square(output.astype(jnp.float32) - prediction_targets))
 
-    return loss, {"unet": params["unet"], "latents": latents, "nothing": nothing}
+    return loss, {"unet": params["unet"], "latents": latents, "masked_image": masked_image}
 
 
-def _average(x):
+def _mean_per_row(x: jax.Array) -> jax.Array:
     return x.mean(tuple(range(1, x.ndim)))
 
 
-def _unit(x):
+def _normalised(x: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-16))
 
 
-def _statistics(features: jax.Array, distance: Distance) -> FeatureStatistics:
-    """The features' mean and deviation; tries the distance, so that one that cannot be had fails here."""
+def _feature_statistics(features: jax.Array, distance: Distance) -> FeatureStatistics:
+    """Return the statistics of features `[n,…,D]`, after calling the distance, which may refuse them."""
     std = features.std(0, ddof=1) if len(features) > 1 else None
     target = FeatureStatistics(features.mean(0), std)
     distance(features[:1], target)
     return target
 
 
-def _in_batches(encode: Callable[[np.ndarray], jax.Array], images: np.ndarray) -> jax.Array:
-    return jnp.concatenate([encode(images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)])
+def _encode_in_chunks(encode: Callable[[np.ndarray], jax.Array], images: np.ndarray) -> jax.Array:
+    starts = range(0, len(images), _ENCODED_AT_ONCE)
+    return jnp.concatenate([encode(images[start : start + _ENCODED_AT_ONCE]) for start in starts])
 
 
-def _check_images(targets) -> np.ndarray:
+def _check_images(targets: Sequence[np.ndarray]) -> np.ndarray:
+    """Return target images as one float32 array `[n,H,W,3]`, or raise ValueError naming what is wrong."""
     if not len(targets):
         raise ValueError("targets is empty: give at least one target image")
-    shapes = [np.shape(image) for image in targets]
-    for i, shape in enumerate(shapes):
-        if shape != shapes[0]:
-            raise ValueError(
-                f"target {i} has shape {list(shape)}, target 0 {list(shapes[0])}: resize them to one size"
-            )
-    images = np.asarray(targets)
-    if images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"targets must have shape [n, H, W, 3], found {list(images.shape)}")
-    if not np.issubdtype(images.dtype, np.floating):
-        raise ValueError(f"targets must be float in [0, 1], found {images.dtype}: divide by its maximum")
+    arrays = [np.asarray(image) for image in targets]
+    for i, array in enumerate(arrays):
+        expect_shape(f"target {i}", array, arrays[0].shape, "resize all targets to the size of target 0")
+    images = np.stack(arrays)
+    expect_shape("targets", images, (None, None, None, 3))
+    expect_float("targets", images)
     for i, image in enumerate(images):
-        if not np.isfinite(image).all():
-            raise ValueError(f"target {i} has NaN or infinite values")
+        expect_finite(f"target {i}", image)
         if image.min() < 0 or image.max() > 1:
             raise ValueError(f"target {i} must be in [0, 1], found {image.min():g} to {image.max():g}")
     return images.astype(np.float32)

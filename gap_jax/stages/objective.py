@@ -1,4 +1,8 @@
-"""What prompts are optimised for: a weighted sum of named terms, each a function of the generated images."""
+"""The objective that prompts are optimised for: a weighted sum of named terms.
+
+A term is a function of the images that were generated with a prompt, such as the loss of a vision model or
+the distance to a target domain. An objective is minimised.
+"""
 
 import math
 import zlib
@@ -9,15 +13,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gap_jax.data.batch import Batch
+
 
 class Sample(NamedTuple):
-    """One batch through the loop.
+    """A batch of generated images with everything that a term may depend on.
 
-    - `images` `[B,H,W,3]` in [0,1], as generated; `context` `[B or 1,L,D]`, the prompt's states.
-    - `prediction`: what the model under improvement makes of the images; `label`: what it should
-      (`tasks.depth`: `{"depth", "mask"}`; `tasks.classify`: `{"label"}`).
-    - `key` `[B]`, one for each image, or None where no term draws: what a term draws for an image then does
-      not depend on how images are spread over devices. Each term gets keys of its own, folded with its name.
+    - `images` float `[B,H,W,3]` in [0,1]: the generated images.
+    - `context` float `[B or 1,L,D]`: the text states of the prompt.
+    - `prediction`: the prediction of the model under improvement for the images.
+    - `label`: the labels that the images were generated from, such as `{"depth", "mask"}` (`tasks.depth`) or
+      `{"label"}` (`tasks.classification`).
+    - `key` `[B]`: one random key per image, or None if no term draws random numbers. Every term receives keys
+      of its own, folded with its name. What it draws for an image therefore depends neither on other terms
+      nor on how images are spread over devices.
     """
 
     images: jax.Array
@@ -28,12 +37,15 @@ class Sample(NamedTuple):
 
 
 class Term(NamedTuple):
-    """`weight · loss(params, sample)`, minimised from optimisation step `start` on.
+    """The term `weight · loss(params, sample)` of an objective, minimised from optimisation step `start` on.
 
-    `loss` returns `[B]`, which is averaged, or a scalar. `params` is a pytree of all that is large (a
-    network's weights, statistics of targets), so that it is an argument of the compiled program and not a
-    constant in it; `loss` closes over what is static. Anything can be a term; a second, stronger model whose
-    loss on the generated images shall stay low, so that they keep their label, is
+    - `loss(params, sample)`: returns `[B]`, which is then averaged, or a scalar.
+    - `params`: a pytree of everything large, such as the weights of a network or statistics of target images.
+      It becomes an argument of the compiled program instead of a constant in it. `loss` may close over static
+      values.
+
+    Any function of a sample can be a term. For example, a stronger model whose loss should stay low, so that
+    the images still show their labels:
 
         def fidelity(params, sample):
             return depth.l1(strong.apply(params, sample.images), sample.label["depth"], sample.label["mask"])
@@ -48,41 +60,43 @@ class Term(NamedTuple):
     start: int = 0
 
 
-Evaluate = Callable[[Sequence[Any], Sample, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+ObjectiveFunction = Callable[[Sequence[Any], Sample, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
 
-def adversarial(
-    loss: Callable[[Any, Mapping[str, jax.Array]], jax.Array], weight: float = 1.0, start: int = 0
-) -> Term:
-    """The term `adversarial` of a task's loss `(prediction, label) -> [B]`."""
+def adversarial(loss: Callable[[Any, Batch], jax.Array], weight: float = 1.0, start: int = 0) -> Term:
+    """Return the term named `adversarial`, made of a task's loss `(prediction, label) -> [B]`."""
     return Term("adversarial", lambda _, sample: loss(sample.prediction, sample.label), None, weight, start)
 
 
-def objective(terms: Sequence[Term]) -> tuple[Evaluate, tuple[Any, ...]]:
-    """The weighted sum of `terms`, as a pure function and its parameters, the weights among them.
+def objective(terms: Sequence[Term]) -> tuple[ObjectiveFunction, tuple[Any, ...]]:
+    """Return the weighted sum of `terms` as a pure function, and its parameters, which include the weights.
 
-    `evaluate(params, sample, step) -> (total, values)`: float32 scalars, `values` each term's by its name,
-    unweighted. `step` may be traced. Before its `start`, a term is reported but adds exactly 0 to the total
-    and to its gradient, even if it is not finite. Means are over the sample given: over several devices, each
-    with as many images, average both results. Raises ValueError for no terms, two of one name, a weight
-    that is not finite, a start below 0.
+    The function is `evaluate(params, sample, step) -> (total, values)`. `total` is a float32 scalar, and
+    `values` holds the unweighted float32 value of each term by its name. `step` may be traced. Before its
+    `start`, a term is reported but adds exactly 0 to the total and to the gradient, even if it is not finite.
+    Means are taken over the given sample; with equally many images on each of several devices, average both
+    results over the devices.
+
+    Raises ValueError if there are no terms, two terms share a name, a weight is not finite or a start is
+    negative.
     """
     terms = tuple(terms)
     if not terms:
         raise ValueError("an objective needs at least one term")
     for i, term in enumerate(terms):
         if term.name in [other.name for other in terms[:i]]:
-            raise ValueError(f"two terms are named {term.name!r}: each is reported under its name")
+            raise ValueError(f"two terms are named {term.name!r}: give each term a name of its own")
         if not math.isfinite(term.weight):
             raise ValueError(f"term {term.name!r}: weight must be finite, found {term.weight}")
         if term.start < 0:
             raise ValueError(f"term {term.name!r}: start must be a step from 0 on, found {term.start}")
-    functions = [term._replace(params=None, weight=1.0) for term in terms]  # other weights, the same program
+    # The function must not depend on parameters and weights: other weights then run the same program.
+    static_terms = [term._replace(params=None, weight=1.0) for term in terms]
 
     def evaluate(params, sample, step):
         total, values = jnp.float32(0), {}
-        for term, (weight, theirs) in zip(functions, params, strict=True):
-            value = _value(term, theirs, _seen_by(term, sample, step))
+        for term, (weight, term_params) in zip(static_terms, params, strict=True):
+            value = _mean_loss(term, term_params, _sample_for(term, sample, step))
             total += jnp.where(step >= term.start, weight * value, 0.0)
             values[term.name] = value
         return total, values
@@ -90,23 +104,23 @@ def objective(terms: Sequence[Term]) -> tuple[Evaluate, tuple[Any, ...]]:
     return evaluate, tuple((np.float32(term.weight), term.params) for term in terms)
 
 
-def _value(term: Term, params: Any, sample: Sample) -> jax.Array:
-    value = jnp.asarray(term.loss(params, sample))
-    if value.ndim > 1:
-        raise ValueError(f"term {term.name!r} must return [B] or a scalar, found {list(value.shape)}")
-    return value.astype(jnp.float32).mean()
+def _mean_loss(term: Term, params: Any, sample: Sample) -> jax.Array:
+    loss = jnp.asarray(term.loss(params, sample))
+    if loss.ndim > 1:
+        raise ValueError(f"term {term.name!r} must return [B] or a scalar, found shape {list(loss.shape)}")
+    return loss.astype(jnp.float32).mean()
 
 
-def _seen_by(term: Term, sample: Sample, step: jax.Array) -> Sample:
-    """The sample with the term's own keys; before its start, without a way back for gradients."""
+def _sample_for(term: Term, sample: Sample, step: jax.Array) -> Sample:
+    """Return the sample with the term's own keys, detached from gradients before the term's start."""
     if sample.key is not None:
-        purpose = zlib.crc32(term.name.encode())
-        sample = sample._replace(key=jax.vmap(lambda key: jax.random.fold_in(key, purpose))(sample.key))
+        name_hash = zlib.crc32(term.name.encode())
+        sample = sample._replace(key=jax.vmap(lambda key: jax.random.fold_in(key, name_hash))(sample.key))
     if term.start == 0:
         return sample
 
-    def gate(x):  # a where, not a product: the gradient's zero survives a NaN
+    def gate(x):  # `where` and not a product, so that the gradient is 0 even if the term is NaN
         return jnp.where(step >= term.start, x, jax.lax.stop_gradient(x))
 
-    traced = {name: getattr(sample, name) for name in ("images", "context", "prediction")}
-    return sample._replace(**jax.tree.map(gate, traced))
+    differentiable = {name: getattr(sample, name) for name in ("images", "context", "prediction")}
+    return sample._replace(**jax.tree.map(gate, differentiable))

@@ -1,7 +1,12 @@
-"""Adversarial and guided prompts: the optimisation of placeholder embeddings as an `(init, step)` pair.
+"""The optimisation of adversarial and guided prompts, as pure functions `init` and `step`.
 
-Yeo et al., Controlled Training Data Generation with Diffusion Models (arXiv 2403.15309): `min_w L_adv + λ
-L_guide`, through the whole of sampling, over the embeddings `w` `[n,D]` alone.
+A prompt consists of placeholder tokens, whose embeddings `w` `[n,D]` are optimised. Everything else is fixed:
+Stable Diffusion, the model that the images shall be hard for, and the labels that they shall keep. Each step
+generates images with the prompt and follows the gradient of the objective through the whole of sampling:
+
+    min_w L_adv + λ L_guide    (Yeo et al., Controlled Training Data Generation, arXiv 2403.15309)
+
+`stages.optimize` runs the steps, for several prompts at once, and saves the results.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,57 +17,75 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gap_jax.diffusion.align import Alignment, Batch, Sampling, fold_keys, generate
+from gap_jax.checks import expect_shape
+from gap_jax.data.batch import Batch
+from gap_jax.diffusion.align import Alignment, Sampling, fold_keys, generate
 from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.models.network import Network
 from gap_jax.stages.objective import Sample, Term, objective
 
 Metrics = Mapping[str, jax.Array]
-DEPTH_SAMPLING = Sampling()
+DEPTH_SAMPLING = Sampling()  # the paper's settings for depth
 
 
 class EarlyStop(NamedTuple):
-    """Stop when the mean of the last `window` adversarial losses falls below `threshold`."""
+    """A rule that stops once the mean of the last `window` adversarial losses falls below `threshold`."""
 
     window: int
     threshold: float
 
 
-class State(NamedTuple):
-    """All that is needed to go on with one prompt; a population's leaves have a leading axis."""
+class PromptState(NamedTuple):
+    """The state of one prompt's optimisation. For a population of prompts, all leaves get a leading axis.
 
-    embeddings: jax.Array  # float32 [n,D]
+    - `embeddings` float32 `[n,D]`: the placeholders' embeddings.
+    - `opt_state`: the state of the optax optimiser.
+    - `key`: the random key that all images' keys derive from; it never changes.
+    - `step` int32: the number of steps so far, including skipped ones.
+    - `losses` float32 `[window]`: the latest adversarial losses, oldest first; NaN before the first ones.
+    - `past` float32 `[window,n,D]`: the embeddings that had these losses.
+    - `stopped` bool: True after early stopping; further steps change only `step`.
+    - `skipped` int32: the number of consecutive updates skipped because a value was not finite.
+    """
+
+    embeddings: jax.Array
     opt_state: optax.OptState
     key: jax.Array
-    step: jax.Array  # int32, steps made, skipped ones included
-    losses: jax.Array  # float32 [window], the last adversarial losses; NaN where there is none yet
-    past: jax.Array  # float32 [window,n,D], the embeddings that had them
-    stopped: jax.Array  # bool: from here on, steps change nothing
-    skipped: jax.Array  # int32, updates skipped in a row because something was not finite
+    step: jax.Array
+    losses: jax.Array
+    past: jax.Array
+    stopped: jax.Array
+    skipped: jax.Array
 
 
-class Weights(NamedTuple):
-    """The arrays that a step reads and does not change: an argument of it, so that none is compiled in."""
+class PromptWeights(NamedTuple):
+    """The arrays that a step reads but does not change. As arguments, they are not compiled into the program.
+
+    - `pipeline`, `model`, `terms`: the parameters of the pipeline, the model and the objective's terms.
+    - `uncond` float `[1,L,D]`: the text states of the negative prompt; None without one.
+    - `threshold` float32: the threshold of early stopping.
+    """
 
     pipeline: Params
     model: Any
     terms: tuple[Any, ...]
     uncond: jax.Array | None
-    threshold: jax.Array | np.float32 = np.float32(-np.inf)  # early stopping's
+    threshold: jax.Array | np.float32 = np.float32(-np.inf)
 
 
 class PromptOptimizer(NamedTuple):
-    """Pure functions, and the weights they are called with.
+    """The pure functions of a prompt's optimisation, and the weights to call them with.
 
-    - `init(key, embeddings [n,D]) -> State`
-    - `step(weights, state, batch) -> (State, metrics)`: one update of the optimiser.
-    - `render(weights, embeddings, batch, keys [B]) -> images [B,H,W,3]` in [0,1]
+    - `init(key, embeddings [n,D]) -> PromptState`: the state before the first step.
+    - `step(weights, state, batch) -> (PromptState, metrics)`: one update of the optimiser.
+    - `render(weights, embeddings, batch, keys [B]) -> images`: the images of a prompt, float32 `[B,H,W,3]` in
+      [0,1].
     """
 
-    init: Callable[[jax.Array, jax.Array], State]
-    step: Callable[[Weights, State, Batch], tuple[State, Metrics]]
-    render: Callable[[Weights, jax.Array, Batch, jax.Array], jax.Array]
-    weights: Weights
+    init: Callable[[jax.Array, jax.Array], PromptState]
+    step: Callable[[PromptWeights, PromptState, Batch], tuple[PromptState, Metrics]]
+    render: Callable[[PromptWeights, jax.Array, Batch, jax.Array], jax.Array]
+    weights: PromptWeights
     early_stop: EarlyStop | None
 
 
@@ -81,87 +104,89 @@ def prompt_optimizer(
     early_stop: EarlyStop | None = None,
     axis_name: str | None = None,
 ) -> PromptOptimizer:
-    """Optimise `placeholders` embeddings so that the images of the prompt `<0>,<1>,…` minimise `terms`.
+    """Return the optimisation of a prompt `<0>,<1>,…` whose generated images minimise the sum of `terms`.
 
-    - `terms`: `loop.objective.Term`s; early stopping watches the one named `adversarial`.
-    - `optimizer`: over `w`, float32; the paper's is `adamw` below.
-    - `negative_prompt`: encoded once, here; None: no classifier-free guidance.
-    - `accumulation` A: a step's batch holds A micro-batches, one after another; their gradients are averaged.
-    - `axis_name`: the mapped axis over which the batch is spread, if any; every device has as many images.
+    - `model`: the network that the images are shown to; its prediction goes to the terms.
+    - `terms`: see `stages.objective`. Early stopping watches the term named `adversarial`.
+    - `alignment`: what keeps the images faithful to the labels in a batch.
+    - `optimizer`: any optax optimiser of the float32 embeddings; `adamw` below is the paper's.
+    - `placeholders`: the number n of placeholder tokens.
+    - `negative_prompt`: encoded once, here. None switches classifier-free guidance off.
+    - `accumulation`: the number A of micro-batches in a step's batch. They run one after another and their
+      gradients are averaged.
+    - `axis_name`: the mapped axis over which a batch is spread, if any. Every device must have equally many
+      images.
 
-    A step's metrics are float32 scalars: `loss`, each term's value by its name, `gradient_norm`,
-    `skipped` (the run of skipped updates), `stopped`. An image's noise is drawn from the state's key, the
-    step and the image's place in the global batch, so that devices and micro-batches do not matter. An update
-    whose loss or gradient is not finite is skipped. On early stopping the embeddings become the oldest of
-    the window, of before the images lost their label.
+    A step's metrics are float32 scalars: `loss`, the value of each term by its name, `gradient_norm`,
+    `skipped` (consecutive updates skipped) and `stopped` (0 or 1). An image's noise is drawn from the state's
+    key, the step and the image's position in the global batch, so the numbers of devices and micro-batches do
+    not matter. An update is skipped if its loss or gradient is not finite. Early stopping sets the embeddings
+    back to the oldest ones of the window, from before the images lost their labels.
 
-    Raises ValueError for settings that do not fit, before compiling; the step, for a batch that does not
-    divide into micro-batches.
+    Raises ValueError for settings that do not fit together, before anything is compiled. `step` raises
+    ValueError for a batch that does not divide into micro-batches.
     """
-    evaluate, term_params = objective(terms)
-    _check(terms, placeholders, accumulation, early_stop)
+    evaluate_terms, term_params = objective(terms)
+    _check_settings(terms, placeholders, accumulation, early_stop)
     prompt = ",".join(f"<{i}>" for i in range(placeholders))
     token_ids = pipe.tokenize([prompt], placeholders)
     uncond = None
     if negative_prompt is not None:
         uncond = pipe.encode_text(params, pipe.tokenize([negative_prompt]))
 
-    def init(key: jax.Array, embeddings: jax.Array) -> State:
-        width = pipe.text_encoder.hidden_size
-        if embeddings.shape != (placeholders, width):
-            raise ValueError(
-                f"embeddings must have shape [{placeholders}, {width}], found {list(embeddings.shape)}"
-            )
-        return begin(key, embeddings, optimizer=optimizer, early_stop=early_stop)
+    def init(key: jax.Array, embeddings: jax.Array) -> PromptState:
+        expect_shape("embeddings", embeddings, (placeholders, pipe.text_encoder.hidden_size))
+        return initial_state(key, embeddings, optimizer=optimizer, early_stop=early_stop)
 
-    def forward(weights, embeddings, batch, keys):
+    def generate_images(weights, embeddings, batch, keys):
         context = pipe.encode_text(weights.pipeline, token_ids, embeddings)
         images = generate(pipe, weights.pipeline, context, weights.uncond, batch, keys, alignment, sampling)
         return context, images
 
-    def render(weights: Weights, embeddings: jax.Array, batch: Batch, keys: jax.Array) -> jax.Array:
-        return forward(weights, embeddings, batch, keys)[1]
+    def render(weights: PromptWeights, embeddings: jax.Array, batch: Batch, keys: jax.Array) -> jax.Array:
+        return generate_images(weights, embeddings, batch, keys)[1]
 
     def loss(embeddings, weights, batch, keys, step):
-        context, images = forward(weights, embeddings, batch, keys)
+        context, images = generate_images(weights, embeddings, batch, keys)
         prediction = model.predict(weights.model, images)
         sample = Sample(images, context, prediction, batch, fold_keys(keys, "terms"))
-        return evaluate(weights.terms, sample, step)
+        return evaluate_terms(weights.terms, sample, step)
 
-    def step(weights: Weights, state: State, batch: Batch) -> tuple[State, Metrics]:
-        stacked = _micro_batches((batch, _image_keys(state, batch, axis_name)), accumulation)
+    def step(weights: PromptWeights, state: PromptState, batch: Batch) -> tuple[PromptState, Metrics]:
+        stacked = _split_micro_batches((batch, _image_keys(state, batch, axis_name)), accumulation)
 
-        def accumulate(_, micro):
-            return None, jax.value_and_grad(loss, has_aux=True)(state.embeddings, weights, *micro, state.step)
+        def differentiate(_, micro_batch):
+            value_and_gradient = jax.value_and_grad(loss, has_aux=True)
+            return None, value_and_gradient(state.embeddings, weights, *micro_batch, state.step)
 
-        _, outputs = jax.lax.scan(accumulate, None, stacked)
+        _, outputs = jax.lax.scan(differentiate, None, stacked)
         (total, values), gradient = jax.tree.map(lambda x: x.mean(0), outputs)
         if axis_name is not None:
             total, values, gradient = jax.lax.pmean((total, values, gradient), axis_name)
         finite = jnp.isfinite(total) & jnp.isfinite(gradient).all()
         metrics = {"loss": total, **values, "gradient_norm": jnp.linalg.norm(gradient)}
         adversarial = values.get("adversarial", total)
-        stop = None if early_stop is None else early_stop._replace(threshold=weights.threshold)
-        state = advance(state, gradient, finite, adversarial, optimizer=optimizer, early_stop=stop)
+        rule = None if early_stop is None else early_stop._replace(threshold=weights.threshold)
+        state = next_state(state, gradient, finite, adversarial, optimizer=optimizer, early_stop=rule)
         return state, metrics | {"skipped": state.skipped.astype(jnp.float32), "stopped": state.stopped * 1.0}
 
-    weights = Weights(params, model.params, term_params, uncond)
+    weights = PromptWeights(params, model.params, term_params, uncond)
     if early_stop is not None:
         weights = weights._replace(threshold=np.float32(early_stop.threshold))
     return PromptOptimizer(init, step, render, weights, early_stop)
 
 
-def begin(
+def initial_state(
     key: jax.Array,
     embeddings: jax.Array,
     *,
     optimizer: optax.GradientTransformation,
     early_stop: EarlyStop | None,
-) -> State:
-    """The state before the first step, from embeddings `[n,D]`."""
+) -> PromptState:
+    """Return the state before the first step, with embeddings `[n,D]`."""
     embeddings = jnp.asarray(embeddings, jnp.float32)
     window = 1 if early_stop is None else early_stop.window
-    return State(
+    return PromptState(
         embeddings=embeddings,
         opt_state=optimizer.init(embeddings),
         key=key,
@@ -173,33 +198,35 @@ def begin(
     )
 
 
-def advance(
-    state: State,
+def next_state(
+    state: PromptState,
     gradient: jax.Array,
     finite: jax.Array,
     adversarial: jax.Array,
     *,
     optimizer: optax.GradientTransformation,
     early_stop: EarlyStop | None,
-) -> State:
-    """The state after an update with `gradient` `[n,D]`, or without one if it has stopped or is not `finite`.
+) -> PromptState:
+    """Return the state after one update with `gradient` float32 `[n,D]`.
 
-    `adversarial` is the loss that the state's embeddings had.
+    The embeddings stay as they are if the prompt has stopped or `finite`, a bool scalar, is False.
+    `adversarial` is the adversarial loss of the state's embeddings, a float32 scalar.
     """
     updates, opt_state = optimizer.update(jnp.where(finite, gradient, 0.0), state.opt_state, state.embeddings)
-    new = state._replace(
+    updated = state._replace(
         embeddings=optax.apply_updates(state.embeddings, updates),
         opt_state=opt_state,
         losses=jnp.append(state.losses[1:], adversarial),
         past=jnp.concatenate([state.past[1:], state.embeddings[None]]),
     )
     if early_stop is not None:
-        stops = new.losses.mean() < early_stop.threshold  # False while the window has a NaN
-        new = new._replace(embeddings=jnp.where(stops, new.past[0], new.embeddings), stopped=stops)
-    keep = state.stopped | ~finite
+        stops = updated.losses.mean() < early_stop.threshold  # False while the window has a NaN
+        embeddings = jnp.where(stops, updated.past[0], updated.embeddings)
+        updated = updated._replace(embeddings=embeddings, stopped=stops)
+    unchanged = state.stopped | ~finite
     skipped = jnp.where(finite | state.stopped, 0, state.skipped + 1)
     chosen = jax.tree.map(
-        lambda old, new: jnp.where(keep, old, new), state._replace(key=None), new._replace(key=None)
+        lambda old, new: jnp.where(unchanged, old, new), state._replace(key=None), updated._replace(key=None)
     )
     return chosen._replace(key=state.key, step=state.step + 1, skipped=skipped)
 
@@ -216,9 +243,13 @@ def adamw(
     b2: float = 0.999,
     eps: float = 1e-8,
 ) -> optax.GradientTransformation:
-    """The paper's AdamW; `learning_rate` is multiplied by `images_per_step` (batch × accumulation × devices).
+    """Return AdamW as the paper uses it, with the learning rate `learning_rate · images_per_step`.
 
-    `decay`: `constant`, or `linear` or `cosine` to 0 at `steps`, after a linear warm-up over `warmup_steps`.
+    - `images_per_step`: the size of a step's global batch: all micro-batches of all devices.
+    - `decay`: `constant`, or `linear` or `cosine` to 0 at step `steps`.
+    - `warmup_steps`: the number of first steps in which the rate grows linearly from 0.
+
+    Raises ValueError for an unknown `decay`, or for one that lacks `steps` beyond the warm-up.
     """
     peak = learning_rate * images_per_step
     if decay != "constant" and (steps is None or steps <= warmup_steps):
@@ -237,7 +268,9 @@ def adamw(
     return optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay)
 
 
-def _check(terms, placeholders, accumulation, early_stop) -> None:
+def _check_settings(
+    terms: Sequence[Term], placeholders: int, accumulation: int, early_stop: EarlyStop | None
+) -> None:
     if placeholders < 1:
         raise ValueError(f"placeholders must be at least 1, found {placeholders}")
     if accumulation < 1:
@@ -245,20 +278,23 @@ def _check(terms, placeholders, accumulation, early_stop) -> None:
     if early_stop is not None:
         if early_stop.window < 1:
             raise ValueError(f"early_stop's window must be at least 1, found {early_stop.window}")
-        if "adversarial" not in [term.name for term in terms]:
-            raise ValueError("early_stop watches the term named 'adversarial', and there is none")
+        names = [term.name for term in terms]
+        if "adversarial" not in names:
+            raise ValueError(
+                f"early_stop watches the term named 'adversarial', which is missing; found {', '.join(names)}"
+            )
 
 
-def _image_keys(state: State, batch: Batch, axis_name: str | None) -> jax.Array:
-    """A key for each image of this device, from its place in the global batch."""
+def _image_keys(state: PromptState, batch: Batch, axis_name: str | None) -> jax.Array:
+    """Return a key for each image on this device, derived from the image's position in the global batch."""
     count = len(next(iter(batch.values())))
     first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * count
     key = jax.random.fold_in(state.key, state.step)
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(count))
 
 
-def _micro_batches(tree: Any, count: int) -> Any:
-    """Every leaf `[count·B,…]` as `[count,B,…]`."""
+def _split_micro_batches(tree: Any, count: int) -> Any:
+    """Reshape every leaf `[count·B,…]` to `[count,B,…]`."""
 
     def split(leaf):
         if len(leaf) % count:

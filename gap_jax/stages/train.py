@@ -1,6 +1,9 @@
-"""Training a network: one loop for all of them, with progress, metrics, probes, checkpoints and resume.
+"""The training loop of all networks: progress, metrics, probes, checkpoints and resume.
 
-In its folder: `checkpoints/` (Orbax), `metrics.jsonl` and TensorBoard events, `pictures/` (PNG).
+A probe is a function that measures and draws what the parameters can do, now and then during training.
+
+A training folder holds `checkpoints/` (Orbax); `metrics.jsonl` and TensorBoard's event files; `pictures/`,
+the probes' PNG files; and, if the best parameters are selected, `best/` (Orbax).
 """
 
 import functools
@@ -17,21 +20,25 @@ from tqdm import tqdm
 
 from gap_jax import parallel
 from gap_jax.checkpoint import Checkpoints
+from gap_jax.data.batch import Batch
 from gap_jax.data.loader import Batches
 from gap_jax.metrics import MetricsWriter
 
 Params = Any
-Loss = Callable[[Params, Params, dict[str, jax.Array], jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+Loss = Callable[[Params, Params, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 Probe = Callable[[Params], tuple[dict[str, float], dict[str, np.ndarray]]]
 
 
 class TrainState(NamedTuple):
-    """What a training goes on from."""
+    """The state that a checkpoint keeps.
+
+    `average` is the exponential moving average of the parameters, or () without one.
+    """
 
     step: jax.Array
     params: Params
     opt: optax.OptState
-    average: Params  # exponential moving average of params; () if there is none
+    average: Params
 
 
 def train(
@@ -49,24 +56,32 @@ def train(
     mesh: Mesh | None = None,
     probe: Probe | None = None,
     probe_every: int = 500,
-    best: str | None = None,
+    select: str | None = None,
     checkpoint_every: int = 500,
     log_every: int = 20,
     max_skipped: int = 10,
 ) -> Params:
-    """Train `params` for `steps` steps and return them, or their moving average; replicated over the mesh.
+    """Train `params` for `steps` steps and return them, or their moving average, replicated over the mesh.
 
-    - `loss(params, frozen, batch, keys) -> (scalar, metrics)`: over a global batch of arrays with a key for
-      each row; `frozen` is what it needs and does not train. Batches are split over all devices.
-    - `average`: decay of the moving average, warmed up as `min(average, (1 + step) / (10 + step))`.
-    - `config`: what tells this run from another; a folder of one that differs is refused.
-    - `probe(params) -> (numbers, pictures)`: what to measure and draw every `probe_every` steps and at the
-      end, with the averaged parameters if there are any; pictures are float `[H,W,3]` in [0,1].
-    - `best`: the probe's number whose least decides which parameters are returned, instead of the last.
-    - `max_skipped`: updates that are not finite are left out; so many in a row are an error.
+    - `loss(params, frozen, batch, keys) -> (scalar, metrics)`: the loss of a global batch. `keys` holds one
+      random key per row; `frozen` holds the parameters that are needed but not trained. Batches are split
+      over all devices.
+    - `average`: the decay of the moving average of the parameters, which is warmed up as
+      `min(average, (1 + step) / (10 + step))`. None: no average.
+    - `config`: JSON values that tell this run from others. A folder of another config is refused.
+    - `mesh`: from `parallel.make_mesh`; None uses all devices.
+    - `probe(params) -> (numbers, pictures)`: called every `probe_every` steps and after the last one, with
+      the averaged parameters if there are any. Numbers go to the metrics; pictures are float `[H,W,3]` in
+      [0,1].
+    - `select`: one of the probe's numbers. The parameters for which it was smallest are returned, instead of
+      the last ones.
+    - `max_skipped`: an update that is not finite is skipped; this many in a row are an error.
 
-    Started again on its folder, it goes on from the last checkpoint to the same result; Ctrl-C saves first.
-    Raises ValueError for another config, FloatingPointError after `max_skipped`, the last state saved.
+    If it is started again with the same folder, it continues from the last checkpoint and reaches the same
+    result. Ctrl-C saves a checkpoint first.
+
+    Raises ValueError for another config, and FloatingPointError after `max_skipped` updates that are not
+    finite, once the last good state is saved.
     """
     folder = Path(folder)
     mesh = mesh or parallel.make_mesh()
@@ -75,25 +90,25 @@ def train(
     start = TrainState(
         jnp.zeros((), jnp.int32), params, optimizer.init(params), params if average is not None else ()
     )
-    state = parallel.replicate(mesh, jax.tree.map(jnp.array, start))  # copies: each step gives its own away
+    state = parallel.replicate(mesh, jax.tree.map(jnp.array, start))  # copies, because steps donate the state
     frozen, key = parallel.replicate(mesh, (frozen, key))
     checkpoints = Checkpoints(folder / "checkpoints", dict(config), keep=2)
-    kept = Checkpoints(folder / "best", dict(config), keep=1) if best else None
+    best = Checkpoints(folder / "best", dict(config), keep=1) if select else None
     first, state = checkpoints.restore(state) or (0, state)
-    step = _step(loss, optimizer, average)
-    main = jax.process_index() == 0
-    bar = tqdm(total=steps, initial=first, desc=folder.name, unit="step", disable=not main)
+    step = _compiled_step(loss, optimizer, average)
+    is_main = jax.process_index() == 0
+    bar = tqdm(total=steps, initial=first, desc=folder.name, unit="step", disable=not is_main)
     with MetricsWriter(folder, first or None) as writer, bar:
-        done, recent = first, []
+        done, unlogged = first, []
         try:
             for batch in batches(first, steps, rows) if first < steps else ():
                 state, metrics = step(state, frozen, parallel.feed(mesh, batches.size, batch), key)
                 done += 1
-                recent.append(metrics)
+                unlogged.append(metrics)
                 bar.update()
                 if done % log_every == 0 or done == steps:
-                    values = {name: float(np.mean([m[name] for m in recent])) for name in metrics}
-                    recent = []
+                    values = {name: float(np.mean([m[name] for m in unlogged])) for name in metrics}
+                    unlogged = []
                     writer.write(done, values)
                     bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
                     if state.opt.notfinite_count >= max_skipped:
@@ -102,61 +117,66 @@ def train(
                             f"learning rate; the last good parameters are in {folder / 'checkpoints'}"
                         )
                 if probe is not None and (done % probe_every == 0 or done == steps):
-                    values = _report(probe, state, done, folder, writer, bar)
-                    if kept is not None:
-                        _keep_least(kept, done, values[best], _result(state))
+                    values = _run_probe(probe, state, done, folder, writer, bar)
+                    if best is not None:
+                        _save_if_best(best, done, values[select], _result_params(state))
                 if done % checkpoint_every == 0 or done == steps:
                     checkpoints.save(done, state)
         except (KeyboardInterrupt, FloatingPointError) as stop:
-            if state.step.is_deleted():  # it came while a step had the state: the last checkpoint has to do
+            if state.step.is_deleted():  # a running step owns the state: only the last checkpoint is left
                 bar.write(f"stopped after step {done} of {folder}: run the same command to go on")
                 raise
             checkpoints.save(done := int(state.step), state)
             if isinstance(stop, KeyboardInterrupt):
                 bar.write(f"stopped at step {done}, saved in {folder}: run the same command to go on")
             raise
-    return _result(state) if kept is None else _least(kept, _result(state))[1]
+    return _result_params(state) if best is None else _restore_best(best, _result_params(state))[1]
 
 
-_skip_nonfinite = functools.cache(optax.apply_if_finite)  # the same for the same, and so is the compiled step
+# Cached, so that equal arguments give the same optimiser and thereby the same compiled step.
+_skip_nonfinite = functools.cache(optax.apply_if_finite)
 
 
-def _result(state: TrainState) -> Params:
+def _result_params(state: TrainState) -> Params:
+    """Return the averaged parameters if there are any, else the trained ones."""
     return state.params if isinstance(state.average, tuple) else state.average
 
 
 @functools.cache
-def _step(loss: Loss, optimizer: optax.GradientTransformation, decay: float | None):
+def _compiled_step(loss: Loss, optimizer: optax.GradientTransformation, decay: float | None):
+    """Return the jitted `step(state, frozen, batch, key) -> (state, metrics)`, which donates the state."""
+
     def step(state, frozen, batch, key):
         rows = batch.pop("row")
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
-        gradient = jax.value_and_grad(loss, has_aux=True)
-        (value, metrics), grads = gradient(state.params, frozen, batch, keys)
-        updates, opt = optimizer.update(grads, state.opt, state.params)
+        value_and_gradient = jax.value_and_grad(loss, has_aux=True)
+        (value, metrics), gradient = value_and_gradient(state.params, frozen, batch, keys)
+        updates, opt = optimizer.update(gradient, state.opt, state.params)
         params, average = optax.apply_updates(state.params, updates), state.average
         if decay is not None:
-            warm = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
-            average = optax.incremental_update(params, average, 1 - warm)
+            warmed_up = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+            average = optax.incremental_update(params, average, 1 - warmed_up)
         return TrainState(state.step + 1, params, opt, average), {"loss": value, **metrics}
 
     return jax.jit(step, donate_argnums=0)
 
 
-def _least(kept: Checkpoints, params: Params) -> tuple[float, Params]:
-    """The least value so far with its parameters, infinity if there is none."""
-    found = kept.restore({"value": np.float64(0), "params": params})
-    return (np.inf, params) if found is None else (found[1]["value"], found[1]["params"])
+def _restore_best(best: Checkpoints, params: Params) -> tuple[float, Params]:
+    """Return the smallest value so far and its parameters; infinity and `params` if there is none."""
+    saved = best.restore({"value": np.float64(0), "params": params})
+    return (np.inf, params) if saved is None else (saved[1]["value"], saved[1]["params"])
 
 
-def _keep_least(kept: Checkpoints, done: int, value: float, params: Params) -> None:
-    if value < _least(kept, params)[0]:
-        kept.save(done, {"value": np.float64(value), "params": params})
+def _save_if_best(best: Checkpoints, done: int, value: float, params: Params) -> None:
+    if value < _restore_best(best, params)[0]:
+        best.save(done, {"value": np.float64(value), "params": params})
 
 
-def _report(
+def _run_probe(
     probe: Probe, state: TrainState, done: int, folder: Path, writer: MetricsWriter, bar: tqdm
 ) -> dict[str, float]:
-    values, pictures = probe(_result(state))
+    """Call the probe, write its numbers and pictures, and return the numbers."""
+    values, pictures = probe(_result_params(state))
     writer.write(done, values)
     bar.write(f"{folder.name} {done}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
     for name, picture in pictures.items():

@@ -1,107 +1,72 @@
-"""How good a classifier is, over a whole test set: float64 on the host, of logits `[N,K]` and labels `[N]`.
+"""Metrics of a classifier over a whole test set, computed on the host in float64.
 
-Labels are integers in 0..K-1, an image's class is that of its largest logit. Every function raises ValueError
-for other shapes or labels, and for logits that are not finite.
+All functions take logits, float `[N,K]`, and labels, int `[N]` in 0..K-1. The predicted class is that of the
+largest logit. They raise ValueError for other shapes or labels, and for logits that are not finite.
 """
 
 import numpy as np
 
+from gap_jax.checks import expect_shape
 from gap_jax.tasks.classification import check_labels
 
 BINS = 15
 
 
-def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The share of images of which the class is right."""
-    return float((_classes(logits, labels) == labels).mean())
-
-
 def class_accuracy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The accuracy (recall) of each class's images, `[K]`; NaN for a class without images."""
-    return group_accuracy(logits, labels, labels, logits.shape[-1])
-
-
-def group_accuracy(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray, num_groups: int) -> np.ndarray:
-    """The accuracy of each group's images, `[num_groups]`; NaN for a group without images.
-
-    `groups`: each image's, int `[N]` in 0..num_groups-1.
-    """
-    right = _classes(logits, labels) == labels
-    groups = np.asarray(groups)
-    if groups.shape != right.shape or groups.min() < 0 or groups.max() >= num_groups:
-        raise ValueError(
-            f"groups must be {list(right.shape)} of 0..{num_groups - 1}, found {list(groups.shape)} of "
-            f"{groups.min()}..{groups.max()}"
-        )
-    counts = np.bincount(groups, minlength=num_groups)
+    """Return the accuracy (recall) of each class's images, float64 `[K]`; NaN for a class without images."""
+    correct = _predicted_classes(logits, labels) == labels
+    num_classes = logits.shape[-1]
+    counts = np.bincount(labels, minlength=num_classes)
     with np.errstate(invalid="ignore"):
-        return np.bincount(groups, right, num_groups) / counts
-
-
-def worst_group(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray, num_groups: int) -> float:
-    """The least accuracy of a group that has images (Sagawa et al., arXiv 1911.08731)."""
-    return float(np.nanmin(group_accuracy(logits, labels, groups, num_groups)))
-
-
-def balanced_group_accuracy(
-    logits: np.ndarray, labels: np.ndarray, groups: np.ndarray, num_groups: int
-) -> float:
-    """The mean of the accuracies of the groups that have images."""
-    return float(np.nanmean(group_accuracy(logits, labels, groups, num_groups)))
-
-
-def waterbirds_groups(labels: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Waterbirds' groups, `2·place + y`: landbirds on land, waterbirds on land, and both on water."""
-    return 2 * np.asarray(places) + np.asarray(labels)
+        return np.bincount(labels, correct, num_classes) / counts
 
 
 def macro_recall(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The mean of the accuracies of the classes that have images: WILDS's for iWildCam, "balanced accuracy".
+    """Return the mean accuracy of the classes that have images, also called balanced accuracy.
 
-    scikit-learn's `recall_score` with `average="macro"` over `np.unique(labels)`; its
-    `balanced_accuracy_score` is the same.
+    It is WILDS's metric for iWildCam, and scikit-learn's `recall_score` with `average="macro"` over
+    `np.unique(labels)`, which equals its `balanced_accuracy_score`.
     """
     return float(np.nanmean(class_accuracy(logits, labels)))
 
 
-balanced_accuracy = macro_recall
-
-
 def macro_f1(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The mean F1 of the classes that have images: WILDS's for iWildCam.
+    """Return the mean F1 score of the classes that have images: WILDS's metric for iWildCam.
 
-    scikit-learn's `f1_score` with `average="macro"` over `np.unique(labels)`: what is taken for a class
-    without images counts only against the class it is of.
+    It is scikit-learn's `f1_score` with `average="macro"` over `np.unique(labels)`: a prediction of a class
+    without images only counts against the image's true class.
     """
-    found = _classes(logits, labels)
+    predicted = _predicted_classes(logits, labels)
     num_classes = logits.shape[-1]
-    right = np.bincount(labels[found == labels], minlength=num_classes)
-    images = np.bincount(labels, minlength=num_classes)
-    f1 = 2 * right / np.maximum(images + np.bincount(found, minlength=num_classes), 1)
-    return float(f1[images > 0].mean())
+    num_correct = np.bincount(labels[predicted == labels], minlength=num_classes)
+    num_images = np.bincount(labels, minlength=num_classes)
+    f1 = 2 * num_correct / np.maximum(num_images + np.bincount(predicted, minlength=num_classes), 1)
+    return float(f1[num_images > 0].mean())
 
 
 def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
-    """The expected calibration error, in [0,1] (Guo et al., arXiv 1706.04599, eq. 3).
+    """Return the expected calibration error, in [0,1] (Guo et al., arXiv 1706.04599, eq. 3).
 
-    The difference between accuracy and confidence, the largest softmax probability, in `bins` equal parts of
-    [0,1], each of them with its upper end; averaged over images.
+    The confidence of an image is its largest softmax probability. Confidences are sorted into `bins` equal
+    parts of [0,1], each of which includes its upper end. The error is the absolute difference of accuracy and
+    mean confidence within a bin, averaged over all images.
     """
-    right = _classes(logits, labels) == labels
+    correct = _predicted_classes(logits, labels) == labels
     logits = np.asarray(logits, np.float64)
     confidence = 1 / np.exp(logits - logits.max(-1, keepdims=True)).sum(-1)
-    part = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)
-    return float(np.abs(np.bincount(part, right - confidence)).sum() / len(right))
+    bin_of_image = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)
+    return float(np.abs(np.bincount(bin_of_image, correct - confidence)).sum() / len(correct))
 
 
-def _classes(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Each image's class, int `[N]`, where logits and labels are what they must be."""
-    if logits.ndim != 2 or not logits.size or labels.shape != logits.shape[:1]:
-        raise ValueError(
-            f"logits must be [N,K] and labels [N], found {list(logits.shape)} and {list(labels.shape)}"
-        )
+def _predicted_classes(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the predicted class of each image, int `[N]`, after checking logits and labels."""
+    expect_shape("logits", logits, (None, None), "one row per image, one column per class")
+    expect_shape("labels", labels, logits.shape[:1], "one class per row of logits")
+    if not logits.size:
+        raise ValueError(f"logits must have at least one image and one class, found {list(logits.shape)}")
     check_labels(labels, logits.shape[1])
-    finite = np.isfinite(logits).all(-1)
-    if not finite.all():
-        raise ValueError(f"image {finite.argmin()}: logits are not finite, {logits[finite.argmin()]}")
+    is_finite = np.isfinite(logits).all(-1)
+    if not is_finite.all():
+        image = is_finite.argmin()
+        raise ValueError(f"image {image}: logits must be finite, found {logits[image]}")
     return logits.argmax(-1)

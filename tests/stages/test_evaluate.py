@@ -1,55 +1,89 @@
+"""Test sets and their metrics: which sets there are, and that means are over images."""
+
+import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gap_jax.data.corruptions.common import CORRUPTIONS, corrupt
 from gap_jax.data.corruptions.three_d import CORRUPTIONS_3D
-from gap_jax.report.results import Metric
-from gap_jax.stages.evaluate import Measure, evaluate, shifts
+from gap_jax.stages.evaluate import (
+    CLEAN,
+    SetKey,
+    corrupted_sets,
+    domain_sets,
+    evaluate,
+    num_corrupted_sets,
+)
+from gap_jax.tasks.metric import Metric, MetricStyle
 
 IMAGES = np.random.default_rng(0).random((5, 16, 16, 3), np.float32)
 DEPTH = np.random.default_rng(1).random((5, 16, 16, 1), np.float32)
-SHOWN = Metric("M", "", 1)
+STYLE = MetricStyle("M", "", 1)
 BATCH = {"image": IMAGES, "depth": DEPTH, "mask": np.ones_like(DEPTH, bool)}
 
 
-def test_shifts_are_clean_domains_and_every_corruption():
-    found = {shift.name: shift.batch for shift in shifts(BATCH, {"other": BATCH}, severities=(1, 3))}
-    expected = ["clean", "other"]
-    expected += [f"cc/{name}/{severity}" for name in CORRUPTIONS for severity in (1, 3)]
-    expected += [f"3dcc/{name}/{severity}" for name in CORRUPTIONS_3D for severity in (1, 3)]
-    assert list(found) == expected
+def test_sets_are_domains_and_every_corruption_at_every_severity():
+    assert domain_sets({"other": BATCH}) == {SetKey("domain", "other"): BATCH}
+    batches = dict(corrupted_sets(BATCH, severities=(1, 3)))
+    expected = [SetKey("cc", name, severity) for name in CORRUPTIONS for severity in (1, 3)]
+    expected += [SetKey("3dcc", name, severity) for name in CORRUPTIONS_3D for severity in (1, 3)]
+    assert list(batches) == expected and len(expected) == num_corrupted_sets(BATCH, (1, 3))
     np.testing.assert_array_equal(
-        found["cc/contrast/3"]["image"], corrupt(IMAGES, "contrast", 3, ids=np.arange(5))
+        batches[SetKey("cc", "contrast", 3)]["image"], corrupt(IMAGES, "contrast", 3, ids=np.arange(5))
     )
-    for batch in found.values():
+    for batch in batches.values():
         assert batch["image"].shape == IMAGES.shape
         np.testing.assert_array_equal(batch["depth"], DEPTH)
 
 
 def test_without_depth_there_are_no_3d_corruptions():
-    names = [shift.name for shift in shifts({"image": IMAGES}, {}, severities=(1,))]
-    assert names == ["clean", *(f"cc/{name}/1" for name in CORRUPTIONS)]
+    batch = {"image": IMAGES}
+    sets = [test_set for test_set, _ in corrupted_sets(batch, severities=(1,))]
+    assert sets == [SetKey("cc", name, 1) for name in CORRUPTIONS]
+    assert num_corrupted_sets(batch, severities=(1,)) == len(CORRUPTIONS)
 
 
-def test_means_are_over_images_however_they_are_cut():
+@pytest.mark.parametrize("images_per_step", [2, 5, 32])
+def test_metrics_are_over_all_images_for_any_step_size_and_one_compilation(images_per_step):
+    chex.clear_trace_counter()
+
+    @chex.assert_max_traces(n=1)
     def predict(params, images):
         return params * images.mean((1, 2, 3))
 
+    def error(prediction, batch):
+        return jnp.abs(prediction - batch["depth"].mean((1, 2, 3)))
+
     metrics = {
-        "off": Measure(SHOWN, lambda prediction, batch: jnp.abs(prediction - batch["depth"].mean((1, 2, 3)))),
-        "near": Measure(SHOWN, lambda prediction, batch: (batch["depth"] < 0.5).mean((1, 2, 3))),
-        "most": Measure(SHOWN, lambda prediction, batch: prediction[:, None], np.max),
+        "error": Metric(STYLE, error),
+        "near": Metric(STYLE, lambda prediction, batch: (batch["depth"] < 0.5).mean((1, 2, 3))),
+        "largest": Metric(STYLE, lambda prediction, batch: prediction[:, None], np.max),
     }
     models = {"one": jnp.float32(1), "two": jnp.float32(2)}
-    for size in (2, 5, 32):
-        sets = shifts(BATCH, {}, severities=(2,))
-        found = evaluate(predict, models, sets, metrics, images_per_step=size)
-        assert set(found) == {"one", "two"} and len(found["one"]) == 1 + len(CORRUPTIONS) + len(
-            CORRUPTIONS_3D
-        )
-        for name, factor in (("one", 1), ("two", 2)):
-            off = np.abs(factor * IMAGES.mean((1, 2, 3)) - DEPTH.mean((1, 2, 3))).mean()
-            assert found[name]["clean"]["off"] == pytest.approx(float(off), rel=1e-5)
-            assert found[name]["clean"]["most"] == pytest.approx(factor * IMAGES.mean((1, 2, 3)).max())
-            assert found[name]["clean"]["near"] == pytest.approx(float((DEPTH < 0.5).mean()), rel=1e-5)
+    darker = BATCH | {"image": IMAGES / 2}
+    sets = {CLEAN: BATCH, SetKey("domain", "dark"): darker, SetKey("domain", "three"): first_rows(3)}
+    results = evaluate(predict, models, sets.items(), metrics, images_per_step=images_per_step)
+    assert set(results) == {"one", "two"}
+    for name, factor in (("one", 1), ("two", 2)):
+        assert list(results[name]) == list(sets)
+        for test_set, batch in sets.items():
+            predictions = factor * batch["image"].mean((1, 2, 3))
+            values = results[name][test_set]
+            mean_error = np.abs(predictions - batch["depth"].mean((1, 2, 3))).mean()
+            assert values["error"] == pytest.approx(float(mean_error), rel=1e-5)
+            assert values["largest"] == pytest.approx(predictions.max())
+            assert values["near"] == pytest.approx(float((batch["depth"] < 0.5).mean()), rel=1e-5)
+
+
+def first_rows(count):
+    return {name: array[:count] for name, array in BATCH.items()}
+
+
+def test_every_corruption_is_measured():
+    metrics = {"mean": Metric(STYLE, lambda prediction, batch: prediction)}
+    sets = corrupted_sets(BATCH, severities=(2,))
+    results = evaluate(lambda params, images: images.mean((1, 2, 3)), {"model": ()}, sets, metrics)
+    assert len(results["model"]) == len(CORRUPTIONS) + len(CORRUPTIONS_3D)
+    image = corrupt(IMAGES, "fog", 2, ids=np.arange(5))
+    assert results["model"][SetKey("cc", "fog", 2)]["mean"] == pytest.approx(float(image.mean()), rel=1e-5)

@@ -1,4 +1,4 @@
-"""Guidance losses, and their gradients, against METHOD.md's formulas on torch's CLIP and diffusers' UNet."""
+"""Guidance losses and their gradients against the paper's formulas, on torch's CLIP and diffusers' UNet."""
 
 import dataclasses
 from functools import partial
@@ -30,7 +30,7 @@ def make_sample(images=None, context=None, key=None):
 
 @partial(jax.jit, static_argnums=0)
 def value_and_gradient(loss, x, params):
-    """The losses `[B]`, and the gradient of their sum to `x`."""
+    """Return the losses `[B]` and the gradient of their sum to `x`."""
 
     def total(x):
         values = loss(x, params)
@@ -45,7 +45,7 @@ def pictures(count, height, width, seed=0):
 
 
 def torch_distances(features, targets):
-    """METHOD.md's, one number for each of the batch."""
+    """Return the distances of each row of features to the targets."""
     mean, std = targets.mean(0, keepdim=True), targets.std(0, keepdim=True)
     squares = (features - mean).pow(2)
     return {
@@ -56,11 +56,11 @@ def torch_distances(features, targets):
 
 
 def torch_features(clip, images):
-    """CLIP's pooled state before projection, of images `[B,3,H,W]` in [0,1]."""
+    """Return CLIP's pooled state before projection, of images `[B,3,H,W]` in [0,1]."""
     size = clip.torch.config.vision_config.image_size
-    small = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    resized = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
     mean, std = (torch.tensor(x)[:, None, None] for x in (clip.clip.image_mean, clip.clip.image_std))
-    return clip.torch.vision_model((small - mean) / std).pooler_output
+    return clip.torch.vision_model((resized - mean) / std).pooler_output
 
 
 @pytest.mark.parametrize("distance", [cosine, l2, standardised_l2])
@@ -83,7 +83,7 @@ def test_image_guidance_is_zero_for_the_target_itself(clip):
         np.testing.assert_allclose(loss(params, make_sample(jnp.asarray(target))), 0, atol=1e-5)
 
 
-def test_image_guidance_leaves_the_text_encoder_behind(clip):
+def test_image_guidance_does_not_keep_the_text_encoder(clip):
     _, params = image_guidance(clip.clip, clip.params, pictures(2, 56, 56))
     assert "vision_model" in params["clip"] and "text_model" not in params["clip"]
 
@@ -114,22 +114,25 @@ def test_distances_have_finite_gradients_at_zero(distance):
 
 
 def torch_textual_inversion(model, network, targets, context, keys):
-    """The squared error under `context` `[B,L,D]`, on the draws that the docstring promises."""
+    """Return the squared errors under `context` `[B,L,D]`, for the draws that the docstring promises."""
     scheduler = diffusers.DDIMScheduler.from_config(model.torch.scheduler.config)
     vae, scale = model.torch.vae, model.torch.vae.config.scaling_factor
     latents = vae.encode(2 * nchw(targets) - 1).latent_dist.mean * scale
     draws = [jax.random.split(key, 3) for key in keys]
-    chosen = [int(jax.random.randint(which, (), 0, len(targets))) for which, _, _ in draws]
-    steps = torch.tensor([int(jax.random.randint(when, (), 0, 1000)) for _, when, _ in draws])
-    noise = nchw(np.stack([jax.random.normal(what, nhwc(latents).shape[1:]) for _, _, what in draws]))
+    chosen = [int(jax.random.randint(target_key, (), 0, len(targets))) for target_key, _, _ in draws]
+    timesteps = torch.tensor(
+        [int(jax.random.randint(timestep_key, (), 0, 1000)) for _, timestep_key, _ in draws]
+    )
+    shape = nhwc(latents).shape[1:]
+    noise = nchw(np.stack([jax.random.normal(noise_key, shape) for _, _, noise_key in draws]))
     assert len(set(chosen)) > 1
-    noisy, answer = scheduler.add_noise(latents[chosen], noise, steps), noise
+    noisy, prediction_target = scheduler.add_noise(latents[chosen], noise, timesteps), noise
     if scheduler.config.prediction_type == "v_prediction":
-        answer = scheduler.get_velocity(latents[chosen], noise, steps)
+        prediction_target = scheduler.get_velocity(latents[chosen], noise, timesteps)
     if model.torch.unet.config.in_channels == 9:
         grey = vae.encode(torch.zeros_like(nchw(targets[:1]))).latent_dist.mean * scale
         noisy = torch.cat([noisy, torch.ones_like(noisy[:, :1]), grey.expand_as(noisy)], 1)
-    return (network(noisy, steps, context) - answer).pow(2).mean((1, 2, 3))
+    return (network(noisy, timesteps, context) - prediction_target).pow(2).mean((1, 2, 3))
 
 
 def test_textual_inversion_and_its_gradient_to_a_shared_prompt_equal_diffusers(sd15):
@@ -150,7 +153,7 @@ def test_textual_inversion_and_its_gradient_to_a_shared_prompt_equal_diffusers(s
 
 @dataclasses.dataclass(frozen=True)
 class StandIn:
-    """A network that compiles fast, sensitive to all of a UNet's inputs."""
+    """A network that compiles fast and depends on all inputs of a UNet."""
 
     in_channels: int
 
@@ -160,7 +163,7 @@ class StandIn:
 
 
 @pytest.mark.parametrize("kind", ["sd15", "sd21", "inpaint"])
-def test_textual_inversion_asks_every_kind_of_unet_what_it_was_trained_for(models, kind):
+def test_textual_inversion_has_the_training_target_of_every_kind_of_unet(models, kind):
     model, targets, keys = models(kind), pictures(4, 32, 48), jax.random.split(jax.random.key(5), 3)
     rng = np.random.default_rng(1)
     context = rng.standard_normal((3, 77, 48), dtype=np.float32)
@@ -170,9 +173,9 @@ def test_textual_inversion_asks_every_kind_of_unet_what_it_was_trained_for(model
     loss, params = textual_inversion(pipe, model.params | {"unet": {"kernel": kernel}}, targets)
     value = loss(params, make_sample(context=context, key=keys))
 
-    def network(noisy, steps, context):
+    def network(noisy, timesteps, context):
         mixed = torch.einsum("bchw,cd->bdhw", noisy, torch.from_numpy(kernel))
-        return mixed + (context.mean((1, 2)) + steps / 1000)[:, None, None, None]
+        return mixed + (context.mean((1, 2)) + timesteps / 1000)[:, None, None, None]
 
     expected = torch_textual_inversion(model, network, targets, torch.from_numpy(context), keys)
     np.testing.assert_allclose(value, expected.detach(), rtol=1e-4)
@@ -204,15 +207,18 @@ def build(request, sd15, clip):
     [
         ([], "targets is empty"),
         (np.zeros((0, 32, 32, 3), np.float32), "targets is empty"),
-        (pictures(2, 32, 32)[..., :1], r"must have shape \[n, H, W, 3\], found \[2, 32, 32, 1\]"),
-        (pictures(1, 32, 32)[0], r"must have shape \[n, H, W, 3\], found \[32, 32, 3\]"),
+        (pictures(2, 32, 32)[..., :1], r"targets must have shape \[\*, \*, \*, 3\], found \[2, 32, 32, 1\]"),
+        (pictures(1, 32, 32)[0], r"targets must have shape \[\*, \*, \*, 3\], found \[32, 32, 3\]"),
         (
             [pictures(1, 32, 32)[0], pictures(1, 32, 40)[0]],
-            r"target 1 has shape \[32, 40, 3\], target 0 \[32, 32, 3\]",
+            r"target 1 must have shape \[32, 32, 3\], found \[32, 40, 3\]: resize",
         ),
-        (np.zeros((1, 32, 32, 3), np.uint8), "must be float in .*found uint8"),
+        (np.zeros((1, 32, 32, 3), np.uint8), r"targets must be floats in \[0,1\], found uint8"),
         (pictures(2, 32, 32) * 255, r"target 0 must be in \[0, 1\], found"),
-        (np.where(np.arange(2)[:, None, None, None] == 1, np.nan, pictures(2, 32, 32)), "target 1 has NaN"),
+        (
+            np.where(np.arange(2)[:, None, None, None] == 1, np.nan, pictures(2, 32, 32)),
+            "target 1 must be finite, found NaN",
+        ),
     ],
 )
 def test_bad_target_images_are_named(build, targets, message):
@@ -234,7 +240,7 @@ def test_bad_target_texts_are_refused(sd15):
         text_guidance(pipe, sd15.params, "a room")
     loss, target = text_guidance(pipe, sd15.params, ["a room"])
     with pytest.raises(
-        ValueError, match=r"\[2, 70, 48\], must have the target texts' length and width, \[77, 48\]"
+        ValueError, match=r"text states must have shape \[\*, 77, 48\], found \[2, 70, 48\]: .*target texts"
     ):
         loss(target, make_sample(context=jnp.zeros((2, 70, 48))))
 

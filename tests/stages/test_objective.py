@@ -1,5 +1,6 @@
-"""A weighted sum of terms: values, gradients, starts, keys, and that parameters are arguments."""
+"""The weighted sum of terms: its values, gradients, starts and keys; parameters are arguments."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +28,8 @@ def size(_, sample):
     return jnp.square(sample.context).mean()
 
 
-def test_total_is_the_weighted_sum_of_the_terms_means():
+@pytest.mark.parametrize("transform", [jax.jit, lambda f: f], ids=["jit", "no jit"])
+def test_total_is_the_weighted_sum_of_the_terms_means(transform):
     sample = make_sample()
     terms = [
         adversarial(depth.negative_l1),
@@ -35,7 +37,7 @@ def test_total_is_the_weighted_sum_of_the_terms_means():
         Term("size", size),
     ]
     evaluate, params = objective(terms)
-    total, values = jax.jit(evaluate)(params, sample, 0)
+    total, values = transform(evaluate)(params, sample, 0)
     difference = np.abs(sample.prediction - sample.label["depth"]) * sample.label["mask"]
     expected = {
         "adversarial": -difference.mean(),
@@ -52,10 +54,12 @@ def test_total_is_the_weighted_sum_of_the_terms_means():
 
 
 def test_a_term_starts_at_its_step_and_before_is_only_reported():
+    chex.clear_trace_counter()
     sample = make_sample()
     evaluate, params = objective([Term("size", size), Term("bright", brightness, 1.0, weight=2.0, start=30)])
 
     @jax.jit
+    @chex.assert_max_traces(n=1)
     def run(step):
         def total(images, context):
             return evaluate(params, sample._replace(images=images, context=context), step)
@@ -116,23 +120,23 @@ def test_large_parameters_are_arguments_of_the_program_not_constants():
 
 
 def test_each_term_draws_for_each_image_from_its_own_key():
-    seen = {}
+    drawn = {}
 
     def draw(name):
         def loss(_, sample):
-            seen[name] = jax.vmap(jax.random.normal)(sample.key)
-            return seen[name]
+            drawn[name] = jax.vmap(jax.random.normal)(sample.key)
+            return drawn[name]
 
         return Term(name, loss)
 
     sample = make_sample()
     evaluate, params = objective([draw("a"), draw("b")])
     evaluate(params, sample, 0)
-    first = dict(seen)
+    first = dict(drawn)
     assert len({float(x) for values in first.values() for x in values}) == 6
     evaluate, params = objective([draw("b")])
     evaluate(params, jax.tree.map(lambda x: x[1:], sample), 0)
-    np.testing.assert_array_equal(seen["b"], first["b"][1:])
+    np.testing.assert_array_equal(drawn["b"], first["b"][1:])
 
 
 def test_a_population_is_a_vmap():
@@ -161,5 +165,5 @@ def test_impossible_objectives_are_refused(terms, message):
 
 def test_a_term_that_is_not_reduced_is_named():
     evaluate, params = objective([Term("a", lambda _, sample: sample.images.mean(-1))])
-    with pytest.raises(ValueError, match=r"'a' must return \[B\] or a scalar, found \[3, 4, 4\]"):
+    with pytest.raises(ValueError, match=r"'a' must return \[B\] or a scalar, found shape \[3, 4, 4\]"):
         evaluate(params, make_sample(), 0)
