@@ -1,14 +1,15 @@
-"""Placeholder tokens: where their embeddings start, how they are kept on disk, and which words they are near.
+"""Embeddings of placeholder tokens: their start values, their files and their nearest words.
 
-On disk, prompts are diffusers' textual-inversion files: `learned_embeds.safetensors` with one key, the
-placeholder token, that holds `[n,D]`. diffusers' `load_textual_inversion` names the vectors `<gap>`,
-`<gap>_1`, … `<gap>_{n-1}`; a prompt with `<gap>` then has all n, in order. AUTOMATIC1111's files and those
-of the paper's authors are read too.
+A prompt is the embeddings `[n,D]` of n placeholder tokens, D being the width of the text encoder. Its file is
+a textual inversion of diffusers: `learned_embeds.safetensors` with one key, the name of the token, such as
+`<gap>`. `load_textual_inversion` of diffusers names the n vectors `<gap>`, `<gap>_1`, … `<gap>_{n-1}` and
+replaces `<gap>` in a text by all of them, in order. Files of AUTOMATIC1111 and of the paper's authors can be
+read, too.
 """
 
 import json
-import os
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gap_jax.checks import expect_finite, expect_shape
 from gap_jax.diffusion.pipeline import Params, Pipeline
+from gap_jax.files import write_whole
 from gap_jax.weights.tensors import load_torch, open_safetensors
 
 _HEADER = "gap_jax"
@@ -31,63 +34,67 @@ def save(
     token: str = "<gap>",
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write embeddings `[n,D]` to a `.safetensors` file that diffusers' `load_textual_inversion` reads.
+    """Write embeddings `[n,D]` to a file that diffusers' `load_textual_inversion` reads.
 
-    - `token`: the placeholder's name in diffusers' prompts.
-    - `metadata`: what there is to say about the run; kept as JSON in the file's header, under `gap_jax`.
+    - `path`: a `.safetensors` file; it is replaced atomically if it exists.
+    - `embeddings`: finite numbers, written as float32.
+    - `token`: name of the placeholder in diffusers' prompts.
+    - `metadata`: JSON values that describe the run; kept in the file's header, under `gap_jax`.
 
-    The file is complete or not there: an existing one is replaced at the end. Raises ValueError for another
-    suffix, another shape, NaN or infinity, an empty token; TypeError for metadata that is not JSON.
+    Raises ValueError for another suffix, another shape, NaN or infinity, or an empty token; TypeError for
+    metadata that is not JSON; OSError if the file cannot be written, with the old one intact.
     """
     from safetensors.numpy import save as serialise
 
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise ValueError(f"{path}: prompts are written as .safetensors, call it learned_embeds.safetensors")
+        raise ValueError(
+            f"{path} must be a .safetensors file: name it learned_embeds.safetensors, for example"
+        )
     check_tokens([token])
-    embeddings = _checked(np.asarray(embeddings, np.float32), "embeddings")
+    embeddings = _expect_embeddings("embeddings", np.asarray(embeddings, np.float32))
     header = {"format": "pt", _HEADER: json.dumps(dict(metadata or {}))}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        scratch.write_bytes(serialise({token: embeddings}, header))
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    write_whole(path, serialise({token: embeddings}, header))
 
 
 def load(path: str | Path) -> np.ndarray:
-    """The embeddings in a file, float32 `[n,D]`.
+    """Return the embeddings in a file, float32 `[n,D]`.
 
-    Read are, as `.safetensors` or as torch pickle (`.bin`, `.pt`, `.pth`, `.ckpt`; by
-    `torch.load(weights_only=True)`):
+    The file is a `.safetensors` file or a torch pickle (`.bin`, `.pt`, `.pth`, `.ckpt`), which is read by
+    `torch.load(weights_only=True)` and so cannot run code. It holds one of:
 
-    - `{token: [n,D] or [D]}`: diffusers' textual inversion, `save`'s, AUTOMATIC1111's `emb_params`;
+    - `{token: [n,D] or [D]}`: files of `save`, diffusers' textual inversions, AUTOMATIC1111's `emb_params`;
     - `{"string_to_param": {"*": [n,D]}, …}`: AUTOMATIC1111's pickles;
-    - `{"<placeholder_token_0>": [D], "<placeholder_token_1>": [D], …}`: the paper's authors'
-      `learned_embeds-{step}.bin`, stacked by index.
+    - `{"<placeholder_token_0>": [D], "<placeholder_token_1>": [D], …}`: `learned_embeds-{step}.bin` of the
+      paper's authors; the vectors are stacked by their index.
 
-    Raises FileNotFoundError; ValueError for a file that is not readable or in none of these forms, and for
-    NaN or infinity; ImportError for a pickle without torch.
+    Raises FileNotFoundError; ValueError for a file that is not readable, has none of these forms, or holds
+    NaN or infinity; ImportError for a pickle if torch is not installed.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file")
+        raise FileNotFoundError(f"there is no prompt file {path}")
     if path.suffix == ".safetensors":
         content = {name: tensor.read() for name, tensor in open_safetensors(path).items()}
     elif path.suffix in _PICKLES:
         content = load_torch(path)
     else:
-        raise ValueError(f"{path}: prompts are read from .safetensors, {', '.join(_PICKLES)}")
-    return _checked(np.atleast_2d(_embeddings(content, path)), str(path))
+        suffixes = ", ".join((".safetensors", *_PICKLES))
+        raise ValueError(f"{path} must be a prompt file with one of the suffixes {suffixes}")
+    return _expect_embeddings(f"the embeddings in {path}", np.atleast_2d(_stacked(content, path)))
 
 
 def load_metadata(path: str | Path) -> dict[str, Any]:
-    """What `save` was given as `metadata`; empty for a file of someone else's. Raises as `load`."""
+    """Return the metadata that `save` wrote into a file; empty for a file of another program.
+
+    Raises FileNotFoundError; ValueError for a `.safetensors` file that is not readable.
+    """
     path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no prompt file {path}")
     if path.suffix != ".safetensors":
         return {}
-    open_safetensors(path)
+    open_safetensors(path)  # raises a readable error
     from safetensors import safe_open
 
     with safe_open(path, "numpy") as file:
@@ -95,63 +102,49 @@ def load_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def check_tokens(names: Sequence[str]) -> None:
-    """Raise ValueError for placeholder names that diffusers would confuse in one prompt.
+    """Raise ValueError for names of placeholders that diffusers would confuse in one text.
 
-    It replaces a name by `name name_1 … name_{n-1}` wherever it occurs, and is blind to case: so none may be
-    empty, or part of another; `<gap>` and `<gap>_1` included.
+    diffusers replaces a name by `name name_1 … name_{n-1}` wherever it occurs, and ignores case. Therefore no
+    name may be empty or contained in another, as `<gap>` is in `<gap>_1`.
     """
     for i, name in enumerate(names):
         if not name.strip():
-            raise ValueError(f"placeholder name {name!r} is empty")
+            raise ValueError(f"placeholder name {name!r} is empty: use a name like '<gap>'")
         for other in [*names[:i], *names[i + 1 :]]:
             if name.lower() in other.lower():
                 raise ValueError(
-                    f"placeholder name {name!r} is contained in {other!r}, which diffusers would mistake for "
-                    "it: use names like '<gap-a>' and '<gap-b>'"
+                    f"placeholder name {name!r} is contained in {other!r}, where diffusers would replace it: "
+                    "use names like '<gap-a>' and '<gap-b>'"
                 )
 
 
 def from_word(pipe: Pipeline, params: Params, word: str, n: int) -> jax.Array:
-    """The embedding of `word`, n times, float32 `[n,D]`.
+    """Return the embedding of `word`, repeated n times, float32 `[n,D]`.
 
-    Raises ValueError unless the word is one token of the vocabulary, naming those that it is.
+    Raises ValueError unless the word is a single token of the vocabulary; the message names its tokens.
     """
     ids = _token_ids(pipe, word)
     if len(ids) != 1:
-        found = ", ".join(repr(_text(pipe, i)) for i in ids) or "none"
-        raise ValueError(f"{word!r} must be one token of the vocabulary, found {len(ids)}: {found}")
+        tokens = ", ".join(repr(_text(pipe, i)) for i in ids) or "none"
+        raise ValueError(f"{word!r} must be a single token of the vocabulary, found {len(ids)}: {tokens}")
     return jnp.repeat(_vocabulary(params)[ids[0]][None], n, 0)
 
 
-def random_words(pipe: Pipeline, params: Params, n: int, key: jax.Array) -> jax.Array:
-    """The embeddings of n different words drawn from the vocabulary, float32 `[n,D]`.
-
-    A word is a token of letters only that stands by itself, not a part of longer ones. On the host: `key`
-    must be concrete. Raises ValueError if there are fewer than n.
-    """
-    table = _vocabulary(params)
-    found = []
-    for i in np.asarray(jax.random.permutation(key, len(table))).tolist():
-        if len(found) == n:
-            break
-        text = _text(pipe, i)
-        if text.isalpha() and _token_ids(pipe, text) == [i]:
-            found.append(i)
-    if len(found) < n:
-        raise ValueError(f"the vocabulary has {len(found)} words, {n} were asked for")
-    return table[jnp.array(found, int)]
-
-
 def from_vocabulary(params: Params, n: int, key: jax.Array) -> jax.Array:
-    """n draws of N(mean, covariance) of all of the vocabulary's embeddings, float32 `[n,D]`."""
+    """Draw n embeddings from the normal distribution of the vocabulary's embeddings, float32 `[n,D]`.
+
+    It has the mean and the covariance of all token embeddings of the text encoder.
+    """
     return from_distribution(_vocabulary(params), n, key)
 
 
 def from_distribution(embeddings: jax.Array, n: int, key: jax.Array) -> jax.Array:
-    """n draws of N(mean, covariance) of `embeddings` `[m,D]`, those of earlier runs; float32 `[n,D]`.
+    """Draw n embeddings from the normal distribution of `embeddings` `[m,D]`, float32 `[n,D]`.
 
-    The covariance is the sample's (divided by m-1), and may be singular: with m ≤ D it is, and draws
-    stay in the space that the embeddings span around their mean. Raises ValueError for m < 2.
+    It has the embeddings' mean and sample covariance (divided by m-1), for example of earlier runs. With
+    m ≤ D, the covariance is singular: draws stay in the space that the embeddings span around their mean.
+
+    Raises ValueError unless m is 2 or more.
     """
     if embeddings.ndim != 2 or len(embeddings) < 2:
         raise ValueError(
@@ -159,7 +152,7 @@ def from_distribution(embeddings: jax.Array, n: int, key: jax.Array) -> jax.Arra
         )
     embeddings = jnp.asarray(embeddings, jnp.float32)
     mean, m = embeddings.mean(0), len(embeddings)
-    # Rows of standard normals times the centred embeddings have their covariance: no root of it is needed.
+    # Standard normal rows times the centred embeddings have the sample covariance: no square root is needed.
     noise = jax.random.normal(key, (n, m)) / jnp.sqrt(m - 1.0)
     return mean + jnp.matmul(noise, embeddings - mean, precision="highest")
 
@@ -167,13 +160,15 @@ def from_distribution(embeddings: jax.Array, n: int, key: jax.Array) -> jax.Arra
 def nearest_words(
     pipe: Pipeline, params: Params, embeddings: np.ndarray, k: int = 3
 ) -> list[list[tuple[str, float]]]:
-    """For each of `embeddings` `[n,D]`, the k nearest tokens' texts with their cosines, nearest first.
+    """Return the texts and cosine similarities of the k tokens nearest to each of `embeddings` `[n,D]`.
 
-    Of tokens with the same text (`room` alone, and beginning a longer word), the nearer counts; those that
-    are no text by themselves (part of a character) are left out.
+    The nearest comes first. Of two tokens with the same text (`room` as a word, and as the start of a longer
+    one), only the nearer is listed. Tokens that are not printable text (a part of a character) are skipped.
+
+    Raises ValueError for another shape, NaN or infinity.
     """
     table = _unit(np.asarray(_vocabulary(params)))
-    cosines = _unit(_checked(np.asarray(embeddings, np.float32), "embeddings")) @ table.T
+    cosines = _unit(_expect_embeddings("embeddings", np.asarray(embeddings, np.float32))) @ table.T
     return [_nearest(pipe, row, k) for row in cosines]
 
 
@@ -188,26 +183,31 @@ def _nearest(pipe: Pipeline, cosines: np.ndarray, k: int) -> list[tuple[str, flo
     return list(words.items())
 
 
-def _embeddings(content: Any, path: Path) -> np.ndarray:
+def _stacked(content: Any, path: Path) -> np.ndarray:
+    """Return the vectors of all tokens in the content of a file, stacked by index."""
     if not isinstance(content, dict) or not content:
-        raise ValueError(f"{path} holds no embeddings by token, but a {type(content).__name__}")
+        raise ValueError(
+            f"{path} must hold embeddings by token, found {type(content).__name__} {content!r:.60}"
+        )
     if "string_to_param" in content:
         content = content["string_to_param"]
     arrays = {name: _array(value, name, path) for name, value in content.items()}
     if len(arrays) == 1:
         return next(iter(arrays.values()))
-    parts = {name: re.fullmatch(r"(.*?)(\d+)(\D*)", str(name)) for name in arrays}
-    numbered = {int(found[2]): name for name, found in parts.items() if found}
-    families = {(found[1], found[3]) if found else name for name, found in parts.items()}
-    if len(families) > 1 or sorted(numbered) != list(range(len(arrays))):
+    matches = {name: re.fullmatch(r"(.*?)(\d+)(\D*)", str(name)) for name in arrays}
+    name_by_index = {int(match[2]): name for name, match in matches.items() if match}
+    names_without_index = {(match[1], match[3]) if match else name for name, match in matches.items()}
+    if len(names_without_index) > 1 or sorted(name_by_index) != list(range(len(arrays))):
+        names = textwrap.shorten(", ".join(map(str, arrays)), 200)
         raise ValueError(
-            f"{path} holds {', '.join(map(str, arrays))}: expected one token with all vectors, or tokens "
-            "numbered from 0"
+            f"{path} must hold one token with all vectors, or tokens numbered from 0, found {names}"
         )
-    vectors = [arrays[numbered[i]] for i in range(len(arrays))]
+    vectors = [arrays[name_by_index[i]] for i in range(len(arrays))]
     shapes = sorted({vector.shape for vector in vectors})
     if len(shapes) > 1 or len(shapes[0]) != 1:
-        raise ValueError(f"{path}: each numbered token must hold [D], found {', '.join(map(str, shapes))}")
+        raise ValueError(
+            f"the numbered tokens in {path} must all have one shape [D], found {', '.join(map(str, shapes))}"
+        )
     return np.stack(vectors)
 
 
@@ -215,16 +215,15 @@ def _array(value: Any, name: str, path: Path) -> np.ndarray:
     if hasattr(value, "detach"):
         value = value.detach().float().numpy()
     if not isinstance(value, np.ndarray):
-        raise ValueError(f"{path}: {name!r} is a {type(value).__name__}, expected a tensor")
+        raise ValueError(f"{name!r} in {path} must be a tensor, found {type(value).__name__}")
     return value.astype(np.float32)
 
 
-def _checked(embeddings: np.ndarray, what: str) -> np.ndarray:
-    if embeddings.ndim != 2 or not embeddings.size:
-        raise ValueError(f"{what} must have shape [n, D], found {list(embeddings.shape)}")
-    bad = np.flatnonzero(~np.isfinite(embeddings).all(1))
-    if len(bad):
-        raise ValueError(f"{what}: NaN or infinity in vector {bad[0]}")
+def _expect_embeddings(name: str, embeddings: np.ndarray) -> np.ndarray:
+    expect_shape(name, embeddings, (None, None), "a prompt has one vector [D] for each placeholder")
+    if not embeddings.size:
+        raise ValueError(f"{name} must not be empty, found {list(embeddings.shape)}")
+    expect_finite(name, embeddings)
     return embeddings
 
 
@@ -233,7 +232,7 @@ def _vocabulary(params: Params) -> jax.Array:
 
 
 def _token_ids(pipe: Pipeline, text: str) -> list[int]:
-    """The ids of a text alone, without start, end and padding."""
+    """Return the ids of a text without start, end and padding tokens."""
     end = pipe.tokenize([""])[0, 1]
     ids = pipe.tokenize([text])[0, 1:].tolist()
     return ids[: ids.index(end)]

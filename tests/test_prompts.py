@@ -1,4 +1,4 @@
-"""Prompts on disk, in diffusers' and others' forms; where embeddings start; the words they are near."""
+"""Files of prompts, in the forms of diffusers and others; start values; nearest words."""
 
 import builtins
 import json
@@ -37,7 +37,7 @@ def test_a_saved_prompt_gives_torch_diffusers_the_same_text_states(sd15, tmp_pat
     assert relative_error(sd15.pipe.encode_text(sd15.params, ids, embeddings), theirs.detach()) < 1e-4
 
 
-def test_a_file_holds_one_key_and_the_runs_metadata_in_its_header(tmp_path):
+def test_a_file_holds_one_key_and_the_metadata_of_the_run_in_its_header(tmp_path):
     path, embeddings = tmp_path / "new" / "learned_embeds.safetensors", vectors()
     metadata = {"step": 7, "config": {"lr": 5e-4, "start": "room"}, "note": "größer"}
     prompts.save(path, jnp.asarray(embeddings), token="<fog>", metadata=metadata)
@@ -132,33 +132,40 @@ def test_a_pickle_without_torch_says_what_to_do(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ({}, "holds no embeddings"),
-        ([1, 2], "holds no embeddings by token, but a list"),
+        ({}, "must hold embeddings by token, found dict"),
+        ([1, 2], r"must hold embeddings by token, found list \[1, 2\]"),
         (
             {"clip_l": torch.zeros(2, 4), "clip_g": torch.zeros(2, 8)},
-            "holds clip_l, clip_g: expected one token",
+            "must hold one token with all vectors, .* found clip_l, clip_g",
         ),
         (
             {"<a_0>": torch.zeros(4), "<a_2>": torch.zeros(4)},
-            "holds <a_0>, <a_2>: expected .* numbered from 0",
+            "must hold .* tokens numbered from 0, found <a_0>, <a_2>",
         ),
-        ({"<a_0>": torch.zeros(4), "<b_1>": torch.zeros(4)}, "holds <a_0>, <b_1>"),
-        ({"<a_0>": torch.zeros(4), "<a_1>": torch.zeros(5)}, r"must hold \[D\], found \(4,\), \(5,\)"),
-        ({"<a>": torch.zeros(1, 2, 4)}, r"must have shape \[n, D\], found \[1, 2, 4\]"),
-        ({"<a>": torch.zeros(0, 4)}, r"must have shape \[n, D\], found \[0, 4\]"),
-        ({"<a>": torch.tensor([[0.0, 0.0], [0.0, torch.nan]])}, "NaN or infinity in vector 1"),
-        ({"<a>": "b"}, "'<a>' is a str, expected a tensor"),
+        ({"<a_0>": torch.zeros(4), "<b_1>": torch.zeros(4)}, "found <a_0>, <b_1>"),
+        (
+            {"<a_0>": torch.zeros(4), "<a_1>": torch.zeros(5)},
+            r"must all have one shape \[D\], found \(4,\), \(5,\)",
+        ),
+        ({"<a>": torch.zeros(1, 2, 4)}, r"must have shape \[\*, \*\], found \[1, 2, 4\]"),
+        ({"<a>": torch.zeros(0, 4)}, r"must not be empty, found \[0, 4\]"),
+        (
+            {"<a>": torch.tensor([[0.0, 0.0], [0.0, torch.nan]])},
+            r"must be finite, found NaN .* first at index \[1, 1\]",
+        ),
+        ({"<a>": "b"}, "must be a tensor, found str"),
     ],
 )
-def test_files_in_no_known_form_are_named(tmp_path, content, message):
+def test_files_of_an_unknown_form_are_refused(tmp_path, content, message):
     torch.save(content, tmp_path / "a.bin")
     with pytest.raises(ValueError, match=rf"a\.bin.*{message}"):
         prompts.load(tmp_path / "a.bin")
 
 
-def test_files_missing_truncated_or_of_another_kind_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.safetensors"):
-        prompts.load(tmp_path / "none.safetensors")
+def test_missing_truncated_and_other_files_are_refused(tmp_path):
+    for load in (prompts.load, prompts.load_metadata):
+        with pytest.raises(FileNotFoundError, match=r"there is no prompt file .*none\.safetensors"):
+            load(tmp_path / "none.safetensors")
     path = tmp_path / "learned_embeds.safetensors"
     prompts.save(path, vectors())
     path.write_bytes(path.read_bytes()[:-10])
@@ -166,17 +173,19 @@ def test_files_missing_truncated_or_of_another_kind_are_named(tmp_path):
         with pytest.raises(ValueError, match=r"learned_embeds.safetensors .* not a readable safetensors"):
             load(path)
     (tmp_path / "a.txt").touch()
-    with pytest.raises(ValueError, match=r"a\.txt: prompts are read from \.safetensors, \.bin"):
+    with pytest.raises(
+        ValueError, match=r"a\.txt must be a prompt file with one of the suffixes \.safetensors, \.bin"
+    ):
         prompts.load(tmp_path / "a.txt")
 
 
-def test_what_cannot_be_saved_is_refused_and_nothing_written(tmp_path):
+def test_an_invalid_prompt_is_refused_and_nothing_is_written(tmp_path):
     path = tmp_path / "learned_embeds.safetensors"
-    spoilt = vectors()
-    spoilt[2, 5] = np.inf
+    infinite = vectors()
+    infinite[2, 5] = np.inf
     for embeddings, message in (
-        (vectors()[0], r"shape \[n, D\], found \[48\]"),
-        (spoilt, "infinity in vector 2"),
+        (vectors()[0], r"embeddings must have shape \[\*, \*\], found \[48\]"),
+        (infinite, r"must be finite, .* first at index \[2, 5\]"),
     ):
         with pytest.raises(ValueError, match=message):
             prompts.save(path, embeddings)
@@ -184,7 +193,7 @@ def test_what_cannot_be_saved_is_refused_and_nothing_written(tmp_path):
         prompts.save(path, vectors(), token=" ")
     with pytest.raises(TypeError, match="not JSON serializable"):
         prompts.save(path, vectors(), metadata={"key": object()})
-    with pytest.raises(ValueError, match=r"a\.bin: prompts are written as \.safetensors"):
+    with pytest.raises(ValueError, match=r"a\.bin must be a \.safetensors file"):
         prompts.save(tmp_path / "a.bin", vectors())
     assert not os.listdir(tmp_path)
 
@@ -205,7 +214,7 @@ def test_placeholder_names_that_diffusers_would_confuse_are_refused(names):
         prompts.check_tokens(names)
 
 
-def test_placeholder_names_that_it_can_tell_apart_pass():
+def test_placeholder_names_that_diffusers_can_tell_apart_pass():
     prompts.check_tokens(["<gap-1>", "<gap-10>", "<fog>"])
 
 
@@ -217,28 +226,14 @@ def test_a_word_starts_all_placeholders_from_its_embedding(sd15):
 
 
 @pytest.mark.parametrize("kind", ["sd15", "sd21"])
-def test_a_start_of_several_tokens_is_refused_and_they_are_named(models, kind):
+def test_a_word_of_several_tokens_is_refused_and_they_are_named(models, kind):
     model = models(kind)
     with pytest.raises(
-        ValueError, match="'my room' must be one token of the vocabulary, found 3: 'm', 'y', 'room'"
+        ValueError, match="'my room' must be a single token of the vocabulary, found 3: 'm', 'y', 'room'"
     ):
         prompts.from_word(model.pipe, model.params, "my room", 4)
     with pytest.raises(ValueError, match="found 0: none"):
         prompts.from_word(model.pipe, model.params, "", 4)
-
-
-def test_random_words_are_different_whole_words(sd15):
-    embeddings = prompts.random_words(sd15.pipe, sd15.params, 10, jax.random.key(0))
-    rows = [int(np.flatnonzero((table(sd15) == x).all(1))[0]) for x in np.asarray(embeddings)]
-    words = sd15.torch.tokenizer.convert_ids_to_tokens(rows)
-    assert len(set(words)) == 10
-    assert all(word.endswith("</w>") and word.removesuffix("</w>").isalpha() for word in words)
-    again = prompts.random_words(sd15.pipe, sd15.params, 10, jax.random.key(0))
-    np.testing.assert_array_equal(embeddings, again)
-    other = prompts.random_words(sd15.pipe, sd15.params, 10, jax.random.key(1))
-    assert not np.array_equal(embeddings, other)
-    with pytest.raises(ValueError, match=r"the vocabulary has \d+ words, 500 were asked for"):
-        prompts.random_words(sd15.pipe, sd15.params, 500, jax.random.key(0))
 
 
 def test_draws_from_the_vocabulary_have_its_mean_and_covariance(sd15):
@@ -247,7 +242,7 @@ def test_draws_from_the_vocabulary_have_its_mean_and_covariance(sd15):
     assert relative_error(np.cov(draws.T), np.cov(table(sd15).T.astype(np.float64))) < 0.05
 
 
-def test_draws_from_few_runs_have_their_singular_covariance(sd15):
+def test_draws_from_fewer_runs_than_dimensions_have_their_singular_covariance(sd15):
     runs = vectors(4, 48) + 5
     draws = np.asarray(prompts.from_distribution(runs, 20_000, jax.random.key(0)), np.float64)
     assert relative_error(draws.mean(0), runs.mean(0)) < 0.01
@@ -257,7 +252,7 @@ def test_draws_from_few_runs_have_their_singular_covariance(sd15):
         prompts.from_distribution(runs[:1], 2, jax.random.key(0))
 
 
-def test_starts_of_a_population_are_drawn_by_vmap(sd15):
+def test_start_values_of_a_population_are_drawn_by_vmap(sd15):
     keys = jax.random.split(jax.random.key(0), 3)
     starts = jax.vmap(lambda key: prompts.from_vocabulary(sd15.params, 2, key))(keys)
     assert starts.shape == (3, 2, 48)
@@ -281,6 +276,6 @@ def test_nearest_words_are_ranked_by_cosine_and_named_once(sd15):
     assert second == [(word, pytest.approx(value, abs=1e-5)) for word, value in list(expected.items())[:5]]
 
 
-def test_nearest_words_refuse_one_vector(sd15):
-    with pytest.raises(ValueError, match=r"shape \[n, D\], found \[48\]"):
+def test_nearest_words_refuses_a_single_vector(sd15):
+    with pytest.raises(ValueError, match=r"shape \[\*, \*\], found \[48\]"):
         prompts.nearest_words(sd15.pipe, sd15.params, vectors()[0])
