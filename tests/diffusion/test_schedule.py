@@ -78,7 +78,7 @@ def test_solvers_equal_diffusers(config, num_steps):
 
 
 class OracleTest(chex.TestCase):
-    """With a network that knows the clean latents, DDIM ends at them, whatever the steps."""
+    """DDIM ends at the clean latents, whatever the steps, if the network knows them."""
 
     @chex.variants(with_jit=True, without_jit=True)
     def test_ddim_recovers_the_clean_latents(self):

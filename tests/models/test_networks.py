@@ -97,7 +97,7 @@ def test_vae_equals_torch(sd15):
 
 
 def test_encoding_draws_from_the_posterior(sd15):
-    """With keys, each image draws from its own; without, the posterior's mean is returned."""
+    """Each image draws from its own key; without keys, the mean is returned."""
     images = np.random.default_rng(1).random((2, 16, 16, 3), dtype=np.float32)
     keys = jax.random.split(jax.random.key(0), 2)
     posterior = sd15.torch.vae.encode(nchw(2 * images - 1)).latent_dist
@@ -160,7 +160,7 @@ def test_group_norm_survives_a_large_mean():
 
 
 def test_attention_softmax_is_float32_in_half_precision():
-    """With large logits in bfloat16, it equals a float32 softmax; the scale 1/√16 is exact."""
+    """Given large logits in bfloat16, it equals a float32 softmax; the scale 1/√16 is exact."""
     query, key, value = (jax.numpy.asarray(normal(1, 9, 32) * 8, "bfloat16") for _ in range(3))
     ours = attention(query, key, value, heads=2)
     assert ours.dtype == "bfloat16"
