@@ -6,7 +6,7 @@ is a mesh of one, on which the same programs run.
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -114,7 +114,7 @@ def local_rows(mesh: Mesh, rows: int) -> slice:
     return slice(min(start for start, _ in bounds), max(stop for _, stop in bounds))
 
 
-def feed(mesh: Mesh, rows: int, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+def feed(mesh: Mesh, rows: int, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     """Return a global batch of `rows`, split over `data`, made from the `local_rows` that each process gives.
 
     Raises ValueError if this process gives another number of rows.

@@ -60,7 +60,7 @@ class Pipeline:
         )
 
     def encode_text(
-        self, params: Params, token_ids: jax.Array, placeholders: jax.Array | None = None
+        self, params: Params, token_ids: jax.Array | np.ndarray, placeholders: jax.Array | None = None
     ) -> jax.Array:
         """Return the text encoder's last hidden state, float32 `[B,L,D]`.
 
@@ -95,7 +95,9 @@ class Pipeline:
         variables = {"params": params["text_encoder"]}
         return self.text_encoder.apply(variables, token_ids, placeholders).last_hidden_state
 
-    def encode_image(self, params: Params, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    def encode_image(
+        self, params: Params, images: jax.Array | np.ndarray, key: jax.Array | None = None
+    ) -> jax.Array:
         """Encode images to scaled latents, float32 `[B,H/f,W/f,C]`, where f is `downscale`.
 
         - `images` float `[B,H,W,3]` in [0,1], H and W divisible by f.

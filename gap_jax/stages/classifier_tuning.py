@@ -81,7 +81,8 @@ def statistics_loss(params: dict, updated: dict) -> jax.Array:
         return square - jax.lax.stop_gradient(square)
 
     distances = jax.tree.map(distance, params, updated, batch_norm_statistics(params))
-    return sum(jax.tree.leaves(distances))
+    total: Any = sum(jax.tree.leaves(distances))
+    return total
 
 
 def with_new_head(

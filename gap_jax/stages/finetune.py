@@ -28,7 +28,8 @@ class Mixture:
     def __init__(self, original: Source, generated: Source | None, share: float):
         if not 0 <= share < 1:
             raise ValueError(f"share must be in [0, 1), found {share}")
-        self.original, self.generated = original, generated
+        self.original: Source = original
+        self.generated: Source = () if generated is None else generated
         self._num_original, self._length = len(original), len(original)
         if generated is not None and share:
             num_generated = max(round(share / (1 - share) * len(original)), len(generated))

@@ -137,7 +137,7 @@ def textual_inversion(pipe: Pipeline, params: Params, targets: np.ndarray) -> Gu
             masked_images = jnp.broadcast_to(params["masked_image"], noisy.shape)
             noisy = jnp.concatenate([noisy, mask, masked_images], -1)
         context = jnp.broadcast_to(sample.context, (len(noisy), *sample.context.shape[1:]))
-        output = pipe.unet.apply({"params": params["unet"]}, noisy, timesteps, context)
+        output: Any = pipe.unet.apply({"params": params["unet"]}, noisy, timesteps, context)
         return _mean_per_row(jnp.square(output.astype(jnp.float32) - prediction_targets))
 
     return loss, {"unet": params["unet"], "latents": latents, "masked_image": masked_image}
@@ -164,7 +164,7 @@ def _encode_in_chunks(encode: Callable[[np.ndarray], jax.Array], images: np.ndar
     return jnp.concatenate([encode(images[start : start + _ENCODED_AT_ONCE]) for start in starts])
 
 
-def _check_images(targets: Sequence[np.ndarray]) -> np.ndarray:
+def _check_images(targets: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     """Return target images as one float32 array `[n,H,W,3]`, or raise ValueError naming what is wrong."""
     if not len(targets):
         raise ValueError("targets is empty: give at least one target image")

@@ -153,7 +153,8 @@ class _TrajectoryWriter:
     """
 
     def __init__(self, folder: Path, first: int):
-        self.folder, self.records = folder, []
+        self.folder = folder
+        self.records: list[Mapping[str, np.ndarray]] = []
         if jax.process_index() == 0:
             for path in folder.glob("*.safetensors"):
                 if int(path.stem) > first:
@@ -175,12 +176,12 @@ def _make_draw(
     optimizer: PromptOptimizer, mesh: Mesh, examples: HostBatch, population: int
 ) -> Callable[[PromptWeights, jax.Array], np.ndarray]:
     """Return `draw(weights, embeddings) -> [H,W,3]`: a grid of prompts (rows) and examples (columns)."""
-    batch = {name: np.asarray(array) for name, array in examples.items()}
+    batch: Any = {name: np.asarray(array) for name, array in examples.items()}
     count = len(next(iter(batch.values())))
     key_data = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(0), count)))
 
     def render(weights, embeddings):
-        keys = jax.random.wrap_key_data(key_data)
+        keys = jax.random.wrap_key_data(jnp.asarray(key_data))
         return jax.vmap(lambda prompt: optimizer.render(weights, prompt, batch, keys))(embeddings)
 
     program = jax.jit(

@@ -32,7 +32,7 @@ class EarlyStop(NamedTuple):
     """A rule that stops once the mean of the last `window` adversarial losses falls below `threshold`."""
 
     window: int
-    threshold: float
+    threshold: float | np.float32 | jax.Array
 
 
 class PromptState(NamedTuple):
@@ -225,8 +225,11 @@ def next_state(
         updated = updated._replace(embeddings=embeddings, stopped=stops)
     unchanged = state.stopped | ~finite
     skipped = jnp.where(finite | state.stopped, 0, state.skipped + 1)
+    without_key: dict[str, Any] = {"key": None}
     chosen = jax.tree.map(
-        lambda old, new: jnp.where(unchanged, old, new), state._replace(key=None), updated._replace(key=None)
+        lambda old, new: jnp.where(unchanged, old, new),
+        state._replace(**without_key),
+        updated._replace(**without_key),
     )
     return chosen._replace(key=state.key, step=state.step + 1, skipped=skipped)
 
@@ -254,10 +257,11 @@ def adamw(
     peak = learning_rate * images_per_step
     if decay != "constant" and (steps is None or steps <= warmup_steps):
         raise ValueError(f"decay {decay!r} needs steps beyond warmup_steps {warmup_steps}, found {steps}")
+    decay_steps = (steps or 0) - warmup_steps
     schedules = {
         "constant": lambda: optax.constant_schedule(peak),
-        "linear": lambda: optax.linear_schedule(peak, 0.0, steps - warmup_steps),
-        "cosine": lambda: optax.cosine_decay_schedule(peak, steps - warmup_steps),
+        "linear": lambda: optax.linear_schedule(peak, 0.0, decay_steps),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, decay_steps),
     }
     if decay not in schedules:
         raise ValueError(f"decay must be one of {', '.join(schedules)}, found {decay!r}")

@@ -118,7 +118,7 @@ def train(
                         )
                 if probe is not None and (done % probe_every == 0 or done == steps):
                     values = _run_probe(probe, state, done, folder, writer, bar)
-                    if best is not None:
+                    if best is not None and select is not None:
                         _save_if_best(best, done, values[select], _result_params(state))
                 if done % checkpoint_every == 0 or done == steps:
                     checkpoints.save(done, state)

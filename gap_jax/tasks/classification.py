@@ -40,11 +40,11 @@ def weighted_cross_entropy(weights: Sequence[float]) -> Loss:
     training set, `class_weights` have mean 1. The loss raises ValueError for another number of classes than
     weights.
     """
-    weights = np.asarray(weights, np.float32)
+    class_weight = np.asarray(weights, np.float32)
 
     def loss(logits: jax.Array, label: Batch) -> jax.Array:
-        expect_shape("logits", logits, (None, len(weights)), "there must be one class weight per class")
-        return jnp.asarray(weights)[label["label"]] * cross_entropy(logits, label["label"])
+        expect_shape("logits", logits, (None, len(class_weight)), "there must be one class weight per class")
+        return jnp.asarray(class_weight)[label["label"]] * cross_entropy(logits, label["label"])
 
     return loss
 

@@ -7,6 +7,8 @@ ValueError unless prediction, depth and mask have one shape `[B,H,W,1]`. Adversa
 prompts whose images the model gets wrong.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,7 +136,8 @@ def mean_map(source: Source) -> np.ndarray:
 
     At most 2,000 examples, evenly spread over the source, are read.
     """
-    total = count = 0.0
+    total: Any = 0.0
+    count: Any = 0.0
     for i in np.linspace(0, len(source) - 1, min(len(source), _AVERAGED_MAPS)).astype(int):
         example = source[int(i)]
         total = total + np.where(example["mask"], example["depth"], 0)

@@ -1,4 +1,4 @@
-"""Run a few optimisation steps on a mesh and save the embeddings: the program of `test_distributed.py`.
+"""The program of `test_distributed.py`: run a few optimisation steps on a mesh and save the embeddings.
 
 python -m tests.stages.distributed_steps MODEL_FOLDER OUTPUT.npz [PROCESSES PROCESS PORT]
 """
@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 import gap_jax
 from gap_jax import parallel
 from gap_jax.diffusion.align import Alignment, Sampling, Start, fold_keys
-from gap_jax.stages.objective import adversarial
 from gap_jax.models.network import Network
+from gap_jax.stages.objective import adversarial
 from gap_jax.stages.prompt_optimizer import adamw, prompt_optimizer
 from gap_jax.tasks import depth
 
@@ -28,15 +28,15 @@ def batch(step: int, rows: slice) -> dict[str, np.ndarray]:
     return {"depth": target[rows], "mask": np.ones((ROWS, SIDE, SIDE, 1), bool)[rows]}
 
 
-def free(pipe, params, batch, keys, sampling) -> Start:
-    """No alignment: the images need not be faithful here, and what compiles soonest is best."""
+def start_from_noise(pipe, params, batch, keys, sampling) -> Start:
+    """Start from noise alone: without an alignment, the program compiles fastest."""
     side = SIDE // pipe.downscale
     draw = jax.vmap(lambda key: jax.random.normal(key, (side, side, pipe.vae.latent_channels)))
     return Start(draw(fold_keys(keys, "noise")))
 
 
 def run(optimizer, mesh: Mesh, populations) -> np.ndarray:
-    """The embeddings of each of some populations, `(keys, starts)`, after STEPS steps."""
+    """Return the embeddings of populations, each given as `(keys, starts)`, after STEPS steps."""
     step = parallel.population_step(optimizer.step, mesh)
     weights = parallel.replicate(mesh, optimizer.weights)
     rows = parallel.local_rows(mesh, ROWS)
@@ -50,7 +50,7 @@ def run(optimizer, mesh: Mesh, populations) -> np.ndarray:
 
 
 def make_optimizer(folder: str):
-    """The pipeline of `folder`, and an optimiser of two placeholders on it."""
+    """Return the pipeline of `folder` and an optimiser of two placeholders on it."""
     pipe, params = gap_jax.load_pipeline(folder)
     pipe = dataclasses.replace(pipe, controlnet=None)
     optimizer = prompt_optimizer(
@@ -58,8 +58,8 @@ def make_optimizer(folder: str):
         params,
         Network(lambda kernel, images: jax.nn.sigmoid(images @ kernel), KERNEL),
         [adversarial(depth.negative_l1)],
-        Alignment(free),
-        adamw(1e-3, eps=1e-5),  # so that rounding in a gradient near 0 does not decide its sign's update
+        Alignment(start_from_noise),
+        adamw(1e-3, eps=1e-5),  # rounding of a gradient near 0 must not decide the update
         placeholders=PLACEHOLDERS,
         negative_prompt=None,
         sampling=Sampling(num_steps=2, eta=1.0),

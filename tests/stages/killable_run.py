@@ -1,4 +1,4 @@
-"""Optimise prompts of a real pipeline, to be killed: the program of `test_kill.py`.
+"""The program of `test_kill.py`: optimise prompts of a real pipeline, to be killed.
 
 python -m tests.stages.killable_run MODEL_FOLDER RUN_FOLDER
 """
@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from gap_jax.stages.optimize import optimize
-from tests.stages.distributed_steps import PLACEHOLDERS, ROWS, batch, make_optimizer
+from tests.stages.distributed_steps import PLACEHOLDERS, batch, make_optimizer
 
-STEPS = 12
+ROWS, STEPS = 4, 12
 
 if __name__ == "__main__":
     model, folder = sys.argv[1:]

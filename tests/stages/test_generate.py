@@ -1,6 +1,9 @@
+"""Generating a data set: plans, labels, resume, filters, and both formats on disk."""
+
 import json
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,8 +24,8 @@ def load(sources):
     return {"depth": DEPTH[sources], "mask": MASK[sources]}
 
 
-def make(weights, batch, keys):
-    """Depth in the prompt's colour, with noise; black for source 3."""
+def make_images(weights, batch, keys):
+    """Return depth in the prompt's colour with noise, black for source 3, and the mean of each image."""
     noise = jax.vmap(lambda key: jax.random.uniform(key, (SIZE, SIZE, 3)))(keys)
     images = weights[batch["prompt"]][:, None, None] * batch["depth"] * 0.8 + 0.2 * noise
     black = (batch["depth"] == DEPTH[3]).all((1, 2, 3))
@@ -32,10 +35,10 @@ def make(weights, batch, keys):
 COLOURS = jnp.array([[1.0, 0.5, 0.2], [0.1, 0.9, 0.4]])
 
 
-def run(folder, count=20, images_per_step=4, seed=0, load=load, **more):
+def run(folder, count=20, images_per_step=4, seed=0, load=load, step=make_images, **options):
     planned = plan(count, [np.arange(SOURCES)] * len(COLOURS), seed)
     return generate(
-        make,
+        step,
         COLOURS,
         load,
         planned,
@@ -44,25 +47,25 @@ def run(folder, count=20, images_per_step=4, seed=0, load=load, **more):
         folder=folder,
         config={"count": count},
         prompt_names=("<a>", "<b>"),
-        **more,
+        **options,
     )
 
 
 def examples(folder):
-    """The TFDS data set by image number, in the order of generation."""
+    """Return the examples of the TFDS data set, sorted by prompt, source and image."""
     summary = json.loads((Path(folder) / "summary.json").read_text())
     source = tfds.builder_from_directory(Path(folder) / summary["tfds"]).as_data_source("train")
     return sorted(source, key=lambda e: (e["prompt_id"], e["source_id"], e["image"].tobytes()))
 
 
-def test_plans_use_every_source_before_any_twice_and_prompts_in_even_shares():
+def test_a_plan_repeats_no_source_before_all_were_used_and_has_prompts_in_even_shares():
     planned = plan(20, [np.arange(SOURCES)] * 2, seed=0)
     assert sorted(planned.source[:SOURCES]) == sorted(planned.source[SOURCES : 2 * SOURCES]) == list(range(7))
     assert all(set(planned.prompt[i : i + 2]) == {0, 1} for i in range(0, 20, 2))
     assert not np.array_equal(planned.source, plan(20, [np.arange(SOURCES)] * 2, seed=1).source)
 
 
-def test_a_prompt_draws_from_its_own_pool_alone():
+def test_a_prompt_has_sources_of_its_own_pool_only():
     pools = [np.array([0, 2, 4]), np.array([5]), np.array([0, 2, 4])]
     planned = plan(18, pools, seed=0)
     assert set(planned.source[planned.prompt == 1]) == {5}
@@ -77,32 +80,32 @@ def test_both_forms_hold_the_images_with_their_labels(tmp_path):
     planned = plan(20, [np.arange(SOURCES)] * 2, 0)
     black = int((planned.source == 3).sum())
     assert summary["images"] == 20 - black and summary["dropped"] == {"one colour": black}
-    found = examples(tmp_path)
-    assert len(found) == summary["images"]
-    for example in found:
+    written = examples(tmp_path)
+    assert len(written) == summary["images"]
+    for example in written:
         source = example["source_id"]
         np.testing.assert_allclose(example["depth"] / 65535, DEPTH[source], atol=1e-5)
         np.testing.assert_array_equal(example["mask"] > 0, MASK[source])
         assert example["text"].decode() == ("<a>", "<b>")[example["prompt_id"]]
         assert example["error"] == pytest.approx(example["image"].mean() / 255, abs=2e-3)
     folder = ImageFolder(tmp_path / "images" / "train", SIZE)
-    assert sorted(e["image"].tobytes() for e in folder) == sorted(e["image"].tobytes() for e in found)
+    assert sorted(e["image"].tobytes() for e in folder) == sorted(e["image"].tobytes() for e in written)
     assert set(folder.lines[0]) >= {"source_id", "prompt_id", "seed", "error", "mask_file_name"}
     mask = np.asarray(Image.open(tmp_path / "images" / "train" / folder.lines[0]["mask_file_name"]))
     np.testing.assert_array_equal(mask > 0, MASK[folder.lines[0]["source_id"]][..., 0])
     assert not (tmp_path / "chunks").exists()
 
 
-def test_the_image_folder_is_one_that_datasets_reads(tmp_path, monkeypatch):
+def test_datasets_reads_the_image_folder(tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     run(tmp_path / "set")
-    found = datasets.load_dataset(
+    rows = datasets.load_dataset(
         "imagefolder", data_dir=str(tmp_path / "set" / "images"), cache_dir=str(tmp_path / "cache")
     )["train"]
     lines = (tmp_path / "set" / "images" / "train" / "metadata.jsonl").read_text().splitlines()
-    assert len(found) == len(lines)
-    assert [row["source_id"] for row in found] == [json.loads(line)["source_id"] for line in lines]
+    assert len(rows) == len(lines)
+    assert [row["source_id"] for row in rows] == [json.loads(line)["source_id"] for line in lines]
 
 
 def test_an_image_depends_on_seed_source_and_prompt_alone(tmp_path):
@@ -112,22 +115,24 @@ def test_an_image_depends_on_seed_source_and_prompt_alone(tmp_path):
     assert not {e["image"].tobytes() for e in four} & {e["image"].tobytes() for e in other}
 
 
-def test_killed_and_started_again_nothing_is_lost_or_doubled(tmp_path):
-    made = []
+def test_killed_and_started_again_nothing_is_lost_doubled_or_compiled_twice(tmp_path):
+    chex.clear_trace_counter()
+    step = chex.assert_max_traces(make_images, n=1)
+    loaded = []
 
     def dies(sources):
-        if len(made) == 3:
+        if len(loaded) == 3:
             raise KeyboardInterrupt
-        made.append(sources)
+        loaded.append(sources)
         return load(sources)
 
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "killed", load=dies)
+        run(tmp_path / "killed", load=dies, step=step)
     assert len(list((tmp_path / "killed" / "chunks").glob("*.npz"))) == 3
-    asked = []
-    run(tmp_path / "killed", load=lambda sources: asked.append(sources) or load(sources))
-    assert len(asked) == 2
-    run(tmp_path / "whole")
+    reloaded = []
+    run(tmp_path / "killed", load=lambda sources: reloaded.append(sources) or load(sources), step=step)
+    assert len(reloaded) == 2
+    run(tmp_path / "whole", step=step)
     killed, whole = (examples(tmp_path / name) for name in ("killed", "whole"))
     assert [e["image"].tobytes() for e in killed] == [e["image"].tobytes() for e in whole]
 

@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 
+import chex
 import numpy as np
 
-from gap_jax import metrics, prompts
+from gap_jax import prompts
 from gap_jax.stages.optimize import load_trajectory
+from tests.metric_lines import read_metrics
 from tests.stages.killable_run import STEPS
 
 
@@ -43,17 +45,16 @@ def kill_at(process, folder, step, delay):
 def test_killed_at_three_random_moments_it_ends_bit_identical(models, tmp_path):
     model = models("sd15").folder
     whole, parts, cache = tmp_path / "whole", tmp_path / "parts", tmp_path / "cache"
-    finish(run(model, whole, cache))
+    uninterrupted = run(model, whole, cache)
     moments = sorted(random.sample(range(1, STEPS), 3))
     for moment in moments:
         process = run(model, parts, cache)
         kill_at(process, parts, moment, random.uniform(0, 0.3))
         assert process.returncode == -9, f"ended before it was killed at {moments}"
+    finish(uninterrupted)
     finish(run(model, parts, cache))
     for i in range(2):
         name = f"prompts/{i}/learned_embeds.safetensors"
         np.testing.assert_array_equal(prompts.load(parts / name), prompts.load(whole / name))
-    assert metrics.read(parts) == metrics.read(whole)
-    ours, theirs = load_trajectory(parts), load_trajectory(whole)
-    for name in theirs:
-        np.testing.assert_array_equal(ours[name], theirs[name])
+    assert read_metrics(parts) == read_metrics(whole)
+    chex.assert_trees_all_equal(load_trajectory(parts), load_trajectory(whole))

@@ -1,8 +1,10 @@
-"""The driver, on an optimiser whose step is cheap: what it writes, and that nothing can stop it for good."""
+"""The stage on an optimiser whose step is cheap: what it writes, and how it resumes."""
 
 import json
-from functools import partial
+from functools import cache, partial
+from types import SimpleNamespace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,16 +12,24 @@ import optax
 import pytest
 from PIL import Image
 
-from gap_jax import metrics, prompts
+from gap_jax import prompts
 from gap_jax.stages.optimize import load_trajectory, optimize
-from gap_jax.stages.prompt_optimizer import EarlyStop, PromptOptimizer, Weights, advance, begin
+from gap_jax.stages.prompt_optimizer import (
+    EarlyStop,
+    PromptOptimizer,
+    PromptWeights,
+    initial_state,
+    next_state,
+)
+from tests.metric_lines import read_metrics
 
 N, WIDTH, ROWS, STEPS = 2, 48, 4, 7
 TX = optax.adamw(1e-2)
 
 
+@cache  # one optimiser is compiled once for all tests
 def toy_optimizer(early_stop=None):
-    """Draws embeddings to the batch's mean and to noise of the state's key, as a prompt's step does."""
+    """Return an optimiser that draws embeddings to the batch's mean and to noise of the state's key."""
 
     def step(weights, state, batch):
         noise = jax.random.normal(jax.random.fold_in(state.key, state.step), state.embeddings.shape)
@@ -27,7 +37,7 @@ def toy_optimizer(early_stop=None):
         gradient = state.embeddings - target + noise
         loss = -jnp.square(gradient).mean() * weights.model
         finite = jnp.isfinite(loss)
-        state = advance(state, gradient, finite, loss, optimizer=TX, early_stop=early_stop)
+        state = next_state(state, gradient, finite, loss, optimizer=TX, early_stop=early_stop)
         values = {
             "loss": loss,
             "adversarial": loss,
@@ -39,8 +49,8 @@ def toy_optimizer(early_stop=None):
     def render(weights, embeddings, batch, keys):
         return jnp.clip(batch["depth"] + embeddings.mean(), 0, 1) * jnp.ones(3)
 
-    init = partial(begin, optimizer=TX, early_stop=early_stop)
-    return PromptOptimizer(init, step, render, Weights({}, jnp.float32(1), (), None), early_stop)
+    init = partial(initial_state, optimizer=TX, early_stop=early_stop)
+    return PromptOptimizer(init, step, render, PromptWeights({}, jnp.float32(1), (), None), early_stop)
 
 
 def load(step, rows):
@@ -67,11 +77,11 @@ def run(model, folder, optimizer=None, load=load, steps=STEPS, config=None, popu
     )
 
 
-def test_what_a_run_leaves(sd15, tmp_path, capsys):
+def test_a_run_writes_metrics_trajectory_prompts_and_pictures(sd15, tmp_path, capsys):
     examples = load(0, slice(2))
     embeddings = run(sd15, tmp_path, examples=examples, picture_every=3)
     assert embeddings.shape == (3, N, WIDTH) and np.isfinite(embeddings).all()
-    lines = metrics.read(tmp_path)
+    lines = read_metrics(tmp_path)
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     assert len(lines[0]["adversarial"]) == 3
     trajectory = load_trajectory(tmp_path)
@@ -94,25 +104,28 @@ class Killed(Exception):
     pass
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(models, tmp_path_factory):
+    """The folder and the embeddings of a run without interruption."""
+    folder = tmp_path_factory.mktemp("whole")
+    return SimpleNamespace(folder=folder, embeddings=run(models("sd15"), folder))
+
+
 @pytest.mark.parametrize("moment", [1, 4, 5])
-def test_a_run_that_dies_goes_on_to_the_same_end(sd15, tmp_path, moment):
+def test_a_run_that_dies_goes_on_to_the_same_end(sd15, tmp_path, uninterrupted, moment):
     def dies(step, rows):
         if step == moment:
             raise Killed
         return load(step, rows)
 
-    whole = run(sd15, tmp_path / "whole")
     with pytest.raises(Killed):
         run(sd15, tmp_path / "parts", load=dies)
-    np.testing.assert_array_equal(run(sd15, tmp_path / "parts"), whole)
-    assert metrics.read(tmp_path / "parts") == metrics.read(tmp_path / "whole")
-    ours, theirs = load_trajectory(tmp_path / "parts"), load_trajectory(tmp_path / "whole")
-    for name in theirs:
-        np.testing.assert_array_equal(ours[name], theirs[name])
+    np.testing.assert_array_equal(run(sd15, tmp_path / "parts"), uninterrupted.embeddings)
+    assert read_metrics(tmp_path / "parts") == read_metrics(uninterrupted.folder)
+    chex.assert_trees_all_equal(load_trajectory(tmp_path / "parts"), load_trajectory(uninterrupted.folder))
 
 
-def test_a_half_written_checkpoint_is_passed_over_for_the_one_before(sd15, tmp_path):
-    whole = run(sd15, tmp_path / "whole")
+def test_a_half_written_checkpoint_is_skipped_for_the_one_before(sd15, tmp_path, uninterrupted):
     run(sd15, tmp_path / "parts", steps=4, config={"learning_rate": 1e-2})
     newest = max((tmp_path / "parts" / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
     assert newest.name == "4"
@@ -120,18 +133,24 @@ def test_a_half_written_checkpoint_is_passed_over_for_the_one_before(sd15, tmp_p
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.warns(UserWarning, match="4"):
-        np.testing.assert_array_equal(run(sd15, tmp_path / "parts"), whole)
+        np.testing.assert_array_equal(run(sd15, tmp_path / "parts"), uninterrupted.embeddings)
 
 
-def test_its_step_is_traced_and_so_compiled_once(sd15, tmp_path):
-    optimizer, traced = toy_optimizer(EarlyStop(2, -1e6)), []
+def test_step_and_pictures_are_compiled_once_over_steps_and_a_resume(sd15, tmp_path):
+    chex.clear_trace_counter()
+    optimizer, renders = toy_optimizer(EarlyStop(2, -1e6)), []
 
-    def step(*arguments):
-        traced.append(arguments)
-        return optimizer.step(*arguments)
+    def render(*arguments):
+        renders.append(arguments)
+        return optimizer.render(*arguments)
 
-    run(sd15, tmp_path, optimizer._replace(step=step))
-    assert len(traced) == 1
+    step = chex.assert_max_traces(optimizer.step, n=1)
+    optimizer = optimizer._replace(step=step, render=render)
+    examples = load(0, slice(2))
+    run(sd15, tmp_path, optimizer, steps=3, examples=examples, picture_every=1)
+    assert len(renders) == 1
+    run(sd15, tmp_path, optimizer)
+    assert len(read_metrics(tmp_path)) == STEPS
 
 
 def test_a_finished_run_is_not_run_again(sd15, tmp_path):
@@ -143,22 +162,21 @@ def test_a_finished_run_is_not_run_again(sd15, tmp_path):
     np.testing.assert_array_equal(run(sd15, tmp_path, load=never), whole)
 
 
-def test_ctrl_c_saves_the_step_it_is_at_and_says_how_to_go_on(sd15, tmp_path, capsys):
+def test_ctrl_c_saves_the_current_step_and_says_how_to_continue(sd15, tmp_path, uninterrupted, capsys):
     def interrupted(step, rows):
         if step == 3:
             raise KeyboardInterrupt
         return load(step, rows)
 
-    whole = run(sd15, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run(sd15, tmp_path / "parts", load=interrupted)
     assert "step 3 is saved" in capsys.readouterr().out
-    np.testing.assert_array_equal(run(sd15, tmp_path / "parts"), whole)
+    np.testing.assert_array_equal(run(sd15, tmp_path / "parts"), uninterrupted.embeddings)
 
 
 def test_all_prompts_stopped_ends_the_run(sd15, tmp_path):
     run(sd15, tmp_path, optimizer=toy_optimizer(EarlyStop(2, -1e-9)))
-    assert len(metrics.read(tmp_path)) == 2
+    assert len(read_metrics(tmp_path)) == 2
 
 
 def test_a_run_of_nan_stops_with_the_last_good_state(sd15, tmp_path):

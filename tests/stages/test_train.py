@@ -1,3 +1,5 @@
+"""The training loop on a small regression: learning, resume, devices, probes, averages and NaN."""
+
 import os
 import signal
 import subprocess
@@ -5,14 +7,15 @@ import sys
 import time
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from gap_jax import metrics
 from gap_jax.data.loader import Batches
+from tests.metric_lines import read_metrics
 from tests.stages import toy_training as toy
 
 SCRIPT = Path(toy.__file__)
@@ -23,8 +26,8 @@ def uninterrupted(tmp_path_factory):
     return jax.device_get(toy.run(tmp_path_factory.mktemp("whole") / "toy"))
 
 
-def same(found, expected):
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), expected)
+def assert_same(params, expected):
+    chex.assert_trees_all_equal(jax.device_get(params), expected)
 
 
 def test_it_learns(uninterrupted):
@@ -32,7 +35,7 @@ def test_it_learns(uninterrupted):
 
 
 class Interrupted(Batches):
-    """Ctrl-C at the given step."""
+    """Batches that raise KeyboardInterrupt at the step `stop`."""
 
     stop: int
 
@@ -49,8 +52,8 @@ def test_ctrl_c_saves_and_the_next_run_ends_as_an_uninterrupted_one(tmp_path, un
         toy.run(tmp_path, batches=batches)
     saved = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal())
     assert 7 < saved <= 23 and "run the same command to go on" in capsys.readouterr().out
-    same(toy.run(tmp_path), uninterrupted)
-    steps = [line["step"] for line in metrics.read(tmp_path)]
+    assert_same(toy.run(tmp_path), uninterrupted)
+    steps = [line["step"] for line in read_metrics(tmp_path)]
     assert steps == sorted(set(steps))
 
 
@@ -58,7 +61,7 @@ def test_killed_and_run_again_it_ends_with_the_same_bits(tmp_path):
     def start(folder):
         return subprocess.Popen([sys.executable, SCRIPT, folder, "60"], cwd=SCRIPT.parents[2])
 
-    assert start(tmp_path / "whole").wait() == 0
+    uninterrupted = start(tmp_path / "whole")
     folder = tmp_path / "killed"
     process = start(folder)
     while not (folder / "checkpoints" / "14").exists():
@@ -68,28 +71,38 @@ def test_killed_and_run_again_it_ends_with_the_same_bits(tmp_path):
     process.wait()
     assert not (folder / "result.npz").exists()
     assert start(folder).wait() == 0
+    assert uninterrupted.wait() == 0
     results = [np.load(tmp_path / name / "result.npz") for name in ("whole", "killed")]
     for name in ("w", "b"):
         np.testing.assert_array_equal(results[0][name], results[1][name])
 
 
 def test_eight_devices_do_what_one_does(tmp_path):
-    results = []
+    processes = []
     for count in (1, 8):
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
-        folder = tmp_path / str(count)
-        command = [sys.executable, SCRIPT, folder, "20"]
-        subprocess.run(command, cwd=SCRIPT.parents[2], env=os.environ | {"XLA_FLAGS": flags}, check=True)
-        results.append(np.load(folder / "result.npz"))
+        command = [sys.executable, SCRIPT, tmp_path / str(count), "20"]
+        environment = os.environ | {"XLA_FLAGS": flags}
+        processes.append(subprocess.Popen(command, cwd=SCRIPT.parents[2], env=environment))
+    assert [process.wait() for process in processes] == [0, 0]
+    results = [np.load(tmp_path / str(count) / "result.npz") for count in (1, 8)]
     for name in ("w", "b"):
         np.testing.assert_allclose(results[1][name], results[0][name], atol=1e-5)
+
+
+def test_the_step_is_compiled_once_over_steps_and_a_resume(tmp_path):
+    chex.clear_trace_counter()
+    loss = chex.assert_max_traces(toy.loss, n=1)
+    toy.run(tmp_path / "parts", steps=5, loss=loss, config={"a": 1})
+    resumed = jax.device_get(toy.run(tmp_path / "parts", steps=12, loss=loss, config={"a": 1}))
+    assert_same(toy.run(tmp_path / "whole", steps=12, loss=loss, config={"a": 1}), resumed)
 
 
 def test_a_finished_training_is_not_repeated(tmp_path, uninterrupted):
     toy.run(tmp_path)
     batches = Interrupted(toy.source(), toy.transform, size=16, seed=0)
     batches.stop = 0
-    same(toy.run(tmp_path, batches=batches), uninterrupted)
+    assert_same(toy.run(tmp_path, batches=batches), uninterrupted)
 
 
 def test_without_an_average_the_parameters_come_back(tmp_path, uninterrupted):
@@ -102,29 +115,29 @@ def test_probes_are_written_and_drawn(tmp_path):
         return {"w": float(params["w"].mean())}, {"row": np.full((4, 8, 3), 0.5)}
 
     toy.run(tmp_path, steps=10, probe=probe, probe_every=5)
-    lines = [line for line in metrics.read(tmp_path) if "w" in line]
+    lines = [line for line in read_metrics(tmp_path) if "w" in line]
     assert [line["step"] for line in lines] == [5, 10]
     picture = np.asarray(Image.open(tmp_path / "pictures" / "row-000010.png"))
     assert picture.shape == (4, 8, 3) and (picture == 128).all()
 
 
 def test_the_best_parameters_on_a_probe_are_returned_also_after_a_resume(tmp_path):
-    def distance(params):  # least somewhere on the way
+    def distance(params):  # smallest somewhere on the way
         return {"distance": abs(float(params["w"][0, 1]) - 0.5)}, {}
 
-    options = dict(probe=distance, probe_every=5, best="distance")
+    options = dict(probe=distance, probe_every=5, select="distance")
     batches = Interrupted(toy.source(), toy.transform, size=16, seed=0)
     batches.stop = 43
     with pytest.raises(KeyboardInterrupt):
         toy.run(tmp_path / "cut", batches=batches, **options)
     best = jax.device_get(toy.run(tmp_path / "whole", **options))
     values = {
-        line["step"]: line["distance"] for line in metrics.read(tmp_path / "whole") if "distance" in line
+        line["step"]: line["distance"] for line in read_metrics(tmp_path / "whole") if "distance" in line
     }
-    least = min(values, key=values.get)
-    assert least < 60 and abs(best["w"][0, 1] - 0.5) == pytest.approx(values[least], abs=1e-6)
-    same(toy.run(tmp_path / "cut", **options), best)
-    same(toy.run(tmp_path / "whole", **options), best)
+    step = min(values, key=values.get)
+    assert step < 60 and abs(best["w"][0, 1] - 0.5) == pytest.approx(values[step], abs=1e-6)
+    assert_same(toy.run(tmp_path / "cut", **options), best)
+    assert_same(toy.run(tmp_path / "whole", **options), best)
 
 
 def test_another_configuration_is_refused(tmp_path):
@@ -135,9 +148,9 @@ def test_another_configuration_is_refused(tmp_path):
 
 def test_updates_that_are_not_finite_end_it_with_the_last_good_parameters(tmp_path):
     def explodes(params, frozen, batch, keys):
-        value, found = toy.loss(params, frozen, batch, keys)
+        value, values = toy.loss(params, frozen, batch, keys)
         late = batch["x"].sum() * 0 + jnp.where(params["w"].sum() > 3, jnp.nan, 0.0)
-        return value + late * params["w"].sum(), found
+        return value + late * params["w"].sum(), values
 
     with pytest.raises(FloatingPointError, match="4 updates in a row were not finite"):
         toy.run(tmp_path, loss=explodes, max_skipped=4, log_every=1)

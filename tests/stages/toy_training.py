@@ -1,4 +1,4 @@
-"""A small regression trained by `loop.train`, to be killed and compared: `toy_training.py FOLDER STEPS`."""
+"""A small regression trained by `stages.train`, to be killed and compared: `toy_training.py FOLDER STEPS`."""
 
 import sys
 import time
@@ -12,6 +12,7 @@ import optax
 from gap_jax.data.loader import Batches
 from gap_jax.stages.train import train
 
+ADAM = optax.adam(0.1)
 TRUE = np.arange(6.0, dtype=np.float32).reshape(3, 2)
 
 
@@ -34,17 +35,17 @@ def start():
     return {"w": jnp.zeros((3, 2)), "b": jnp.zeros(2)}
 
 
-def run(folder, steps=60, loss=loss, config=None, batches=None, **more):
+def run(folder, steps=60, loss=loss, config=None, batches=None, **options):
     return train(
         loss,
         start(),
-        optax.adam(0.1),
+        ADAM,
         batches or Batches(source(), transform, size=16, seed=0),
         steps=steps,
         key=jax.random.key(0),
         folder=folder,
         config=config or {"steps": steps},
-        **({"average": 0.9, "checkpoint_every": 7} | more),
+        **({"average": 0.9, "checkpoint_every": 7} | options),
     )
 
 

@@ -1,4 +1,4 @@
-"""Depth losses, and their gradients, against METHOD.md's formulas written in torch."""
+"""Depth losses and their gradients against the paper's formulas written in torch."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ SHAPE = (3, 6, 7, 1)
 
 
 def batch(seed=0):
-    """A prediction, a depth and a mask with an even, an odd and an unmasked (even) count of valid pixels."""
+    """Return prediction, depth and mask; masks have an even, an odd and the full number of valid pixels."""
     rng = np.random.default_rng(seed)
     prediction, label = rng.random((2, *SHAPE), dtype=np.float32)
     mask = rng.random(SHAPE) < 0.6
@@ -39,20 +39,21 @@ def torch_negative_l1(prediction, label, mask):
     return -((prediction - label).abs() * mask).mean((1, 2, 3))
 
 
-def named(loss):
+def with_label(loss):
     return lambda prediction, label, mask: loss(prediction, {"depth": label, "mask": mask})
 
 
 LOSSES = {
     "l1": (depth.l1, torch_l1),
     "ssi_mae": (depth.ssi_mae, torch_ssi_mae),
-    "negative_l1": (named(depth.negative_l1), torch_negative_l1),
-    "negative_ssi_mae": (named(depth.negative_ssi_mae), lambda *arrays: -torch_ssi_mae(*arrays)),
+    "negative_l1": (with_label(depth.negative_l1), torch_negative_l1),
+    "negative_ssi_mae": (with_label(depth.negative_ssi_mae), lambda *arrays: -torch_ssi_mae(*arrays)),
 }
 
 
+@pytest.mark.parametrize("transform", [jax.jit, lambda f: f], ids=["jit", "no jit"])
 @pytest.mark.parametrize("name", LOSSES)
-def test_losses_and_gradients_equal_torchs(name):
+def test_losses_and_gradients_equal_torchs(name, transform):
     ours, theirs = LOSSES[name]
     prediction, label, mask = batch()
     weights = np.array([1.0, -2.0, 3.0], np.float32)
@@ -60,13 +61,13 @@ def test_losses_and_gradients_equal_torchs(name):
     expected = theirs(variable, torch.from_numpy(label).double(), torch.from_numpy(mask))
     (expected * torch.from_numpy(weights)).sum().backward()
 
-    value, pull = jax.vjp(jax.jit(lambda x: ours(x, label, mask)), prediction)
+    value, pull = jax.vjp(transform(lambda x: ours(x, label, mask)), prediction)
     np.testing.assert_allclose(value, expected.detach(), rtol=1e-5)
     np.testing.assert_allclose(pull(jnp.asarray(weights))[0], variable.grad, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_each_image_is_on_its_own_and_a_population_can_be_mapped(name):
+def test_images_are_independent_and_populations_can_be_mapped(name):
     loss, _ = LOSSES[name]
     arrays = batch()
     alone = [loss(*(x[i : i + 1] for x in arrays))[0] for i in range(len(arrays[0]))]
@@ -77,7 +78,7 @@ def test_each_image_is_on_its_own_and_a_population_can_be_mapped(name):
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("poison", [np.nan, np.inf, 1e30])
-def test_what_is_not_valid_has_no_influence(name, poison):
+def test_invalid_pixels_have_no_influence(name, poison):
     loss, _ = LOSSES[name]
     prediction, label, mask = batch()
     gradient = jax.grad(lambda x, y: loss(x, y, mask).sum())
@@ -131,9 +132,11 @@ def test_losses_of_half_precision_predictions_are_float32(name):
 def test_losses_refuse_shapes_that_would_only_broadcast(name):
     loss, _ = LOSSES[name]
     prediction, label, mask = batch()
-    with pytest.raises(ValueError, match=r"one shape \[B, H, W, 1\].*mask \[3, 6, 7\]"):
+    with pytest.raises(
+        ValueError, match=r"mask must have shape \[3, 6, 7, 1\], found \[3, 6, 7\]: .*one shape"
+    ):
         loss(prediction, label, mask[..., 0])
-    with pytest.raises(ValueError, match=r"prediction \[3, 3, 7, 1\]"):
+    with pytest.raises(ValueError, match=r"prediction must have shape \[3, 6, 7, 1\], found \[3, 3, 7, 1\]"):
         loss(prediction[:, :3], label, mask)
 
 
@@ -169,10 +172,12 @@ def test_bad_labels_are_named(spoil, message):
 
 def test_labels_of_wrong_shape_or_type_are_refused():
     _, label, mask = batch()
-    with pytest.raises(ValueError, match=r"depth must have shape \[B, H, W, 1\], found \[3, 6, 7\]"):
+    with pytest.raises(ValueError, match=r"depth must have shape \[\*, \*, \*, 1\], found \[3, 6, 7\]"):
         depth.check_labels(label[..., 0], mask)
-    with pytest.raises(ValueError, match=r"mask has shape \[3, 6, 6, 1\], depth \[3, 6, 7, 1\]"):
+    with pytest.raises(ValueError, match=r"mask must have shape \[3, 6, 7, 1\], found \[3, 6, 6, 1\]"):
         depth.check_labels(label, mask[:, :, :6])
+    with pytest.raises(ValueError, match=r"depth must be floats in \[0,1\], found uint8"):
+        depth.check_labels(label.astype(np.uint8), mask)
     with pytest.raises(ValueError, match="mask must be boolean, True = valid; found float32"):
         depth.check_labels(label, mask.astype(np.float32))
 
@@ -194,7 +199,7 @@ def test_ratios_stay_finite_where_depth_is_zero_or_not_valid(name):
     assert np.isfinite(value).all()
 
 
-def test_midas_loss_is_that_of_its_paper_summed_pixel_by_pixel():
+def test_midas_loss_is_its_papers_summed_pixel_by_pixel():
     random = np.random.default_rng(0)
     prediction, truth = random.uniform(0, 1, (2, 1, 9, 11, 1)).astype(np.float32)
     mask = random.random((1, 9, 11, 1)) < 0.8
@@ -207,11 +212,17 @@ def test_midas_loss_is_that_of_its_paper_summed_pixel_by_pixel():
     error, valid = normalised(prediction) - normalised(truth), mask[0, ..., 0]
     expected = np.abs(error[valid]).mean() / 2
     for step in (1, 2, 4, 8):
-        part, seen = error[::step, ::step], valid[::step, ::step]
+        coarse, coarse_valid = error[::step, ::step], valid[::step, ::step]
         total = 0.0
-        for i, j in np.argwhere(seen):
+        for i, j in np.argwhere(coarse_valid):
             for k, m in ((i + 1, j), (i, j + 1)):
-                if k < seen.shape[0] and m < seen.shape[1] and seen[k, m]:
-                    total += abs(part[k, m] - part[i, j])
-        expected += 0.5 * total / max(seen.sum(), 1)
+                if k < coarse.shape[0] and m < coarse.shape[1] and coarse_valid[k, m]:
+                    total += abs(coarse[k, m] - coarse[i, j])
+        expected += 0.5 * total / max(coarse_valid.sum(), 1)
     np.testing.assert_allclose(depth.midas(prediction, truth, mask), [expected], rtol=1e-5)
+
+
+def test_the_mean_map_is_the_mean_of_valid_pixels():
+    first = {"depth": np.full((2, 2, 1), 0.2), "mask": np.ones((2, 2, 1), bool)}
+    second = {"depth": np.full((2, 2, 1), 0.6), "mask": np.array([[[True], [True]], [[False], [False]]])}
+    np.testing.assert_allclose(depth.mean_map([first, second])[..., 0], [[0.4, 0.4], [0.2, 0.2]])
