@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The depth experiment on all hosts of a Cloud TPU slice, of one or many; from any machine with gcloud.
+# Run the depth experiment on all hosts of a Cloud TPU slice, from any machine with gcloud.
 #
 #     TPU=NAME ZONE=ZONE experiments/tpu_pod.sh PRESET --work FOLDER [ARGUMENT...]
 #
-# Arguments are those of `python -m gap_jax.experiments.depth`. The same command again goes on where it was
-# stopped. Each host has a checkout in CHECKOUT, by default gap_jax in the home folder, with its environment
-# in .venv. Data, models and --work must be on a file system that all hosts share, mounted at the same place
-# (Filestore, say): give --work, and all paths, as absolute ones.
+# Arguments are those of `python -m gap_jax.experiments.depth`. The same command continues a run that was stopped.
+# Each host has a checkout in CHECKOUT (by default gap_jax in the home folder) with its environment in .venv. The
+# data, the models and --work must be on a file system that all hosts share and mount at the same place, such as
+# Filestore: give --work and all other paths as absolute paths.
 set -euo pipefail
 
 preset=${1:?give a preset: taskonomy-unet, taskonomy-dpt or replica}

@@ -1,8 +1,6 @@
 """The launch scripts start the depth experiment with the arguments they were given."""
 
 import os
-import re
-import shlex
 import subprocess
 from functools import wraps
 from pathlib import Path
@@ -11,14 +9,14 @@ import pytest
 
 from gap_jax.closed_loop.command import parse
 from gap_jax.data import __main__ as data
-from gap_jax.experiments.depth import Depth
-from gap_jax.experiments.depth_presets import PRESETS
+from gap_jax.experiments.depth.__main__ import EXPERIMENT
+from gap_jax.experiments.depth.settings import PRESETS
+from tests.documents import ROOT, commands, local_links
 
-ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "experiments"
 SCRIPTS = sorted(path.name for path in FOLDER.glob("*.sh"))
-README = (FOLDER / "README.md").read_text(encoding="utf-8")
-FAKES = {  # what stands in for the programs that scripts call; python notes its arguments, and two variables
+README = FOLDER / "README.md"
+FAKES = {  # stand-ins for the programs that scripts call; python notes its arguments and two variables
     "python": 'printf "%s\\0" "$XLA_PYTHON_CLIENT_MEM_FRACTION" "${SLURM_STEP_NODELIST-none}" "$@" >"$NOTED"',
     "srun": 'while [[ $1 == -* ]]; do shift; done; exec "$@"',
     "gcloud": 'for word; do case $word in --command=*) exec bash -c "${word#--command=}";; esac; done',
@@ -27,7 +25,7 @@ FAKES = {  # what stands in for the programs that scripts call; python notes its
 
 @pytest.fixture
 def launch(tmp_path):
-    """`launch(script, *arguments, **variables)`: how it ended, and what python was called with, or None."""
+    """`launch(script, *arguments, **variables)` returns the ended process and what python noted, or None."""
     programs = tmp_path / "programs"
     programs.mkdir()
     for name, body in FAKES.items():
@@ -70,16 +68,16 @@ def test_arguments_arrive_as_they_were_given(script, launch):
     ended, noted = launch(script, "taskonomy-dpt", *given, **TPU)
     assert ended.returncode == 0, ended.stderr
     assert noted[2:4] == ["-m", "gap_jax.experiments.depth"]
-    config = parse(Depth, noted[4:])
+    config = parse(EXPERIMENT, noted[4:])
     assert config.preset == "taskonomy-dpt" and config.settings.seeds == (0, 1)
     assert config.world.data == Path("my data/it's $HOME *") and config.work == Path("shared/the run")
-    assert config.world.loss == PRESETS["taskonomy-dpt"][1].loss
+    assert config.world.loss == PRESETS["taskonomy-dpt"].world.loss
 
 
 @pytest.mark.parametrize("script", ["one_gpu.sh", "gpu_host.sh", "slurm.sh"])
 def test_presets_have_a_work_folder_of_their_own(script, launch):
     _, noted = launch(script, "replica")
-    assert parse(Depth, noted[4:]).work == Path("runs/replica")
+    assert parse(EXPERIMENT, noted[4:]).work == Path("runs/replica")
     assert 0.75 < float(noted[0]) < 1
     assert launch(script, "replica", XLA_PYTHON_CLIENT_MEM_FRACTION="0.5")[1][0] == "0.5"
 
@@ -91,7 +89,7 @@ def test_only_slurms_script_looks_for_other_tasks(script, launch):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_what_is_missing_is_asked_for(script, launch):
+def test_missing_arguments_are_asked_for(script, launch):
     ended, noted = launch(script, **TPU)
     assert ended.returncode != 0 and noted is None
     assert "give a preset: taskonomy-unet, taskonomy-dpt or replica" in ended.stderr
@@ -102,41 +100,36 @@ def test_what_is_missing_is_asked_for(script, launch):
         assert ended.returncode != 0 and noted is None and "give the name of the TPU" in ended.stderr
 
 
-def commands(start):
-    """The README's commands that begin so, as words, continued lines joined."""
-    blocks = "\n".join(re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL))
-    lines = blocks.replace("\\\n", " ").splitlines()
-    return [words for words in (shlex.split(line, comments=True) for line in lines) if start in words[:4]]
+def commands_of(program):
+    """Return the README's commands that call a program or a module."""
+    return [words for words in commands(README) if program in words[:4]]
 
 
 def test_the_readmes_commands_are_understood(launch, monkeypatch):
     made = []
 
     @wraps(data.run_prepare)
-    def prepare(source, root, data_dir, size=256, tolerance=0.01):
+    def prepare(layout, root, data_dir, size=256, tolerance=0.01):
         made.append((data_dir, size))
 
     monkeypatch.setattr(data, "run_prepare", prepare)
-    for words in commands("gap_jax.data"):
+    for words in commands_of("gap_jax.data"):
         data.main(words[words.index("gap_jax.data") + 1 :])
     folders = {folder for folder, _ in made}
-    assert len(made) >= 3 and {size for _, size in made} == {256, 384}
+    assert len(made) >= 3 and {size for _, size in made} == {256, 384, 448}
     started = set()
     for script in SCRIPTS:
-        for words in commands(f"experiments/{script}"):
+        for words in commands_of(f"experiments/{script}"):
             ended, noted = launch(script, *words[words.index(f"experiments/{script}") + 1 :], **TPU)
             assert ended.returncode == 0, ended.stderr
-            config = parse(Depth, noted[4:])
+            config = parse(EXPERIMENT, noted[4:])
             world = config.world
             used = {world.data, world.held_out, *world.domains.values(), *world.targets.values()} - {None}
             assert {Path(folder.name) for folder in used} <= {Path(folder.name) for folder in folders}, words
             started.add(config.preset)
-        assert commands(f"experiments/{script}"), f"{script} has no example"
+        assert commands_of(f"experiments/{script}"), f"{script} has no example"
     assert started == set(PRESETS) - {"small"}
 
 
-def test_the_readmes_links_lead_to_files():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    assert "../docs/data.md" in links
-    for link in links:
-        assert link.startswith("https://") or (FOLDER / link).is_file(), link
+def test_the_readme_says_where_data_comes_from():
+    assert "../docs/data.md" in local_links(README)

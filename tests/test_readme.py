@@ -1,34 +1,77 @@
-"""The README's examples run as they are written, and its links lead somewhere."""
+"""The code in the README and in docs/diffusion.md runs as written; all documents name what exists."""
 
+import contextlib
+import dataclasses
+import importlib
+import importlib.util
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from gap_jax import prompts
+from gap_jax.closed_loop.command import Experiment, parse
+from gap_jax.closed_loop.settings import Settings
+from tests.documents import (
+    DOCUMENTS,
+    IDS,
+    ROOT,
+    anchors,
+    code_blocks,
+    commands,
+    local_links,
+    read,
+    run_block,
+)
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, DIFFUSION = ROOT / "README.md", ROOT / "docs" / "diffusion.md"
+OWN_TASK, GENERATION = code_blocks(README)
+EXPERIMENTS = ("depth", "waterbirds", "iwildcam")
+every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=IDS)
 
 
-def test_examples_run_as_written(sd15, tmp_path, monkeypatch):
-    """On the folders that they name, which hold a small random pipeline and its ControlNet."""
+def experiment(name: str) -> Experiment:
+    return importlib.import_module(f"gap_jax.experiments.{name}.__main__").EXPERIMENT
+
+
+def test_the_readme_is_short():
+    assert len(read(README).splitlines()) < 200
+
+
+def test_a_task_of_ones_own_needs_three_imports():
+    imports = re.findall(r"^\s*(?:import|from) gap_jax\b.*$", OWN_TASK, re.MULTILINE)
+    assert "import gap_jax" in imports
+    assert len(imports) <= 3
+
+
+def test_a_task_of_ones_own_runs_as_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_block(README, OWN_TASK, {})
+    report = Path("runs/reach/report")
+    assert "Accuracy" in (report / "table.md").read_text(encoding="utf-8")
+    assert (report / "index.html").stat().st_size > 50_000
+
+
+def test_stable_diffusions_examples_run_as_written(sd15, tmp_path, monkeypatch):
+    """The README's hub ids are folders here, which hold a small random pipeline and its ControlNet."""
     for name, folder in (
         ("stable-diffusion-v1-5/stable-diffusion-v1-5", sd15.folder),
         ("lllyasviel/sd-controlnet-depth", sd15.folder / "controlnet"),
     ):
-        assert f'"{name}"' in README
+        assert f'"{name}"' in GENERATION
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).symlink_to(folder, target_is_directory=True)
     depth = np.random.default_rng(0).integers(0, 256, (32, 48), np.uint8)
     Image.fromarray(depth).save(tmp_path / "depth.png")
     monkeypatch.chdir(tmp_path)
 
-    names = {}
-    for block in re.finditer(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
-        lines_above = README.count("\n", 0, block.start(1))
-        exec(compile("\n" * lines_above + block[1], "README.md", "exec"), names)
+    names = run_block(README, GENERATION, {})
+    for block in code_blocks(DIFFUSION):
+        run_block(DIFFUSION, block, names)
 
     picture = np.asarray(Image.open("room.png"))
     assert picture.shape == (32, 48, 3)
@@ -38,16 +81,82 @@ def test_examples_run_as_written(sd15, tmp_path, monkeypatch):
     for other in ("fast", "edited", "inpainted"):
         assert np.isfinite(names[other]).all()
         assert np.abs(names[other] - names["latents"]).max() > 1e-3, other
-    assert names["learned"].shape == (2, 4, 48)
-    assert prompts.load("run/prompts/1/learned_embeds.safetensors").shape == (4, 48)
-    assert "Accuracy" in Path("runs/reach/report/table.md").read_text(encoding="utf-8")
-    assert Path("runs/reach/report/index.html").stat().st_size > 50_000
     kept = names["mask"][:, :: sd15.pipe.downscale, :: sd15.pipe.downscale, 0]
     np.testing.assert_array_equal(names["inpainted"][kept], names["source"][kept])
+    assert names["learned"].shape == (2, 4, 48)
+    assert prompts.load("run/prompts/1/learned_embeds.safetensors").shape == (4, 48)
 
 
-def test_links_lead_to_files():
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("https://")]
-    assert links
-    for link in links:
-        assert (ROOT / link).is_file(), link
+@every_document
+def test_links_lead_to_files_and_headings(path):
+    for link in local_links(path):
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_the_readme_links_to_all_documents():
+    linked = {link.partition("#")[0] for link in local_links(README)}
+    documents = [*(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md", ROOT / "experiments" / "README.md"]
+    assert {str(path.relative_to(ROOT)) for path in documents} <= linked
+
+
+@every_document
+def test_commands_of_experiments_are_understood(path):
+    for words in commands(path):
+        if words[:2] == ["python", "-m"] and words[2].startswith("gap_jax.experiments."):
+            name, arguments = words[2].rpartition(".")[2], words[3:]
+        elif words[0] == "make" and words[1] in EXPERIMENTS:
+            name, arguments = words[1], shlex.split("".join(words[2:]).removeprefix("ARGS="))
+        else:
+            continue
+        parse(experiment(name), arguments)
+
+
+@every_document
+def test_settings_exist(path):
+    sections = {field.name: type(getattr(Settings(), field.name)) for field in dataclasses.fields(Settings)}
+    presets = [preset for name in EXPERIMENTS for preset in experiment(name).presets.values()]
+    known = {
+        f"--{section}.{field.name.replace('_', '-')}"
+        for section, kinds in [
+            *((name, [kind]) for name, kind in sections.items() if dataclasses.is_dataclass(kind)),
+            ("world", {type(preset.world) for preset in presets}),
+        ]
+        for kind in kinds
+        for field in dataclasses.fields(kind)
+    }
+    if path.name == "cub.md":
+        known |= {"--world.places"}  # a setting of the experiment that this document writes
+    named = set(
+        re.findall(r"--(?:sampling|optimizing|generating|finetuning|evaluating|world)\.[a-z-]+", read(path))
+    )
+    assert named <= known
+
+
+@every_document
+def test_modules_and_names_exist(path):
+    for name in set(re.findall(r"\b(?:gap_jax|benchmarks)(?:\.[A-Za-z_]\w*)+", read(path))):
+        assert exists(name), name
+
+
+def exists(name: str) -> bool:
+    """Return True if a dotted name is a module, or an attribute of one."""
+    package, _, last = name.rpartition(".")
+    if not package:
+        return importlib.util.find_spec(name) is not None
+    if not exists(package):
+        return False
+    with contextlib.suppress(ModuleNotFoundError):  # the package may be a class or a module
+        if importlib.util.find_spec(name) is not None:
+            return True
+    return hasattr(value_of(package), last)
+
+
+def value_of(name: str) -> Any:
+    package, _, last = name.rpartition(".")
+    with contextlib.suppress(ModuleNotFoundError):
+        if importlib.util.find_spec(name) is not None:
+            return importlib.import_module(name)
+    return getattr(value_of(package), last)
