@@ -36,7 +36,7 @@ VERBS = set(  # one of which begins a public function's docstring
     add align apply begin build call check choose collect combine compile compute convert copy count create
     crop cut decode delete denoise describe download draw drop encode estimate evaluate execute export fail
     feed fill filter find fine-tune finish fit flush fold follow format freeze generate give group hold
-    initialise insert iterate join keep label list load make map mark match measure merge mix move name
+    initialise insert iterate join keep label list load make map mark match measure merge mix move name noise
     normalise open optimise pad paste place plan predict prepare print put raise rank read record reduce
     remove rename render repeat replace replicate report require resample resize restore return round run
     sample save score search select send set show shuffle sort split spread stack start stop store sum take
@@ -45,10 +45,10 @@ VERBS = set(  # one of which begins a public function's docstring
 )
 
 
-def imported(path: Path) -> set[str]:
-    """The names of modules and objects below `gap_jax` that a file imports, in functions too."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+def imported(path: Path, in_functions: bool = True) -> set[str]:
+    """The names of modules and objects below `gap_jax` that a file imports, perhaps in functions too."""
+    names, tree = set(), ast.parse(path.read_text())
+    for node in ast.walk(tree) if in_functions else tree.body:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -81,7 +81,7 @@ def test_no_module_imports_itself_by_way_of_others():
     edges = {
         name: {
             target
-            for found in imported(path)
+            for found in imported(path, in_functions=False)
             for target in (found, found.rpartition(".")[0])
             if target in names
         }

@@ -75,7 +75,9 @@ def parse(experiment: Experiment, args: Sequence[str]) -> Options:
     chosen, _ = first.parse_known_args(args)
     settings, world = experiment.presets[chosen.preset]
     command = _command(experiment, chosen.preset, shortened(settings) if chosen.quick else settings, world)
-    values: Any = tyro.cli(command, description=experiment.description, args=args)
+    spec = sys.modules["__main__"].__spec__
+    program = f"python -m {spec.parent}" if spec else None
+    values: Any = tyro.cli(command, prog=program, description=experiment.description, args=args)
     return Options(
         stage=values.stage,
         preset=values.preset,
@@ -143,7 +145,7 @@ def execute(options: Options) -> None:
     if page.exists():
         print(f"nothing to do: the report {page} exists; delete it to make it again")
         return
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(options.work.absolute() / "compiled"))
     try:
         _run(options)

@@ -80,7 +80,8 @@ class Gallery:
     ) -> Drawn:
         programs = self._run.programs
         texts = (prompt_set.texts[index],) * len(paths)
-        embeddings = None if prompt_set.embeddings is None else np.stack(list(paths.values()))
+        drawn = [embedding for embedding in paths.values() if embedding is not None]
+        embeddings = np.stack(drawn) if drawn else None
         contexts = programs.contexts(PromptSet(texts, embeddings))
         weights = programs.generation_weights([prompt_set], produced.model)
         keys = image_keys(self._run.seed, rows, np.full(len(rows), number), np.zeros(len(rows), int))

@@ -1,4 +1,4 @@
-"""What settings ask of a world, checked before anything is computed."""
+"""The requirements that settings make of a world, checked before anything is computed."""
 
 import jax
 

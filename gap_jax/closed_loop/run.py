@@ -130,6 +130,7 @@ class Run:
     def optimize(self, arm: Arm, params: Any, prompt_set: PromptSet, folder: Path) -> np.ndarray:
         """Return the embeddings that a population of prompts ends with, float32 `[prompts,n,D]`."""
         config, rows = self.settings.optimizing, source_rows(self.world, prompt_set.subset)
+        assert prompt_set.embeddings is not None
 
         def load(step: int, share: slice) -> HostBatch:
             random = np.random.default_rng([self.seed, 2, step])

@@ -51,7 +51,7 @@ class ArmTerms:
         if has_texts(self._world):
             distance = _TEXT_DISTANCES[self._config.text_distance]
             guidances["text guidance"] = text_guidance(
-                generator.pipe, generator.params, [target.text], distance
+                generator.pipe, generator.params, [target.text or ""], distance
             )
         if self._config.inversion_weight:
             guidances["textual inversion"] = textual_inversion(

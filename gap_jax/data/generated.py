@@ -126,7 +126,7 @@ def write_tfds(chunks: Path, folder: Path) -> Path:
 
     features = tfds.features.FeaturesDict({name: feature(name, value) for name, value in first.items()})
 
-    class Generated(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    class GeneratedDataset(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version("1.0.0")
         name = "generated"
         pkg_dir_path = Path(__file__).parent
@@ -142,7 +142,7 @@ def write_tfds(chunks: Path, folder: Path) -> Path:
                 yield index, {n: png(v) if np.ndim(v) else v.item() for n, v in record.items()}
 
     shutil.rmtree(folder, ignore_errors=True)
-    builder = Generated(data_dir=folder, file_format="array_record")
+    builder = GeneratedDataset(data_dir=folder, file_format="array_record")
     with hide_progress_bars(), contextlib.redirect_stdout(None):
         builder.download_and_prepare()
     return Path(builder.data_dir)

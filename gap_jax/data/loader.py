@@ -19,7 +19,7 @@ class Source(Protocol):
 class Subset:
     """The examples of a source at the given indices; a `Source`."""
 
-    def __init__(self, source: Source, indices: Sequence[int]):
+    def __init__(self, source: Source, indices: Sequence[int] | np.ndarray):
         self._source, self._indices = source, indices
 
     def __len__(self) -> int:

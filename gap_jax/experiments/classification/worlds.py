@@ -63,15 +63,15 @@ def small_models(experiment: str) -> Models:
 
 def with_checked_classes(world: World) -> World:
     """Return the world; raise ValueError if one of its networks does not have the task's classes."""
-    models, images = world.models, world.data.test["image"][:1]
+    models, images, classes = world.models, world.data.test["image"][:1], world.task.classes or ()
     networks = {"model": models.model, "critic": models.critic, "student": models.student}
     for name, network in networks.items():
         if network is None:
             continue
         logits = jax.eval_shape(network.predict, network.params, images)
-        if logits.shape[-1] != len(world.task.classes):
+        if logits.shape[-1] != len(classes):
             raise ValueError(
-                f"the {name} must have {len(world.task.classes)} classes like the data; found {logits.shape[-1]}"
+                f"the {name} must have {len(classes)} classes like the data; found {logits.shape[-1]}"
             )
     return world
 

@@ -1,6 +1,6 @@
 """Depth estimation as a task of the closed loop: losses, metrics, alignment and pictures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from gap_jax.report.results import Legend
 from gap_jax.tasks import depth
 from gap_jax.tasks.metric import Metric, MetricStyle
 
-Measure = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # (prediction, depth, mask) -> [B]
+Measure = Callable[..., jax.Array]  # (prediction, depth, mask) -> [B]
 STYLES = {
     "l1": MetricStyle("L1", "×100", 100),
     "ssi_mae": MetricStyle("SSI-MAE", "×10", 10),
@@ -75,7 +75,7 @@ def depth_task(loss: str = "l1", negative_prompt: str = "") -> Task:
     )
 
 
-def resize_labels(batch: Batch, size: tuple[int, int]) -> dict[str, Any]:
+def resize_labels(batch: Batch | HostBatch, size: Sequence[int]) -> dict[str, Any]:
     """Return a batch's `depth` and `mask` `[B,H,W,1]` at another height and width, by nearest neighbour."""
     old = batch["depth"].shape[1:3]
     rows, columns = (((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(size, old, strict=True))

@@ -49,7 +49,11 @@ class RenderedAnimals(NamedTuple):
 
 
 def render(
-    seed: int, indices: Sequence[int], words: Sequence[Words], size: int = 64, camera: int | None = None
+    seed: int,
+    indices: Sequence[int] | np.ndarray,
+    words: Sequence[Words],
+    size: int = 64,
+    camera: int | None = None,
 ) -> RenderedAnimals:
     """Render the pictures number `indices` of the world `seed`, each in its words.
 
@@ -74,7 +78,9 @@ def render(
     return RenderedAnimals(images, keeps, labels, tuple(words))
 
 
-def render_kinds(split: str, kinds: Sequence[Kind], numbers: Sequence[int]) -> dict[str, np.ndarray]:
+def render_kinds(
+    split: str, kinds: Sequence[Kind], numbers: Sequence[int] | np.ndarray
+) -> dict[str, np.ndarray]:
     """Render the pictures with these numbers of a split, as a batch; kinds take turns by number.
 
     Returns `image`, float32 `[B,64,64,3]` in [0,1]; `keep`, bool `[B,64,64,1]`, True on the animal; and
