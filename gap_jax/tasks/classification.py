@@ -88,7 +88,7 @@ def uniform_cross_entropy(logits: jax.Array, label: Batch) -> jax.Array:
 
 
 def negative_cross_entropy(logits: jax.Array, label: Batch) -> jax.Array:
-    """Return the adversarial loss minus cross-entropy to the true class, which has no lower bound."""
+    """Return the adversarial loss `-cross_entropy` to the true class, which has no lower bound."""
     return -cross_entropy(logits, label["label"])
 
 
