@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -24,7 +25,7 @@ WIDTH = 4.4  # of all figures but filmstrips, in inches: fits a column in print 
 FAINT = "#8a8a93"
 NOW = "now"  # ends the ids of the rules that mark the current step in `losses`
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "axes.edgecolor": FAINT,
     "axes.grid.axis": "both",
     "axes.labelcolor": INK,
@@ -168,8 +169,10 @@ def filmstrip(prompt: Prompt, folder: str | Path, example: int = 0, most: int = 
     """
     pictures = prompt.examples[example]
     frames = _evenly_spaced(pictures.frames, most)
-    columns = [(pictures.original, pictures.label, None)]
-    columns += [(frame.generated, frame.prediction, frame.error) for frame in frames]
+    columns = [
+        (pictures.original, pictures.label, None),
+        *((frame.generated, frame.prediction, frame.error) for frame in frames),
+    ]
     rows = ("image", "label", "error") if frames[0].error else ("image", "label")
     mosaic, pitch = _mosaic(Path(folder), columns)
     cell, left, top = 0.8, 0.75, 0.25  # inches
@@ -190,7 +193,7 @@ def filmstrip(prompt: Prompt, folder: str | Path, example: int = 0, most: int = 
     return figure
 
 
-def _mosaic(folder: Path, columns: Sequence[Sequence[str | None]]) -> tuple[np.ndarray, int]:
+def _mosaic(folder: Path, columns: Sequence[tuple[str, str, str | None]]) -> tuple[np.ndarray, int]:
     """Return columns of pictures on a transparent ground, and the distance between two pictures in pixels.
 
     All pictures are resized to the size of the first.
@@ -221,8 +224,8 @@ def to_html(figure: Figure, name: str, title: str) -> str:
     """
     with matplotlib.rc_context(_STYLE | {"svg.fonttype": "none"}):
         svg = _save(figure, "none")
-    body = re.search(r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>(.*)</svg>", svg, re.DOTALL)
-    head, content = body[1], re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body[2], flags=re.DOTALL)
+    ((head, content),) = re.findall(r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>(.*)</svg>", svg, re.DOTALL)
+    content = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", content, flags=re.DOTALL)
     content = content.replace(INK, "currentColor")
     content = re.sub(r"font: (?:[a-z]+ )*([\d.]+px)[^;\"]*", r"font-size: \1", content)
     content = re.sub(r"\bid=\"", f'id="{name}-', content)
@@ -243,16 +246,16 @@ def _save(figure: Figure, paper: str) -> str:
 
 def _panels(
     height: float, rows: int = 1, *, left: float, bottom: float, top: float, legend: Sequence[Line2D] = ()
-) -> tuple[Figure, Sequence[Axes]]:
+) -> tuple[Figure, list[Axes]]:
     """Return a figure of panels one above the other, with a legend below them.
 
     The height, without the legend, and the margins are in inches.
     """
-    columns = 2 if all(len(line.get_label()) <= 26 for line in legend) else 1
+    columns = 2 if all(len(str(line.get_label())) <= 26 for line in legend) else 1
     below = 0.185 * math.ceil(len(legend) / columns) + 0.08 if legend else 0
     height += below
     figure = Figure((WIDTH, height))
-    axes = figure.subplots(rows, 1, squeeze=False)[:, 0]
+    axes = list(figure.subplots(rows, 1, squeeze=False)[:, 0])
     figure.subplots_adjust(
         left=left / WIDTH,
         right=1 - 0.12 / WIDTH,
@@ -265,7 +268,7 @@ def _panels(
     return figure, axes
 
 
-def _line_style(name: str, arm: ArmStyle) -> dict[str, object]:
+def _line_style(name: str, arm: ArmStyle) -> dict[str, Any]:
     """Return matplotlib's options for an arm's curve; that of the constant prediction is dashed."""
     return {
         "color": arm.colour,
@@ -275,7 +278,7 @@ def _line_style(name: str, arm: ArmStyle) -> dict[str, object]:
     }
 
 
-def _marker_style(arm: ArmStyle) -> dict[str, object]:
+def _marker_style(arm: ArmStyle) -> dict[str, Any]:
     """Return matplotlib's options for an arm's marker without a line.
 
     The constant prediction, which has no marker, gets a tick.

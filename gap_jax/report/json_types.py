@@ -66,7 +66,7 @@ def from_json(kind: Any, value: Any, place: str = "") -> Any:
     return _expect(value, kind, _DESCRIPTIONS[kind], place)
 
 
-def _to_dataclass(kind: type, entries: Mapping[str, Any], place: str) -> Any:
+def _to_dataclass(kind: Any, entries: Mapping[str, Any], place: str) -> Any:
     kinds = typing.get_type_hints(kind)
     required = [field.name for field in fields(kind) if field.default is MISSING]
     for name in entries:

@@ -83,11 +83,11 @@ def _data_uri(path: Path) -> tuple[str, bool]:
         raise FileNotFoundError(f"picture {path} is missing, but the results name it")
     content = path.read_bytes()
     try:
-        image = Image.open(io.BytesIO(content))
+        image: Image.Image = Image.open(io.BytesIO(content))
         image.load()
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(f"picture {path} cannot be read: {error}") from error
-    small, kind = max(image.size) <= SMALL, Image.MIME[image.format]
+    small, kind = max(image.size) <= SMALL, Image.MIME[str(image.format)]
     if not small:
         image = image.convert("RGB")
         image.thumbnail((LARGEST, LARGEST))
@@ -223,13 +223,20 @@ def _frame_data(frame: Frame, numbers: Mapping[str, int]) -> dict[str, int]:
 
 
 def _explored(prompts: Sequence[Mapping[str, Any]], order: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Return the arms with optimised prompts, each with its prompts' indices; `adversarial` comes first."""
+    """Return the arms with optimised prompts, each with its prompts' indices.
+
+    The arm `adversarial` comes first, its earlier iterations next, then the others in their order.
+    """
     groups: dict[str, dict[str, Any]] = {}
     for prompt in prompts:
         if any(len(example["frames"]) > 1 for example in prompt["examples"]):
             group = groups.setdefault(prompt["arm"], {"arm": prompt["arm"], "prompts": []})
             group["prompts"].append(prompt["index"])
-    return [groups[arm] for arm in sorted(groups, key=lambda arm: (arm != "adversarial", order[arm]))]
+
+    def place(arm: str) -> tuple[bool, bool, int]:
+        return arm != "adversarial", not arm.startswith("adversarial, iteration "), order[arm]
+
+    return [groups[arm] for arm in sorted(groups, key=place)]
 
 
 def _groups(prompts: Sequence[Mapping[str, Any]], order: Mapping[str, int]) -> list[dict[str, Any]]:
