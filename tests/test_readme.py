@@ -43,7 +43,7 @@ def test_the_readme_is_short():
 
 
 def test_a_task_of_ones_own_needs_three_imports():
-    imports = re.findall(r"^\s*(?:import|from) gap_jax\b.*$", OWN_TASK, re.MULTILINE)
+    imports = re.findall(r"^ *(?:import|from) gap_jax\b.*$", OWN_TASK, re.MULTILINE)
     assert "import gap_jax" in imports
     assert len(imports) <= 3
 
@@ -100,6 +100,25 @@ def test_the_readme_links_to_all_documents():
     linked = {link.partition("#")[0] for link in local_links(README)}
     documents = [*(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md", ROOT / "experiments" / "README.md"]
     assert {str(path.relative_to(ROOT)) for path in documents} <= linked
+
+
+def test_the_architecture_names_files_that_exist():
+    page, drawing = ROOT / "docs" / "architecture.md", ROOT / "docs" / "architecture.svg"
+    for name in set(re.findall(r"`((?:\w+/)*\w+\.py|(?:\w+/)+)`", read(page))):
+        assert (ROOT / "gap_jax" / name).exists(), name
+    for name in set(re.findall(r"\w+\.py", read(drawing))):
+        assert list((ROOT / "gap_jax").rglob(name)), name
+
+
+def test_every_room_has_a_place_in_the_layout():
+    table = read(ROOT / "CONTRIBUTING.md").partition("## Where things live")[2]
+    rooms = [
+        path
+        for path in (ROOT / "gap_jax").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    ]
+    for path in rooms:
+        assert f"`{path.name}{'/' if path.is_dir() else ''}`" in table, path.name
 
 
 @every_document
