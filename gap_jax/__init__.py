@@ -5,7 +5,7 @@ are first used, so that `import gap_jax` is fast.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 __version__ = "0.1.0"
 

@@ -121,6 +121,7 @@ def checkpoint_config(config: Adapt) -> dict[str, str]:
 def sample_probe(pipe: "Pipeline", params: "Params", source: "ImageFolder", count: int = 4) -> "Probe":
     """Return a probe that draws the first images above ones generated from their captions (and depth)."""
     import jax
+    import jax.numpy as jnp
     import numpy as np
 
     from gap_jax.data.encoding import as_arrays
@@ -134,7 +135,11 @@ def sample_probe(pipe: "Pipeline", params: "Params", source: "ImageFolder", coun
     uncond = pipe.encode_text(params, pipe.tokenize([""]))
     side = source.size // pipe.downscale
     noise = jax.random.normal(jax.random.key(0), (len(examples), side, side, pipe.vae.latent_channels))
-    control = depth_condition(batch["depth"], batch["mask"]) if pipe.controlnet is not None else None
+    control = (
+        depth_condition(*map(jnp.asarray, (batch["depth"], batch["mask"])))
+        if pipe.controlnet is not None
+        else None
+    )
 
     def draw(trained):
         latents = pipe.denoise(

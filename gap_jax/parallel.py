@@ -31,7 +31,7 @@ def initialize(
 
     Raises ValueError if only some are given.
     """
-    given = {
+    given: dict[str, Any] = {
         name: value
         for name, value in (
             ("coordinator_address", coordinator_address),
@@ -58,7 +58,7 @@ def use_all_cores() -> None:
     number of devices is a power of 2, as are batch sizes. A number set by the user, in
     `jax_num_cpu_devices` or by `--xla_force_host_platform_device_count` in XLA_FLAGS, is kept.
     """
-    configured = jax.config.jax_num_cpu_devices
+    configured = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
     if (configured or 0) > 0 or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     cores = os.cpu_count() or 1
@@ -110,7 +110,7 @@ def local_rows(mesh: Mesh, rows: int) -> slice:
             f"a batch must be a multiple of {shards}, the devices along the data axis, found {rows} images"
         )
     held = NamedSharding(mesh, P("data")).addressable_devices_indices_map((rows,)).values()
-    bounds = [index[0].indices(rows)[:2] for index in held]
+    bounds = [index[0].indices(rows)[:2] for index in held if index is not None]
     return slice(min(start for start, _ in bounds), max(stop for _, stop in bounds))
 
 
@@ -129,7 +129,7 @@ def feed(mesh: Mesh, rows: int, batch: Mapping[str, np.ndarray]) -> dict[str, ja
                 f"{len(local)} rows"
             )
 
-        def rows_of(index: tuple[slice, ...]) -> np.ndarray:
+        def rows_of(index: Any) -> np.ndarray:
             start, stop, _ = index[0].indices(rows)
             return local[start - fed.start : stop - fed.start]
 

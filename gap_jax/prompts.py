@@ -173,7 +173,7 @@ def nearest_words(
 
 
 def _nearest(pipe: Pipeline, cosines: np.ndarray, k: int) -> list[tuple[str, float]]:
-    words = {}
+    words: dict[str, float] = {}
     for i in np.argsort(-cosines).tolist():
         if len(words) == k:
             break

@@ -109,7 +109,7 @@ def _command(experiment: Experiment, preset: str, settings: Settings, world: Wor
         ),
         ("quick", option(bool, "run a short version with three arms, to see that everything works"), False),
         ("settings", Annotated[Settings, tyro.conf.arg(name="")], settings),
-        ("world", tyro.conf.AvoidSubcommands[any_world], world),
+        ("world", tyro.conf.AvoidSubcommands[any_world], world),  # type: ignore[misc]
     ]
     return dataclasses.make_dataclass(
         "Command",

@@ -4,7 +4,7 @@ Example: `python -m gap_jax.data check taskonomy --root FOLDER`.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -98,7 +98,7 @@ def run_masks(boxes: Path, images: Path, masks: Path, suffix: str = "") -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run a command; an error in the data ends the program with its message."""
-    commands = {"check": run_check, "prepare": run_prepare, "masks": run_masks}
+    commands: dict[str, Any] = {"check": run_check, "prepare": run_prepare, "masks": run_masks}
     config = (tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes)
     try:
         tyro.extras.subcommand_cli_from_dict(

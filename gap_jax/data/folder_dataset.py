@@ -28,7 +28,7 @@ class FolderConfig(tfds.core.BuilderConfig):
         self.layout, self.size, self.tolerance = layout, size, tolerance
 
 
-class FolderDataset(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class FolderDataset(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """A data set prepared from a folder of files; subclasses define `_features` and `_example`.
 
     Preparing prints which examples the folder has and which are left out; `metadata.json` lists the latter as

@@ -34,7 +34,7 @@ def write_chunk(folder: Path, name: str, arrays: Mapping[str, np.ndarray]) -> No
     """
     stream = BytesIO()
     try:
-        np.savez_compressed(stream, **arrays)
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
         write_whole(folder / f"{name}.npz", stream.getvalue())
     except OSError as error:
         raise OSError(
@@ -126,7 +126,7 @@ def write_tfds(chunks: Path, folder: Path) -> Path:
 
     features = tfds.features.FeaturesDict({name: feature(name, value) for name, value in first.items()})
 
-    class GeneratedDataset(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    class GeneratedDataset(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
         VERSION = tfds.core.Version("1.0.0")
         name = "generated"
         pkg_dir_path = Path(__file__).parent

@@ -237,7 +237,7 @@ class Pipeline:
                 residuals = self.controlnet.apply(
                     variables, x, timestep, context, per_branch(control), control_scale
                 )
-            if self.inpaints:
+            if self.inpaints and keep is not None:
                 repaint = 1 - keep.mask.astype(x.dtype)
                 x = jnp.concatenate([x, per_branch(repaint), per_branch(keep.source)], -1)
             output = self.unet.apply({"params": params["unet"]}, x, timestep, context, residuals)
@@ -275,7 +275,7 @@ class Pipeline:
                 if self.controlnet is None
                 else "the pipeline has a ControlNet: give its condition as control"
             )
-        if control is not None:
+        if control is not None and self.controlnet is not None:
             factor = self.downscale
             image = (batch, height * factor, width * factor, self.controlnet.conditioning_channels)
             expect_shape("control", control, image)

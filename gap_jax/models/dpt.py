@@ -3,6 +3,8 @@
 The network equals transformers' `DPTForDepthEstimation`.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -50,7 +52,7 @@ class DPT(VisionTransformer):
         expect_shape("images", images, (None, None, None, self.num_channels))
         expect_divisible("images", images, 2 * PATCH)
         pixels = (images.astype(jnp.float32) - jnp.array(self.image_mean)) / jnp.array(self.image_std)
-        x = None
+        x: Any = None
         for i, features in reversed(list(enumerate(self.feature_maps(pixels.astype(self.dtype))))):
             features = self.conv(f"neck.convs.{i}", self.fusion_hidden_size, use_bias=False)(features)
             x = self.fuse(f"neck.fusion_stage.layers.{len(FACTORS) - 1 - i}", x, features)
@@ -108,7 +110,7 @@ class DPT(VisionTransformer):
         x = self.conv(f"{prefix}.layers.{i}.projection", features, 1)(x)
         name = f"{prefix}.layers.{i}.resize"
         if factor > 1:
-            return Enlarge(features, factor, name=name, **self.dtypes)(x)
+            return Enlarge(features, int(factor), name=name, **self.dtypes)(x)
         return self.conv(name, features, stride=2)(x) if factor < 1 else x
 
     def fuse(self, prefix: str, x: jax.Array | None, features: jax.Array) -> jax.Array:

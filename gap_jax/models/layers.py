@@ -6,7 +6,7 @@ parameter, joined by dots, is therefore its key in a state dict of diffusers or 
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
@@ -24,6 +24,10 @@ class Layer(nn.Module, kw_only=True):
 
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+
+    if TYPE_CHECKING:  # Flax's result is a union that every caller would have to narrow
+
+        def apply(self, *args: Any, **kwargs: Any) -> Any: ...
 
     @property
     def dtypes(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return -jnp.take_along_axis(log_probabilities, labels[:, None], 1)[:, 0]
 
 
-def weighted_cross_entropy(weights: Sequence[float]) -> Loss:
+def weighted_cross_entropy(weights: Sequence[float] | np.ndarray) -> Loss:
     """Return the loss `(logits [B,K], label) -> [B]`: the cross-entropy times the true class's weight.
 
     `weights` `[K]` has a weight for each class. The loss is torch's with `weight` and `reduction="none"`.

@@ -60,8 +60,8 @@ def _load(source: Path, dtype: str) -> tuple[str, Any, dict, Callable]:
     else:
         raise FileNotFoundError(f"SOURCE {source} does not exist: give a file or a folder")
     if is_classifier:
-        model, params = load_classifier(source, dtype)
-        return f"{type(model).__name__}, {form}", model, params, save_classifier
+        classifier, params = load_classifier(source, dtype)
+        return f"{type(classifier).__name__}, {form}", classifier, params, save_classifier
     model, params = load_depth(source, dtype=dtype)
     if not isinstance(model, DPT):
         kind, form = "the depth U-Net", "XTC's checkpoint" if source.is_file() else "gap_jax's layout"

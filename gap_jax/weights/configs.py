@@ -131,9 +131,10 @@ def build(
                 )
             values[field.name] = value
     module = cls(**values, **(fields or {}))
+    levels = len(getattr(module, "block_out_channels", ()))
     for key in _PER_LEVEL:
         value = getattr(module, key, None)
-        if isinstance(value, tuple) and len(value) != (levels := len(module.block_out_channels)):
+        if isinstance(value, tuple) and len(value) != levels:
             raise ValueError(
                 f"{source}: {key} must have as many entries as block_out_channels, {levels}; found "
                 f"{len(value)}: correct the file"

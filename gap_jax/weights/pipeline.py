@@ -154,7 +154,7 @@ def load_clip(
         "vision_model": build(CLIPVisionModel, config["vision_config"], source, dtypes),
     }
     network = build(CLIPModel, config, source, encoders | dtypes)
-    normalise = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD} | read_normalisation(repo)
+    normalise: dict[str, Any] = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD} | read_normalisation(repo)
     clip = Clip(network, _tokenizer(repo, ""), **normalise)
     return clip, load_params(network, repo, "", TRANSFORMERS, variant)
 

@@ -108,7 +108,8 @@ def _blur(image, sigma):
 
 
 def _motion_blur(image, random, parameters):
-    return _smear(image, *parameters, random.uniform(-45, 45))
+    radius, sigma = parameters
+    return _smear(image, radius, sigma, random.uniform(-45, 45))
 
 
 def _smear(image, radius, sigma, degrees):

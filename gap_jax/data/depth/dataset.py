@@ -13,7 +13,7 @@ from gap_jax.data.encoding import png
 from gap_jax.data.folder_dataset import FolderConfig, FolderDataset
 
 
-class DepthDataset(FolderDataset, skip_registration=True):
+class DepthDataset(FolderDataset, skip_registration=True):  # type: ignore[call-arg]
     """Images with depth as a TFDS data set; errors are those of `FolderDataset`.
 
     Features are `image`, `depth` (uint16, depth times 65535), `mask` (255 where depth is valid), `id`, and

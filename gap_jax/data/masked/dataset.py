@@ -17,7 +17,7 @@ from gap_jax.data.masked.waterbirds import WaterbirdsLayout
 _CHECKED_MASKS = 200  # masks whose kept shares are checked before all examples are read
 
 
-class MaskedDataset(FolderDataset, skip_registration=True):
+class MaskedDataset(FolderDataset, skip_registration=True):  # type: ignore[call-arg]
     """Images with classes and masks as a TFDS data set.
 
     Features are `image`, `keep` (255 on the foreground), `label`, `group`, the layout's `attributes`, `id`,

@@ -67,7 +67,8 @@ def classification_task(
     """Return the task of classifying the foreground that masks keep, while everything else is inpainted.
 
     - `classes`: K names, in the order of labels.
-    - `adversarial`: the loss that adversarial prompts minimise, such as `tasks.classification.uniform_cross_entropy`.
+    - `adversarial`: the loss that adversarial prompts minimise, such as `uniform_cross_entropy` of
+      `tasks.classification`.
     - `metrics`: names in `METRICS`, besides the accuracy, which is the main metric.
     - `paste`: True to put the original's kept pixels back, exactly; see `inpaint`.
     - `weights`: float `[K]`, each class's weight in fine-tuning; None: 1.

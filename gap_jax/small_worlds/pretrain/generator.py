@@ -145,7 +145,7 @@ def train_diffusion(
 
     Each part starts from the weights that the one before ended with.
     """
-    backbone = dict(
+    backbone: dict[str, Any] = dict(
         in_channels=vae.latent_channels,
         block_out_channels=(48, 96),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
@@ -162,13 +162,14 @@ def train_diffusion(
         **backbone,
     )
     networks: dict[str, nn.Module] = {"unet": unet}
+    controlnet = None
     if training.world.has_controlnet:
-        networks["controlnet"] = ControlNet(
+        controlnet = ControlNet(
             conditioning_embedding_out_channels=(16, 32, 64),
             zero_init=nn.initializers.normal(0.02),
             **backbone,
         )
-    controlnet = networks.get("controlnet")
+        networks["controlnet"] = controlnet
     pipe = Pipeline(clip.model.text_model, vae, unet, controlnet, SCHEDULE, training.tokenizer)
     frozen = {"vae": vae_params, "text_encoder": clip_params["text_model"]}
     recipe = training.recipe

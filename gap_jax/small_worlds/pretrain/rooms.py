@@ -20,7 +20,7 @@ from gap_jax.models.clip import Clip
 from gap_jax.models.depth_unet import DepthUNet
 from gap_jax.small_worlds import rooms
 from gap_jax.small_worlds.pretrain.examples import augment_image, example_arrays, first_examples, image_grid
-from gap_jax.small_worlds.pretrain.recipes import TrainingPart
+from gap_jax.small_worlds.pretrain.recipes import RoomsRecipe, TrainingPart
 from gap_jax.small_worlds.pretrain.training import SmallWorld, Training, initialiser, to_float16
 from gap_jax.small_worlds.pretrain.vocabulary import VOCABULARY
 from gap_jax.small_worlds.probe import measures
@@ -72,6 +72,7 @@ def sample_probe(pipe: Pipeline, frozen: Params, clip: Clip, clip_params: Params
 def train_supervised(training: Training, folder: Path) -> None:
     """Train and save the depth model `depth` and its `critic`."""
     recipe = training.recipe
+    assert isinstance(recipe, RoomsRecipe)
     for name, part, styles, width, transform in (
         ("depth", recipe.depth, "narrow", 8, example_arrays()),
         ("critic", recipe.critic, "every", 16, example_arrays(augment_image)),

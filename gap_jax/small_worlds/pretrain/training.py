@@ -49,7 +49,7 @@ class SmallWorld:
     make_builder: Callable[[str, Path], Any]
     axes: Axes
     caption: Callable[[Sequence[str], Sequence[bool]], str]
-    known_probabilities: Callable[[Sequence[str]], Sequence[float]]
+    known_probabilities: Callable[[Sequence[str]], Sequence[float] | np.ndarray]
     has_controlnet: bool
     sample_probe: Callable[[Pipeline, Params, Clip, Params, int], Probe]
     train_supervised: Callable[["Training", Path], None]
@@ -62,7 +62,7 @@ class Training:
     def __init__(self, recipe: Recipe, world: SmallWorld):
         self.recipe, self.world = recipe, world
         self.tokenizer, self.vocab_size = train_tokenizer(world.vocabulary.split(), TOKENS)
-        self.dtypes = {"dtype": jnp.dtype(recipe.dtype)}
+        self.dtypes: dict[str, Any] = {"dtype": jnp.dtype(recipe.dtype)}
         self.key = jax.random.key(recipe.seed)
 
     def source(self, config: str, split: str, decoders: Mapping[str, Any] | None = None) -> Source:

@@ -76,7 +76,8 @@ def sample_probe(pipe: Pipeline, frozen: Params, clip: Clip, clip_params: Params
     wanted = [wildlife.Words(wildlife.BIRDS[birds["label"][bird]], *scene) for bird, scene in pairs]
 
     def measure(params):
-        values, rows = {}, [batch["image"][:16], pictures.foreground(batch["image"], batch["keep"])[:16]]
+        values: dict[str, float] = {}
+        rows = [batch["image"][:16], pictures.foreground(batch["image"], batch["keep"])[:16]]
         for steps in (5, 15):
             sampling = Sampling(num_steps=steps, guidance_scale=2.0, eta=1.0)
             images = probe.inpaint_scenes(
@@ -120,7 +121,8 @@ def train_animals(training: Training) -> Params:
     """Train a `SMALL` that tells all animals apart, in all places and lights."""
     model = SMALL.clone(num_labels=len(wildlife.AXES["animal"]), **training.dtypes)
     probed = first_examples(training.source("every", "validation"), training.num_probed(HELD_OUT))
-    held_out = {"every": stack([animal_label_arrays()(example, None) for example in probed])}
+    labelled, unused = animal_label_arrays(), np.random.default_rng(0)
+    held_out = {"every": stack([labelled(example, unused) for example in probed])}
     source, transform = training.source("every", "train"), animal_label_arrays(augment_image)
     return train_classifier(training, "animals", model, initialiser(model), source, transform, held_out)
 
@@ -128,7 +130,10 @@ def train_animals(training: Training) -> Params:
 def animal_label_arrays(augment: AugmentImage | None = None) -> Transform:
     """Return a transform like `example_arrays`, with the animal's number on its axis as the label."""
     arrays = example_arrays(augment)
-    return lambda example, random: arrays(example, random) | {"label": np.int32(example["animal"])}
+    return lambda example, random: {
+        **arrays(example, random),
+        "label": np.asarray(example["animal"], np.int32),
+    }
 
 
 def new_head_initialiser(model: ResNet, params: Params) -> Callable[[jax.Array], Params]:
@@ -159,7 +164,7 @@ def train_classifier(
         return error + statistics_loss(params, updated["params"]), {"accuracy": accuracy}
 
     def measure(params):
-        values = {}
+        values: dict[str, float] = {}
         for set_name, batch in held_out.items():
             means = probe.mean_by_group(in_steps(correctness, params, batch), batch["group"])
             values |= {f"{set_name}_{group.replace(' ', '_')}": value for group, value in means.items()}

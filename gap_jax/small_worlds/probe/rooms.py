@@ -124,7 +124,7 @@ def depth_model_errors(model: str, part: str) -> Errors:
 def mean_map_errors(mean_depth: np.ndarray, truth: rooms.RenderedRooms) -> np.ndarray:
     """Return the L1 error `[n]` of predicting the depth map `[S,S,1]` for every room."""
     prediction = np.broadcast_to(mean_depth, truth.depth.shape)
-    return np.asarray(depth_task.l1(jnp.asarray(prediction), truth.depth, truth.mask))
+    return np.asarray(depth_task.l1(*map(jnp.asarray, (prediction, truth.depth, truth.mask))))
 
 
 def generate_rooms(
@@ -153,7 +153,7 @@ def label_fidelity(
     errors: Mapping[str, np.ndarray], styles: Sequence[Style], num_steps: Sequence[int]
 ) -> dict[str, dict[str, float | str]]:
     """Return the critic's L1 on generated images, divided by that on real ones and by the mean map's."""
-    ratios = {}
+    ratios: dict[str, dict[str, float | str]] = {}
     for steps in num_steps:
         for baseline in ("real", "mean_map"):
             generated_l1, baseline_l1 = errors[f"generated_{steps}_steps"], errors[baseline]
