@@ -16,23 +16,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from gap_jax.experiments.depth_presets import PRESETS
 
 from gap_jax.diffusion.align import Sampling, controlnet_depth, generate
 from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.diffusion.schedule import Schedule
-from gap_jax.experiments.depth_presets import PRESETS
 from gap_jax.models.bit import BitConfig
 from gap_jax.models.clip import Clip, CLIPModel, CLIPTextModel, CLIPVisionModel
 from gap_jax.models.controlnet import ControlNet
 from gap_jax.models.depth_unet import DepthUNet
 from gap_jax.models.dpt import DPT
 from gap_jax.models.layers import Layer
+from gap_jax.models.network import Network
 from gap_jax.models.tokenizer import train_tokenizer
 from gap_jax.models.unet import UNet2DCondition
 from gap_jax.models.vae import AutoencoderKL
 from gap_jax.stages.guidance import FeatureStatistics, cosine
 from gap_jax.stages.objective import Term, adversarial
-from gap_jax.models.network import Network
 from gap_jax.stages.prompt_optimizer import EarlyStop, adamw, prompt_optimizer
 from gap_jax.tasks.depth import NEGATIVE_PROMPT
 

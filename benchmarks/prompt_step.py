@@ -27,9 +27,9 @@ from gap_jax.diffusion.align import Sampling, controlnet_depth
 from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.diffusion.schedule import Schedule
 from gap_jax.models import clip, controlnet, unet, vae
+from gap_jax.models.network import Network
 from gap_jax.models.tokenizer import Tokenizer
 from gap_jax.stages.objective import adversarial
-from gap_jax.models.network import Network
 from gap_jax.stages.prompt_optimizer import adamw, prompt_optimizer
 from gap_jax.tasks import depth
 from gap_jax.weights.configs import build
