@@ -2,8 +2,8 @@
 
     python -m benchmarks.loading [--images 64] [--size 256] [--batch 8] [--steps 10]
 
-Rooms with noise are written the way Taskonomy has its photographs, as 512x512 PNGs. They are read as they are,
-prepared once as ArrayRecord, and read from there through Grain. Seconds are those of the process on all cores
+Rooms with noise are written the way Taskonomy has its photographs, as 512x512 PNGs. They are read as they
+are, prepared once as ArrayRecord, and read from there through Grain. Seconds are those of the process on all cores
 together, so that other processes matter little. A training step is one of XTC's U-Net, forward and backward.
 """
 
@@ -34,7 +34,7 @@ BUILDING = "hanson"
 
 
 def write_taskonomy(root: Path, images: int) -> None:
-    """SmallRooms in Taskonomy's layout."""
+    """Write rooms in Taskonomy's layout."""
     random = np.random.default_rng(0)
     root.mkdir()
     (root / "splits.csv").write_text(f"id,train,val,test\n{BUILDING},1,0,0\n")

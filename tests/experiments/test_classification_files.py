@@ -32,10 +32,10 @@ from tests.experiments.processes import (
 SIZE = 64
 SHORT = shlex.split(
     "--preset paper --optimizing.prompts 1 --optimizing.steps 2 --optimizing.batch 2 "
-    "--optimizing.micro-batch 2 --optimizing.denoising-steps 2 --optimizing.adversarial-start 1 --generating.images 8 "
-    "--generating.batch 4 --generating.denoising-steps 2 --finetuning.steps 4 --finetuning.batch 4 "
-    "--evaluating.images 16 --evaluating.severities --evaluating.efficiency 4 --world.size 64 "
-    "--world.target-images 2"
+    "--optimizing.micro-batch 2 --optimizing.denoising-steps 2 --optimizing.adversarial-start 1 "
+    "--generating.images 8 --generating.batch 4 --generating.denoising-steps 2 --finetuning.steps 4 "
+    "--finetuning.batch 4 --evaluating.images 16 --evaluating.severities --evaluating.efficiency 4 "
+    "--world.size 64 --world.target-images 2"
 )
 
 

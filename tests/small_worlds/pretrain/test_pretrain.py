@@ -35,6 +35,7 @@ def start(world, work, cache):
         command += [f"--{flag}.steps", "4", f"--{flag}.batch", "4"]
         if part in DIFFUSION:
             command += [f"--{flag}.learning-rate", "3e-3"]
+    command += ["--vae.learning-rate", "4e-5"]  # so few updates at the full rate would undo the PCA
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
