@@ -3,8 +3,9 @@
     python -m benchmarks.loading [--images 64] [--size 256] [--batch 8] [--steps 10]
 
 Rooms with noise are written the way Taskonomy has its photographs, as 512x512 PNGs. They are read as they
-are, prepared once as ArrayRecord, and read from there through Grain. Seconds are those of the process on all cores
-together, so that other processes matter little. A training step is one of XTC's U-Net, forward and backward.
+are, prepared once as ArrayRecord, and read from there through Grain. Seconds are those of the process on all
+cores together, so that other processes matter little. A training step is one of XTC's U-Net, forward and
+backward.
 """
 
 import argparse
