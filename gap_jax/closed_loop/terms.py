@@ -40,12 +40,12 @@ class ArmTerms:
         weights, start = weights_of(arm, self._config), self._config.adversarial_start
         terms = [adversarial(self._world.task.adversarial, weights["adversarial"], start)]
         if self._world.targets:
-            guidances = self._guidances(target or next(iter(self._world.targets)))
+            guidances = self._guidance_terms(target or next(iter(self._world.targets)))
             terms += [Term(name, *guidance, weight=weights[name]) for name, guidance in guidances.items()]
         return terms
 
     @lru_cache  # noqa: B019 (an object lives as long as its experiment)
-    def _guidances(self, name: str) -> dict[str, Guidance]:
+    def _guidance_terms(self, name: str) -> dict[str, Guidance]:
         generator, target = self._world.generator, self._world.targets[name]
         guidances = {"guidance": image_guidance(generator.clip, generator.clip_params, target.images)}
         if has_texts(self._world):

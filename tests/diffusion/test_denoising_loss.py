@@ -11,36 +11,13 @@ from gap_jax.diffusion.align import depth_condition
 from gap_jax.diffusion.denoising_loss import denoising
 from gap_jax.weights.convert import state_dict
 from tests.torch_folders import nchw
-
-BATCH = 3
-KEYS = jax.random.split(jax.random.key(5), BATCH)
-
-
-def random(*shape, seed=0):
-    return np.random.default_rng(seed).random(shape, np.float32)
-
-
-def per_row(draw, *shape):
-    return np.asarray(jax.vmap(lambda key: draw(key, shape))(KEYS))
-
-
-def torch_gradients(module):
-    return {name: parameter.grad.numpy() for name, parameter in module.named_parameters()}
+from tests.torch_losses import BATCH, KEYS, random, torch_gradients, training
 
 
 @pytest.fixture
 def trainable():
-    """A function that clears and enables the gradients of a torch module until the end of the test."""
-    modules = []
-
-    def make(module):
-        modules.append(module)
-        module.zero_grad()
-        return module.requires_grad_()
-
-    yield make
-    for module in modules:
-        module.requires_grad_(False)
+    with training() as make:
+        yield make
 
 
 def denoising_in_torch(model, tokens, latents, depth=None, mask=None, *, power):

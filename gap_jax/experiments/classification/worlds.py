@@ -1,11 +1,12 @@
 """The building blocks of classification worlds: models and data from files or from the small world."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 
-from gap_jax.closed_loop.world import Generator, Models, World, as_batch
+from gap_jax.closed_loop.world import FixedPrompts, Generator, Models, World, as_batch
 from gap_jax.data.batch import HostBatch
 from gap_jax.data.loader import Source
 from gap_jax.data.prepared import Prepared
@@ -20,14 +21,14 @@ FIRST_TARGET = 100_000  # target domains of the small world show pictures from t
 
 
 def generator_from(config: ClassificationFiles) -> Generator:
-    """Return the Stable Diffusion and the CLIP that the configuration names."""
+    """Load the Stable Diffusion and the CLIP that the configuration names."""
     pipe, params = load_pipeline(config.pipeline, dtype=config.dtype)
     clip, clip_params = load_clip(config.clip, config.dtype)
     return Generator(pipe=pipe, params=params, clip=clip, clip_params=clip_params)
 
 
 def models_from(config: ClassificationFiles) -> Models:
-    """Return the classifiers that the configuration names."""
+    """Load the classifiers that the configuration names."""
     return Models(
         model=_classifier_from(config, config.model),
         critic=_classifier_from(config, config.critic or config.model),
@@ -46,18 +47,74 @@ def held_out_set(config: ClassificationFiles, split: str, count: int, *fields: s
     return as_batch(Prepared(config.data, split, fields=(*FIELDS, *fields)).sample(count))
 
 
-def small_generator() -> Generator:
-    """Return the Stable Diffusion and the CLIP of the small world of animals."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The parts that a classification world is built of, be they from files or from the small world.
+
+    - `original`: the training examples, with `FIELDS`; `grouped`: the same, with one more integer field that
+      the arm "balanced" samples evenly.
+    - `validation`, `test`: batches with `FIELDS` and the number `group` of each image.
+    """
+
+    title: str
+    generator: Generator
+    models: Models
+    original: Source
+    grouped: Source
+    validation: HostBatch
+    test: HostBatch
+    prompts: FixedPrompts
+
+
+def parts_from_files(
+    config: ClassificationFiles,
+    *,
+    title: str,
+    field: str,
+    validation: HostBatch,
+    test: HostBatch,
+    prompts: FixedPrompts,
+) -> Parts:
+    """Load the models and the training examples that the configuration names.
+
+    `field` is the integer field that the arm "balanced" samples evenly.
+    """
+    return Parts(
+        title=title,
+        generator=generator_from(config),
+        models=models_from(config),
+        original=Prepared(config.data, "train", fields=FIELDS),
+        grouped=Prepared(config.data, "train", fields=(*FIELDS, field)),
+        validation=validation,
+        test=test,
+        prompts=prompts,
+    )
+
+
+def small_parts(
+    experiment: str,
+    *,
+    title: str,
+    train: HostBatch,
+    validation: HostBatch,
+    test: HostBatch,
+    prompts: FixedPrompts,
+) -> Parts:
+    """Return rendered pictures with the small world's models for `waterbirds` or `iwildcam`."""
     pipe, params = load_pipeline("wildlife")
     clip, clip_params = load_clip("wildlife")
-    return Generator(pipe=pipe, params=params, clip=clip, clip_params=clip_params)
-
-
-def small_models(experiment: str) -> Models:
-    """Return the small world's classifier and critic of `waterbirds` or `iwildcam`."""
-    return Models(
-        model=classifier("wildlife", 64, part=experiment),
-        critic=classifier("wildlife", 64, part=f"{experiment}_critic"),
+    return Parts(
+        title=title,
+        generator=Generator(pipe=pipe, params=params, clip=clip, clip_params=clip_params),
+        models=Models(
+            model=classifier("wildlife", 64, part=experiment),
+            critic=classifier("wildlife", 64, part=f"{experiment}_critic"),
+        ),
+        original=to_examples(train, FIELDS),
+        grouped=to_examples(train, (*FIELDS, "group")),
+        validation=validation,
+        test=test,
+        prompts=prompts,
     )
 
 

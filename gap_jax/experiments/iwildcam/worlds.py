@@ -4,11 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gap_jax.closed_loop.world import DataSets, FixedPrompts, Generator, Loss, Models, TargetDomain, World
+from gap_jax.closed_loop.world import DataSets, FixedPrompts, Loss, TargetDomain, World
 from gap_jax.data.batch import HostBatch
-from gap_jax.data.loader import Source
 from gap_jax.data.masked.iwildcam import CLASSES, TEST_LOCATIONS, time_of_day
-from gap_jax.data.prepared import Prepared
 from gap_jax.experiments.classification import worlds
 from gap_jax.experiments.classification.task import baselines, classification_task
 from gap_jax.experiments.iwildcam.settings import AdversarialLoss, IWildCamFiles, SmallAnimals
@@ -49,23 +47,24 @@ def build_small(config: SmallAnimals, held_out: int) -> World:
     known = wildlife.render_kinds("validation", kinds["train"], range(held_out))
     numbers = worlds.FIRST_TARGET + np.arange(8 * config.target_images)
     shown = wildlife.render_kinds(config.unseen, unseen, numbers)
-    return _world(
+    parts = worlds.small_parts(
+        "iwildcam",
         title="iWildCam in the small world",
-        generator=worlds.small_generator(),
-        models=worlds.small_models("iwildcam"),
-        original=worlds.to_examples(train, worlds.FIELDS),
-        grouped=worlds.to_examples(train, (*worlds.FIELDS, "group")),
-        camera_field="group",
+        train=train,
         validation=validation,
-        known=known,
         test=test,
-        targets=_targets(shown, _target_rows(shown, config.target_images)),
         prompts=FixedPrompts(
             agnostic="a photo of a {subset}",
             written=tuple(
                 f"a photo of a {{subset}}, {place}" for place in ("grass", "forest", "lake", "dirt")
             ),
         ),
+    )
+    return _world(
+        parts,
+        _targets(shown, _target_rows(shown, config.target_images)),
+        known=known,
+        camera_field="group",
         classes=wildlife.MAMMALS,
         adversarial=ADVERSARIAL[config.adversarial],
     )
@@ -79,18 +78,19 @@ def build_from_files(config: IWildCamFiles, held_out: int) -> World:
     test["group"] = test.pop("location")
     rows = _target_rows(test, config.target_images)
     tested = np.setdiff1d(np.arange(len(test["label"])), np.concatenate(list(rows.values())))
-    return _world(
+    parts = worlds.parts_from_files(
+        config,
         title="iWildCam",
-        generator=worlds.generator_from(config),
-        models=worlds.models_from(config),
-        original=Prepared(config.data, "train", fields=worlds.FIELDS),
-        grouped=Prepared(config.data, "train", fields=(*worlds.FIELDS, "location")),
-        camera_field="location",
+        field="location",
         validation=validation,
-        known=validation,
         test=worlds.keep_rows(test, tested),
-        targets=_targets(test, rows),
         prompts=FixedPrompts(agnostic="a camera trap photo of a {subset}", written=ALIA_PROMPTS),
+    )
+    return _world(
+        parts,
+        _targets(test, rows),
+        known=validation,
+        camera_field="location",
         classes=CLASSES,
         adversarial=ADVERSARIAL[config.adversarial],
     )
@@ -112,38 +112,31 @@ def _targets(batch: HostBatch, rows: Mapping[str, np.ndarray]) -> dict[str, Targ
 
 
 def _world(
-    *,
-    title: str,
-    generator: Generator,
-    models: Models,
-    original: Source,
-    grouped: Source,
-    camera_field: str,
-    validation: HostBatch,
-    known: HostBatch,
-    test: HostBatch,
+    parts: worlds.Parts,
     targets: Mapping[str, TargetDomain],
-    prompts: FixedPrompts,
+    *,
+    known: HostBatch,
+    camera_field: str,
     classes: tuple[str, ...],
     adversarial: Loss,
 ) -> World:
     """Return iWildCam as a world: prompts for all classes, and both unseen cameras as test sets.
 
-    - `grouped`: the original examples with the camera's number in `camera_field`.
     - `known`: the clean test set, of cameras that may have been seen.
-    - `test`: pictures of the unseen cameras, whose numbers are in `group`.
+    - `camera_field`: the field of `parts.grouped` that holds the camera's number; in `parts.test` it is
+      `group`.
     """
-    labels, kept = worlds.labels_and_foregrounds(original)
+    labels, kept = worlds.labels_and_foregrounds(parts.original)
+    cameras = parts.test["group"]
     domains = {
-        f"camera {number}": worlds.keep_rows(test, test["group"] == number)
-        for number in np.unique(test["group"])
+        f"camera {camera}": worlds.keep_rows(parts.test, cameras == camera) for camera in np.unique(cameras)
     }
     return worlds.with_checked_classes(
         World(
-            title=title,
+            title=parts.title,
             summary="A classifier of animals before camera traps meets two cameras that it has never seen.",
-            generator=generator,
-            models=models,
+            generator=parts.generator,
+            models=parts.models,
             task=classification_task(
                 classes,
                 adversarial,
@@ -152,15 +145,15 @@ def _world(
                 weights=class_weights(labels, len(classes)),
             ),
             data=DataSets(
-                original=original,
-                validation={"other cameras": {name: validation[name] for name in worlds.FIELDS}},
+                original=parts.original,
+                validation={"other cameras": {name: parts.validation[name] for name in worlds.FIELDS}},
                 test=known,
                 domains=domains,
                 worst_of=tuple(domains),
                 subsets=worlds.class_subsets(labels, kept, classes, background=0),
             ),
             targets=targets,
-            prompts=prompts,
-            baselines=baselines(original, grouped, camera_field, kept),
+            prompts=parts.prompts,
+            baselines=baselines(parts.original, parts.grouped, camera_field, kept),
         )
     )

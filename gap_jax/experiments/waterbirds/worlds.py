@@ -4,11 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gap_jax.closed_loop.world import DataSets, FixedPrompts, Generator, Models, TargetDomain, World
-from gap_jax.data.batch import HostBatch
-from gap_jax.data.loader import Source
+from gap_jax.closed_loop.world import DataSets, FixedPrompts, TargetDomain, World
 from gap_jax.data.masked.waterbirds import CLASSES, GROUPS
-from gap_jax.data.prepared import Prepared
 from gap_jax.experiments.classification import worlds
 from gap_jax.experiments.classification.task import baselines, classification_task
 from gap_jax.experiments.waterbirds.settings import SmallBirds, WaterbirdsFiles
@@ -32,21 +29,19 @@ def build_small(config: SmallBirds, held_out: int) -> World:
     numbers = worlds.FIRST_TARGET + np.arange(config.target_images)
     kinds = {group: (wildlife.WATERBIRDS["validation"][group],) for group in SMALL_TEXTS}
     shown = {group: wildlife.render_kinds("validation", kinds[group], numbers) for group in SMALL_TEXTS}
-    return _world(
+    parts = worlds.small_parts(
+        "waterbirds",
         title="Waterbirds in the small world",
-        generator=worlds.small_generator(),
-        models=worlds.small_models("waterbirds"),
-        original=worlds.to_examples(train, worlds.FIELDS),
-        grouped=worlds.to_examples(train, (*worlds.FIELDS, "group")),
+        train=train,
         validation=validation,
         test=test,
-        targets={group: _target(group, batch["image"], SMALL_TEXTS) for group, batch in shown.items()},
         prompts=FixedPrompts(
             agnostic="a photo",
             written=tuple(f"a photo of a {{subset}}, {place}" for place in (*wildlife.LAND, *wildlife.WATER)),
         ),
-        paste=True,  # latents of 4x4 pixels lose its birds: the model card has the critic's numbers
     )
+    targets = {group: _target(group, batch["image"], SMALL_TEXTS) for group, batch in shown.items()}
+    return _world(parts, targets, paste=True)  # latents of 4x4 pixels lose its birds: see the model card
 
 
 def build_from_files(config: WaterbirdsFiles, held_out: int) -> World:
@@ -57,21 +52,19 @@ def build_from_files(config: WaterbirdsFiles, held_out: int) -> World:
     shown = {
         group: validation["image"][validation["group"] == group][: config.target_images] for group in TEXTS
     }
-    return _world(
+    parts = worlds.parts_from_files(
+        config,
         title="Waterbirds",
-        generator=worlds.generator_from(config),
-        models=worlds.models_from(config),
-        original=Prepared(config.data, "train", fields=worlds.FIELDS),
-        grouped=Prepared(config.data, "train", fields=(*worlds.FIELDS, "group")),
+        field="group",
         validation=validation,
         test=test,
-        targets={group: _target(group, images, TEXTS) for group, images in shown.items()},
         prompts=FixedPrompts(
             agnostic="nature",
             written=("a photo of a {subset} in a forest", "a photo of a {subset} in the water"),
         ),
-        paste=False,
     )
+    targets = {group: _target(group, images, TEXTS) for group, images in shown.items()}
+    return _world(parts, targets, paste=False)
 
 
 def _target(group: int, images: np.ndarray, texts: Mapping[int, str]) -> TargetDomain:
@@ -79,39 +72,27 @@ def _target(group: int, images: np.ndarray, texts: Mapping[int, str]) -> TargetD
     return TargetDomain(images=images, text=texts[group], subset=CLASSES[group % 2])
 
 
-def _world(
-    *,
-    title: str,
-    generator: Generator,
-    models: Models,
-    original: Source,
-    grouped: Source,
-    validation: HostBatch,
-    test: HostBatch,
-    targets: Mapping[int, TargetDomain],
-    prompts: FixedPrompts,
-    paste: bool,
-) -> World:
+def _world(parts: worlds.Parts, targets: Mapping[int, TargetDomain], *, paste: bool) -> World:
     """Return Waterbirds as a world: prompts for each class, and all four groups as test sets.
 
-    - `grouped`: the original examples with the field `group`.
     - `targets`: by group.
     - `paste`: True to put the original's birds back, pixel by pixel.
     """
-    labels, kept = worlds.labels_and_foregrounds(original)
+    labels, kept = worlds.labels_and_foregrounds(parts.original)
+    test = parts.test
     domains = {name: worlds.keep_rows(test, test["group"] == group) for group, name in enumerate(GROUPS)}
     return worlds.with_checked_classes(
         World(
-            title=title,
+            title=parts.title,
             summary="A classifier that saw landbirds on land and waterbirds on water meets them elsewhere.",
-            generator=generator,
-            models=models,
+            generator=parts.generator,
+            models=parts.models,
             task=classification_task(
                 CLASSES, other_class_cross_entropy(), ("macro_recall", "calibration"), paste=paste
             ),
             data=DataSets(
-                original=original,
-                validation={"clean": {name: validation[name] for name in worlds.FIELDS}},
+                original=parts.original,
+                validation={"clean": {name: parts.validation[name] for name in worlds.FIELDS}},
                 test=test,
                 domains=domains,
                 worst_of=tuple(domains),
@@ -119,7 +100,7 @@ def _world(
                 prompts_per_subset=True,
             ),
             targets={GROUPS[group]: target for group, target in targets.items()},
-            prompts=prompts,
-            baselines=baselines(original, grouped, "group", kept),
+            prompts=parts.prompts,
+            baselines=baselines(parts.original, parts.grouped, "group", kept),
         )
     )

@@ -9,36 +9,13 @@ import torch
 from gap_jax.small_worlds.pretrain.losses import autoencoder_loss, contrastive_loss
 from gap_jax.weights.convert import state_dict
 from tests.torch_folders import nchw, relative_error
-
-BATCH = 3
-KEYS = jax.random.split(jax.random.key(5), BATCH)
-
-
-def random(*shape, seed=0):
-    return np.random.default_rng(seed).random(shape, np.float32)
-
-
-def per_row(draw, *shape):
-    return np.asarray(jax.vmap(lambda key: draw(key, shape))(KEYS))
-
-
-def torch_gradients(module):
-    return {name: parameter.grad.numpy() for name, parameter in module.named_parameters()}
+from tests.torch_losses import BATCH, KEYS, per_row, random, torch_gradients, training
 
 
 @pytest.fixture
 def trainable():
-    """`trainable(module)`: the module with zeroed gradients switched on; off again after the test."""
-    modules = []
-
-    def make(module):
-        modules.append(module)
-        module.zero_grad()
-        return module.requires_grad_()
-
-    yield make
-    for module in modules:
-        module.requires_grad_(False)
+    with training() as make:
+        yield make
 
 
 def test_autoencoding(sd15, trainable):
