@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import gap_jax
 
 ROOT = Path(__file__).parent.parent
@@ -22,6 +24,10 @@ import sys
 import gap_jax
 from jax._src import xla_bridge
 
+names = "Pipeline Clip Network load_pipeline save_pipeline load_clip load_depth load_classifier Term prompts"
+for name in [*names.split(), "inpaint", "prompt_optimizer", "image_guidance", "parallel"]:
+    getattr(gap_jax, name)  # names are imported when they are first used
+
 assert not xla_bridge._backends, xla_bridge._backends
 heavy = {"torch", "tensorflow", "tensorflow_datasets", "transformers", "diffusers"} & set(sys.modules)
 assert not heavy, heavy
@@ -29,6 +35,23 @@ import jax
 assert jax.devices() and xla_bridge._backends  # this is where they would show
 """
     run(code)
+
+
+@pytest.mark.parametrize("experiment", ["depth", "waterbirds", "iwildcam"])
+def test_help_imports_nothing_that_only_a_run_needs(experiment):
+    code = """
+import runpy
+import sys
+experiment, sys.argv = sys.argv[1], ["command", "--help"]
+try:
+    runpy.run_module(f"gap_jax.experiments.{experiment}", run_name="__main__")
+except SystemExit as stop:
+    assert not stop.code, stop.code
+heavy = {"flax", "optax", "orbax", "grain", "torch", "transformers", "tensorflow_datasets", "matplotlib"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    printed = run(code, experiment).stdout
+    assert "number of prompts per arm" in printed and "last stage to run" in printed
 
 
 def test_safetensors_folders_need_no_torch(sd15):
