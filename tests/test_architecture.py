@@ -45,10 +45,10 @@ VERBS = set(  # one of which begins a public function's docstring
 )
 
 
-def imported(path: Path, in_functions: bool = True) -> set[str]:
-    """The names of modules and objects below `gap_jax` that a file imports, perhaps in functions too."""
-    names, tree = set(), ast.parse(path.read_text())
-    for node in ast.walk(tree) if in_functions else tree.body:
+def imported(path: Path) -> set[str]:
+    """The names of modules and objects below `gap_jax` that a file imports, in functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -81,7 +81,7 @@ def test_no_module_imports_itself_by_way_of_others():
     edges = {
         name: {
             target
-            for found in imported(path, in_functions=False)
+            for found in imported(path)
             for target in (found, found.rpartition(".")[0])
             if target in names
         }

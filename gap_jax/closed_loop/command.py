@@ -7,11 +7,11 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
 
@@ -23,19 +23,14 @@ if TYPE_CHECKING:
 _INTERRUPTED = 130  # exit status after Ctrl-C
 
 
-class WorldConfig(Protocol):
-    """A dataclass that says what a world is made of, such as the paths of data and models."""
-
-    def build(self, held_out: int) -> "World":
-        """Return the world, with this many images in each held-out set."""
-        ...
-
-
 class Preset(NamedTuple):
-    """The values of all settings that one name stands for."""
+    """The values of all settings that one name stands for.
+
+    `world` is a dataclass that says what the world is made of, such as the paths of data and models.
+    """
 
     settings: Settings
-    world: WorldConfig
+    world: Any
 
 
 class Experiment(NamedTuple):
@@ -44,11 +39,14 @@ class Experiment(NamedTuple):
     - `name`: its name; by default, it works in the folder `runs/{name}`.
     - `description`: the text at the top of its `--help`.
     - `presets`: its presets by name. The first one is the default.
+    - `build_world(world, held_out)`: returns the `World` that a preset's `world` describes, with `held_out`
+      images in each held-out set. It should import heavy modules itself, so that `--help` is fast.
     """
 
     name: str
     description: str
     presets: Mapping[str, Preset]
+    build_world: Callable[[Any, int], "World"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,12 +57,12 @@ class Options:
     preset: str
     work: Path
     settings: Settings
-    world: WorldConfig
+    world: Any
 
     def to_json(self) -> dict[str, Any]:
         """Return the values, as JSON, that tell this run from another one."""
-        world = dataclasses.asdict(self.world)  # type: ignore[call-overload]
-        return json.loads(json.dumps(self.settings.to_json() | {"world": world}, default=str))
+        values = self.settings.to_json() | {"world": dataclasses.asdict(self.world)}
+        return json.loads(json.dumps(values, default=str))
 
 
 def parse(experiment: Experiment, args: Sequence[str]) -> Options:
@@ -87,7 +85,7 @@ def parse(experiment: Experiment, args: Sequence[str]) -> Options:
     )
 
 
-def _command(experiment: Experiment, preset: str, settings: Settings, world: WorldConfig) -> type:
+def _command(experiment: Experiment, preset: str, settings: Settings, world: Any) -> type:
     """Return the dataclass that tyro reads a command line into, with these defaults."""
     worlds = dict.fromkeys(type(other.world) for other in experiment.presets.values())
     any_world: Any = reduce(or_, worlds)
@@ -131,7 +129,7 @@ def shortened(settings: Settings) -> Settings:
     )
 
 
-def execute(options: Options) -> None:
+def execute(experiment: Experiment, options: Options) -> None:
     """Run what is not done yet, up to the chosen stage; exits with status 130 after Ctrl-C."""
     import jax
 
@@ -148,18 +146,18 @@ def execute(options: Options) -> None:
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(options.work.absolute() / "compiled"))
     try:
-        _run(options)
+        _run(experiment, options)
     except KeyboardInterrupt:
         print("stopped; finished work is kept: run the same command again to continue", file=sys.stderr)
         raise SystemExit(_INTERRUPTED) from None
 
 
-def _run(options: Options) -> None:
+def _run(experiment: Experiment, options: Options) -> None:
     import jax
 
     from gap_jax.closed_loop.experiment import run_experiment
 
-    world = options.world.build(options.settings.evaluating.images)
+    world = experiment.build_world(options.world, options.settings.evaluating.images)
     page = run_experiment(options.settings, world, options.work, options.stage)
     if page is not None and jax.process_index() == 0:
         print(f"the report: {page}")
@@ -168,6 +166,6 @@ def _run(options: Options) -> None:
 def main(experiment: Experiment) -> None:
     """Run an experiment from the command line; an error becomes one line."""
     try:
-        execute(parse(experiment, sys.argv[1:]))
+        execute(experiment, parse(experiment, sys.argv[1:]))
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error

@@ -11,6 +11,7 @@ from gap_jax.closed_loop.programs import Programs
 from gap_jax.closed_loop.run import Run
 from gap_jax.closed_loop.settings import Evaluating, Generating, Optimizing, Settings
 from gap_jax.experiments.depth.settings import SmallRooms
+from gap_jax.experiments.depth.small_world import build
 
 SETTINGS = Settings(
     arms=("adversarial-sdedit",),
@@ -24,7 +25,7 @@ SETTINGS = Settings(
 def generated(tmp_path_factory):
     """A run whose four images have the four rooms as sources, and its work."""
     work = tmp_path_factory.mktemp("work")
-    run = Run(Programs(SETTINGS, SmallRooms(original=4).build(held_out=2)), work, seed=0)
+    run = Run(Programs(SETTINGS, build(SmallRooms(original=4), held_out=2)), work, seed=0)
     (produced,) = run.run_until("generate")
     return run, produced, work
 

@@ -8,6 +8,7 @@ from gap_jax.closed_loop.programs import num_micro_batches
 from gap_jax.closed_loop.requirements import check_requirements
 from gap_jax.closed_loop.settings import Optimizing, Settings
 from gap_jax.experiments.depth.settings import SmallRooms
+from gap_jax.experiments.depth.small_world import build
 
 SETTINGS = Settings(
     arms=("control", "adversarial-sdedit", "guided-adversarial"), optimizing=Optimizing(batch=2)
@@ -16,7 +17,7 @@ SETTINGS = Settings(
 
 @pytest.fixture(scope="module")
 def world():
-    return SmallRooms(original=2).build(held_out=1)
+    return build(SmallRooms(original=2), held_out=1)
 
 
 def test_a_student_is_not_iterated_on(world):

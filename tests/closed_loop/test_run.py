@@ -11,6 +11,7 @@ from gap_jax.closed_loop.programs import Programs
 from gap_jax.closed_loop.run import Run, example_rows
 from gap_jax.closed_loop.settings import Evaluating, Settings
 from gap_jax.experiments.depth.settings import SmallRooms
+from gap_jax.experiments.depth.small_world import build
 from gap_jax.stages.evaluate import SetKey
 
 SETTINGS = Settings(arms=("control",), evaluating=Evaluating(images=2, severities=(1, 2), efficiency=()))
@@ -18,7 +19,7 @@ SETTINGS = Settings(arms=("control",), evaluating=Evaluating(images=2, severitie
 
 @pytest.fixture(scope="module")
 def world():
-    return SmallRooms(original=4).build(held_out=1)
+    return build(SmallRooms(original=4), held_out=1)
 
 
 def test_the_progress_bar_of_evaluation_counts_every_set(world, tmp_path, monkeypatch):

@@ -88,7 +88,10 @@ def run(given, tmp_path, one_process):
     """`run(experiment, data set, classes, arms, …)`: the results of an experiment on the miniatures."""
 
     def run(experiment, name, classes, arms, *more):
-        execute(parse(experiment, [*given(name, classes, arms), "--work", str(tmp_path / "work"), *more]))
+        execute(
+            experiment,
+            parse(experiment, [*given(name, classes, arms), "--work", str(tmp_path / "work"), *more]),
+        )
         assert (tmp_path / "work" / "report" / "index.html").stat().st_size > 50_000
         return load(tmp_path / "work" / "results.json")
 

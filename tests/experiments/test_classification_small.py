@@ -8,6 +8,7 @@ from gap_jax.data.masked.iwildcam import TEST_LOCATIONS
 from gap_jax.data.masked.waterbirds import GROUPS
 from gap_jax.experiments.iwildcam.__main__ import EXPERIMENT as IWILDCAM
 from gap_jax.experiments.iwildcam.settings import SmallAnimals
+from gap_jax.experiments.iwildcam.worlds import build_small
 from gap_jax.experiments.waterbirds.__main__ import EXPERIMENT as WATERBIRDS
 from gap_jax.report.results import WORST, load
 from gap_jax.tasks.classification import background_cross_entropy, uniform_cross_entropy
@@ -18,7 +19,10 @@ def accuracies(tmp_path, one_process):
     """`accuracies(experiment, arms)`: by test set and arm, without images generated."""
 
     def accuracies(experiment, *arms):
-        execute(parse(experiment, ["--work", str(tmp_path), "--evaluating.images", "40", "--arms", *arms]))
+        execute(
+            experiment,
+            parse(experiment, ["--work", str(tmp_path), "--evaluating.images", "40", "--arms", *arms]),
+        )
         columns = load(tmp_path / "results.json").columns
         return {c.name: {arm: c.scores[arm]["accuracy"][0] for arm in arms} for c in columns}
 
@@ -40,8 +44,8 @@ def test_unseen_cameras_are_harder_and_other_pictures_help(accuracies):
 
 
 def test_settings_can_be_chosen_by_cameras_of_their_own():
-    chosen = SmallAnimals(unseen="validation", adversarial="uniform").build(held_out=8)
-    tested = SmallAnimals().build(held_out=8)
+    chosen = build_small(SmallAnimals(unseen="validation", adversarial="uniform"), held_out=8)
+    tested = build_small(SmallAnimals(), held_out=8)
     assert list(chosen.data.domains) == ["camera 34", "camera 35"]
     assert list(chosen.targets) == [
         f"{name}, {time}" for name in chosen.data.domains for time in ("day", "night")

@@ -107,7 +107,7 @@ def test_what_was_generated_is_read_by_tfds_and_datasets(finished):
 def test_run_again_it_does_nothing_and_says_so(finished, capsys, one_process):
     work = finished[0]
     before = {path: path.stat().st_mtime_ns for path in work.rglob("*")}
-    execute(options(work, TINY))
+    execute(EXPERIMENT, options(work, TINY))
     assert "nothing to do" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in work.rglob("*")} == before
 
@@ -115,7 +115,7 @@ def test_run_again_it_does_nothing_and_says_so(finished, capsys, one_process):
 def test_another_configuration_is_refused_by_the_field_that_differs(finished, one_process):
     other = dataclasses.replace(TINY, generating=dataclasses.replace(TINY.generating, images=6))
     with pytest.raises(ValueError, match=r"images.*4.*6|images.*6.*4"):
-        execute(options(finished[0], other))
+        execute(EXPERIMENT, options(finished[0], other))
 
 
 def test_settings_that_mean_nothing_are_refused():
@@ -156,7 +156,7 @@ def test_iterations_seeds_filters_and_written_prompts_go_together(tmp_path, one_
         generating=dataclasses.replace(TINY.generating, max_critic_loss=9.0, min_clip_similarity=-1.0),
     )
     work = tmp_path / "work"
-    execute(options(work, settings))
+    execute(EXPERIMENT, options(work, settings))
     results = load(work / "results.json")
     assert results.seeds == (0, 1) and not results.efficiency["foggy"]["written"][1:-1]
     assert {prompt.name for prompt in results.prompts if prompt.arm == "written"} == {

@@ -12,6 +12,7 @@ from gap_jax.closed_loop.command import execute, parse
 from gap_jax.data.__main__ import main as prepare
 from gap_jax.data.prepared import Prepared
 from gap_jax.experiments.depth.__main__ import EXPERIMENT
+from gap_jax.experiments.depth.files import build
 from gap_jax.experiments.depth.settings import DepthFiles
 from gap_jax.experiments.depth.task import depth_task
 from gap_jax.report.results import load
@@ -73,7 +74,7 @@ def run(data, sd15, clip, tmp_path, one_process):
         given += ["--world.data", str(data / "prepared" / "taskonomy"), "--world.model", str(model)]
         given += ["--world.pipeline", str(sd15.folder), "--world.controlnet", str(sd15.folder / "controlnet")]
         given += ["--world.clip", str(clip.folder), "--world.size", str(SIDE), *more]
-        execute(parse(EXPERIMENT, given))
+        execute(EXPERIMENT, parse(EXPERIMENT, given))
         assert (tmp_path / "work" / "report" / "index.html").stat().st_size > 50_000
         return load(tmp_path / "work" / "results.json")
 
@@ -132,9 +133,9 @@ def test_data_that_is_not_prepared_says_how_to(tmp_path, data):
     with pytest.raises(ValueError, match="lack keep; found depth, file, id, image, mask"):
         Prepared(data / "prepared" / "omnidata", "train", fields=("image", "keep"))
     with pytest.raises(FileNotFoundError, match=r"occlusion/2 lacks|has no folders"):
-        DepthFiles(data=data / "prepared" / "taskonomy", corrupted=data / "taskonomy").build(2)
+        build(DepthFiles(data=data / "prepared" / "taskonomy", corrupted=data / "taskonomy"), 2)
     with pytest.raises(ValueError, match="domains must not be named fog"):
-        DepthFiles(data=data / "prepared" / "taskonomy", domains={"fog": data}).build(2)
+        build(DepthFiles(data=data / "prepared" / "taskonomy", domains={"fog": data}), 2)
     few = Prepared(data / "prepared" / "omnidata", "train")
     assert few.select(np.array([3, 1])).files() == [few.files()[3], few.files()[1]]
 

@@ -5,10 +5,25 @@ on it, and reports the result as tables, curves and a page. Run it by `python -m
 Finished work is kept: after an interruption, the same command continues.
 """
 
-from gap_jax.closed_loop.command import Experiment, main
-from gap_jax.experiments.depth.settings import PRESETS
+from typing import TYPE_CHECKING
 
-EXPERIMENT = Experiment("depth", __doc__, PRESETS)
+from gap_jax.closed_loop.command import Experiment, main
+from gap_jax.experiments.depth.settings import PRESETS, DepthFiles, SmallRooms
+
+if TYPE_CHECKING:
+    from gap_jax.closed_loop.world import World
+
+
+def build_world(config: SmallRooms | DepthFiles, held_out: int) -> "World":
+    """Return the world of a configuration, with this many images in each held-out set."""
+    from gap_jax.experiments.depth import files, small_world
+
+    if isinstance(config, SmallRooms):
+        return small_world.build(config, held_out)
+    return files.build(config, held_out)
+
+
+EXPERIMENT = Experiment("depth", __doc__, PRESETS, build_world)
 
 if __name__ == "__main__":
     main(EXPERIMENT)

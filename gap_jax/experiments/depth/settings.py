@@ -5,7 +5,7 @@ The comments behind the fields are the help texts of the command line.
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from gap_jax.closed_loop.command import Preset
 from gap_jax.closed_loop.settings import (
@@ -17,9 +17,6 @@ from gap_jax.closed_loop.settings import (
     Settings,
 )
 
-if TYPE_CHECKING:
-    from gap_jax.closed_loop.world import World
-
 
 @dataclasses.dataclass(frozen=True)
 class SmallRooms:
@@ -27,12 +24,6 @@ class SmallRooms:
 
     original: int = 512  # number of rooms that the model is fine-tuned on and images are generated from
     target_images: int = 8  # number of images that show each target domain
-
-    def build(self, held_out: int) -> "World":
-        """Return the world, with this many rooms in each held-out set."""
-        from gap_jax.experiments.depth.small_world import build
-
-        return build(self, held_out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +49,6 @@ class DepthFiles:
     size: int = 256  # side of the images that the depth models see, in pixels
     loss: Literal["l1", "midas"] = "l1"  # fine-tuning loss: L1, or MiDaS's scale- and shift-invariant loss
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # precision of Stable Diffusion and CLIP
-
-    def build(self, held_out: int) -> "World":
-        """Return the world, with this many images in each held-out set."""
-        from gap_jax.experiments.depth.files import build
-
-        return build(self, held_out)
 
 
 REPLICA = Path("data/omnidata")

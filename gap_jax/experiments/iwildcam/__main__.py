@@ -5,10 +5,25 @@ Two cameras are new to the classifier. Animals are kept, and their surroundings 
 continues.
 """
 
-from gap_jax.closed_loop.command import Experiment, main
-from gap_jax.experiments.iwildcam.settings import PRESETS
+from typing import TYPE_CHECKING
 
-EXPERIMENT = Experiment("iwildcam", __doc__, PRESETS)
+from gap_jax.closed_loop.command import Experiment, main
+from gap_jax.experiments.iwildcam.settings import PRESETS, IWildCamFiles, SmallAnimals
+
+if TYPE_CHECKING:
+    from gap_jax.closed_loop.world import World
+
+
+def build_world(config: SmallAnimals | IWildCamFiles, held_out: int) -> "World":
+    """Return the world of a configuration, with this many images in each held-out set."""
+    from gap_jax.experiments.iwildcam import worlds
+
+    if isinstance(config, SmallAnimals):
+        return worlds.build_small(config, held_out)
+    return worlds.build_from_files(config, held_out)
+
+
+EXPERIMENT = Experiment("iwildcam", __doc__, PRESETS, build_world)
 
 if __name__ == "__main__":
     main(EXPERIMENT)

@@ -2,16 +2,13 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from gap_jax.closed_loop.arms import arms_of
 from gap_jax.closed_loop.command import Preset
 from gap_jax.closed_loop.settings import Finetuning, Generating, Optimizing, SamplingSettings
 from gap_jax.experiments.classification import settings as classification
 from gap_jax.experiments.classification.settings import ClassificationFiles
-
-if TYPE_CHECKING:
-    from gap_jax.closed_loop.world import World
 
 AdversarialLoss = Literal["uniform", "background", "cross-entropy"]
 
@@ -27,12 +24,6 @@ class SmallAnimals:
     unseen: Literal["validation", "test"] = "test"
     adversarial: AdversarialLoss = "background"  # loss that adversarial prompts minimise
 
-    def build(self, held_out: int) -> "World":
-        """Return the world, with this many pictures of each camera in each held-out set."""
-        from gap_jax.experiments.iwildcam.worlds import build_small
-
-        return build_small(self, held_out)
-
 
 @dataclasses.dataclass(frozen=True)
 class IWildCamFiles(ClassificationFiles):
@@ -46,12 +37,6 @@ class IWildCamFiles(ClassificationFiles):
     # the part of the classifier that is fine-tuned
     trained: Literal["everything", "last layer"] = "last layer"
     adversarial: AdversarialLoss = "uniform"  # loss that adversarial prompts minimise
-
-    def build(self, held_out: int) -> "World":
-        """Return the world, with this many images in each held-out set."""
-        from gap_jax.experiments.iwildcam.worlds import build_from_files
-
-        return build_from_files(self, held_out)
 
 
 SMALL = dataclasses.replace(

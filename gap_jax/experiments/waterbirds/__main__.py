@@ -5,10 +5,25 @@ backgrounds are inpainted. Run it by `python -m gap_jax.experiments.waterbirds`.
 an interruption, the same command continues.
 """
 
-from gap_jax.closed_loop.command import Experiment, main
-from gap_jax.experiments.waterbirds.settings import PRESETS
+from typing import TYPE_CHECKING
 
-EXPERIMENT = Experiment("waterbirds", __doc__, PRESETS)
+from gap_jax.closed_loop.command import Experiment, main
+from gap_jax.experiments.waterbirds.settings import PRESETS, SmallBirds, WaterbirdsFiles
+
+if TYPE_CHECKING:
+    from gap_jax.closed_loop.world import World
+
+
+def build_world(config: SmallBirds | WaterbirdsFiles, held_out: int) -> "World":
+    """Return the world of a configuration, with this many images in each held-out set."""
+    from gap_jax.experiments.waterbirds import worlds
+
+    if isinstance(config, SmallBirds):
+        return worlds.build_small(config, held_out)
+    return worlds.build_from_files(config, held_out)
+
+
+EXPERIMENT = Experiment("waterbirds", __doc__, PRESETS, build_world)
 
 if __name__ == "__main__":
     main(EXPERIMENT)

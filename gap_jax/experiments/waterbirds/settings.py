@@ -2,14 +2,10 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gap_jax.closed_loop.command import Preset
 from gap_jax.closed_loop.settings import Finetuning, Generating, Optimizing, SamplingSettings
 from gap_jax.experiments.classification.settings import SMALL, ClassificationFiles
-
-if TYPE_CHECKING:
-    from gap_jax.closed_loop.world import World
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,24 +16,12 @@ class SmallBirds:
     original: int = 512
     target_images: int = 8  # number of images that show each target domain
 
-    def build(self, held_out: int) -> "World":
-        """Return the world, with this many pictures of each group in each held-out set."""
-        from gap_jax.experiments.waterbirds.worlds import build_small
-
-        return build_small(self, held_out)
-
 
 @dataclasses.dataclass(frozen=True)
 class WaterbirdsFiles(ClassificationFiles):
     """Waterbirds as `python -m gap_jax.data prepare` writes it; models in files, folders or on the hub."""
 
     data: Path = Path("data/waterbirds")  # prepared data set with the splits train, validation and test
-
-    def build(self, held_out: int) -> "World":
-        """Return the world, with this many images in each held-out set."""
-        from gap_jax.experiments.waterbirds.worlds import build_from_files
-
-        return build_from_files(self, held_out)
 
 
 PAPER = dataclasses.replace(
