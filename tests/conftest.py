@@ -24,6 +24,14 @@ for library in (diffusers, transformers):
     library.utils.logging.disable_progress_bar()
 
 
+LONG = ("experiments", "test_distributed", "test_docs_cub", "test_kill", "test_readme")
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the tests that take longest, so that no worker is left with one at the end."""
+    items.sort(key=lambda item: not any(name in item.nodeid for name in LONG))
+
+
 @pytest.fixture
 def one_process(monkeypatch):
     """For what commands do: JAX is in use already, and only before can a cluster be joined."""

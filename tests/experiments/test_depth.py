@@ -29,11 +29,12 @@ from tests.experiments.processes import (
     stopped,
 )
 
+WORLD = SmallRooms(original=4)  # images are generated from each of these rooms
 ARMS = ("control", "adversarial-sdedit", "guided-adversarial")
 TINY = Settings(
     arms=ARMS,
     optimizing=Optimizing(prompts=1, steps=3, batch=2, denoising_steps=2, checkpoint_every=1),
-    generating=Generating(images=4, batch=2, denoising_steps=2),
+    generating=Generating(images=4, batch=2, denoising_steps=2, suffix=", red"),
     finetuning=Finetuning(steps=4, batch=2),
     evaluating=Evaluating(images=2, severities=(1,), efficiency=(2,)),
 )
@@ -41,7 +42,7 @@ TINY = Settings(
 
 def command(work, *more):
     """The same settings on the command line."""
-    given = ["--work", str(work), "--arms", *ARMS]
+    given = ["--work", str(work), "--arms", *ARMS, "--world.original", str(WORLD.original)]
     for stage in ("optimizing", "generating", "finetuning", "evaluating"):
         values, defaults = (getattr(settings, stage) for settings in (TINY, Settings()))
         for field in dataclasses.fields(values):
@@ -54,7 +55,7 @@ def command(work, *more):
 
 def options(work, settings):
     """The same experiment with other settings, in this process."""
-    return Options(stage="report", preset="small", work=work, settings=settings, world=SmallRooms())
+    return Options(stage="report", preset="small", work=work, settings=settings, world=WORLD)
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,29 @@ def test_it_ends_with_a_report_of_all_that_was_measured(finished):
     assert [frame.step for frame in guided[0].examples[0].frames] == [0, 1, 2, 3]
     for picture in guided[0].targets:
         assert Image.open(work / picture).size == (64, 64)
+
+
+@pytest.mark.parametrize("arm", ["adversarial-sdedit", "guided-adversarial"])
+def test_the_pictures_of_a_prompt_are_the_images_that_were_generated_with_it(finished, arm):
+    work = finished[0]
+    train = work / "seed-0" / arm / "generate" / "images" / "train"
+    generated = {
+        (line["source_id"], line["prompt_id"]): np.asarray(Image.open(train / line["file_name"]), int)
+        for line in map(json.loads, (train / "metadata.jsonl").read_text().splitlines())
+    }
+    prompts = [prompt for prompt in load(work / "results.json").prompts if prompt.arm == arm]
+    compared = 0
+    for number, prompt in enumerate(prompts):
+        for source, example in enumerate(prompt.examples):
+            if (source, number) in generated:
+                last = np.asarray(Image.open(work / example.frames[-1].generated), int)
+                assert prompt.stopped is None and example.frames[-1].step == prompt.steps
+                # The last update's embeddings, drawn in another batch: equal but for rounding.
+                assert np.abs(last - generated[source, number]).max() <= 1
+                first = np.asarray(Image.open(work / example.frames[0].generated), int)
+                assert np.abs(first - generated[source, number]).max() > 1
+                compared += 1
+    assert compared >= 2
 
 
 def test_sdedit_generates_with_the_adversarial_arms_prompts(finished):
