@@ -75,7 +75,7 @@ def measure(name: str, batch: int, repeats: int) -> None:
 
 
 def torch_peak(run: Callable[[], object], gpu: bool) -> int:
-    """Bytes that `run` takes at its peak, above what is there before."""
+    """Return the bytes that `run` takes at its peak, above those held before."""
     if gpu:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -88,7 +88,7 @@ def torch_peak(run: Callable[[], object], gpu: bool) -> int:
 
 
 def status(key: str) -> int:
-    """A number of bytes in this process' status."""
+    """Return a number of bytes from this process's status."""
     return 1024 * int(Path("/proc/self/status").read_text().split(f"{key}:")[1].split()[0])
 
 

@@ -29,7 +29,7 @@ Outputs = dict[str, np.ndarray]
 
 
 class Loaded(NamedTuple):
-    """What loading took: memory in bytes, time in seconds; and the networks' outputs, if asked for."""
+    """The cost of loading, in bytes and seconds, and the networks' outputs, if they were asked for."""
 
     parameters: int
     size: int
@@ -40,13 +40,13 @@ class Loaded(NamedTuple):
 
 
 def in_new_process(function: Callable, *arguments: Any) -> Any:
-    """`function(*arguments)` in an interpreter started for it, whose memory is gone afterwards."""
+    """Call a function in a new interpreter, whose memory is gone afterwards."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
         return executor.submit(function, *arguments).result()
 
 
 def inputs(side: int) -> dict[str, np.ndarray]:
-    """Inputs of one image for latents of `side`, NHWC."""
+    """Return the inputs of one image for latents of `side`, NHWC."""
     rng = np.random.default_rng(0)
     return {
         "token_ids": rng.integers(0, 49408, (1, 77)),
@@ -58,14 +58,14 @@ def inputs(side: int) -> dict[str, np.ndarray]:
 
 
 def write(folder: Path, side: int) -> Outputs:
-    """Save random networks of the published configurations, one after the other; torch's outputs, NHWC."""
+    """Save random networks of the published configurations; return torch's outputs, NHWC."""
     import diffusers
     import torch
     import transformers
 
-    from tests import test_published as published
     from tests.models.test_clip import torch_pixels
     from tests.torch_folders import nchw, nhwc, randomise, write_tokenizer
+    from tests.weights import test_published as published
 
     pipeline, given, timestep = folder / "pipeline", inputs(side), torch.tensor([500])
     token_ids, context = torch.from_numpy(given["token_ids"]), torch.from_numpy(given["context"])
@@ -144,14 +144,14 @@ def run(pipe, params, clip, clip_params, given) -> Outputs:
 
 
 def peak_memory() -> int:
-    """The most physical memory that this process has held, mapped files included, in bytes."""
+    """Return the most physical memory that this process has held, in bytes, mapped files included."""
     status = Path("/proc/self/status").read_text()
     kibibytes = status.split("VmHWM:")[1].split()[0]
     return 1024 * int(kibibytes)
 
 
 def report(folder: Path, side: int) -> bool:
-    """Measure, print the table, and say whether every goal is met."""
+    """Measure, print the table, and return True if every goal is met."""
     from tests.torch_folders import relative_error  # here: `load`'s process imports this file, but not torch
 
     passed = []
@@ -183,9 +183,12 @@ def report(folder: Path, side: int) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, help="keep the models here; default: a temporary folder")
+    parser.add_argument("--folder", type=Path, help="folder to keep the models in (default: a temporary one)")
     parser.add_argument(
-        "--side", type=int, default=64, help="of the latents, divisible by 8; images are 8 times it"
+        "--side",
+        type=int,
+        default=64,
+        help="side of the latents, a multiple of 8; images are 8 times as large",
     )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

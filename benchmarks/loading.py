@@ -54,7 +54,7 @@ def write_taskonomy(root: Path, images: int) -> None:
 
 
 def arrays(example: dict, random: np.random.Generator) -> dict[str, np.ndarray]:
-    """An example as the U-Net is trained on it."""
+    """Return an example in the form that the U-Net is trained on."""
     return {
         "image": example["image"].astype(np.float32) / 255,
         "depth": example["depth"].astype(np.float32) / DEPTH_SCALE,
@@ -71,7 +71,7 @@ def report(name: str, images: int, run: Callable) -> None:
 
 
 def waiting(batches: Batches, steps: int, buffered: int) -> tuple[float, float]:
-    """Seconds of a step, and of those that it waits for its batch, once what is `buffered` has been used."""
+    """Return the seconds of a step and those it waits for its batch, after `buffered` batches."""
     network, optimizer = DepthUNet(), optax.adam(3e-5)
     params = network.init(jax.random.key(0), *network.example_inputs())["params"]
 

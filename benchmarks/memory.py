@@ -1,11 +1,11 @@
-"""What the presets need of a device's memory at full size: weights, and steps as XLA plans them; none is run.
+"""The memory that the presets need on a device at full size: weights, and steps as XLA plans them.
 
     python -m benchmarks.memory                                        # weights, from the networks' shapes
     python -m benchmarks.memory --plan finetune                        # what a step takes besides
     python -m benchmarks.memory --plan optimize --prompts 1 --images 4
 
-`--images`: those that a device has at a time. A plan is that of the backend that it is compiled for, this
-machine's; to compile `optimize` takes minutes.
+No step is run. `--images` is the number of images that a device computes at a time. A plan holds for the
+backend of this machine. Compiling `optimize` takes minutes.
 """
 
 import argparse
@@ -16,11 +16,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from gap_jax.experiments.depth_presets import PRESETS
 
 from gap_jax.diffusion.align import Sampling, controlnet_depth, generate
 from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.diffusion.schedule import Schedule
+from gap_jax.experiments.depth.settings import PRESETS
+from gap_jax.experiments.depth.task import depth_task
 from gap_jax.models.bit import BitConfig
 from gap_jax.models.clip import Clip, CLIPModel, CLIPTextModel, CLIPVisionModel
 from gap_jax.models.controlnet import ControlNet
@@ -67,19 +68,19 @@ class Networks:
         self.params = {part: shapes(getattr(self.pipe, part)) for part in parts}
         self.clip_params = shapes(self.clip.model)
         self.model_params = shapes(self.model)
-        self.task = self.world.task()
+        self.task = depth_task(self.world.loss, NEGATIVE_PROMPT)
 
     def predict(self, params: Any, images: jax.Array) -> jax.Array:
-        """Depth, as `depth_files.network` predicts it."""
+        """Predict depth as the experiment's world from files does."""
         size = (len(images), self.world.size, self.world.size, 3)
         return self.model.apply({"params": params}, jax.image.resize(images, size, "bilinear"))
 
     def optimize(self, prompts: int, images: int) -> tuple[Callable, tuple]:
-        """An optimisation step and its arguments, with the model's loss and CLIP's."""
+        """Return an optimisation step, with the losses of the model and of CLIP, and its arguments."""
         config = self.settings.optimizing
 
         def optimizer(params, clip_params, model_params):
-            def guide(params, sample):
+            def distance(params, sample):
                 return cosine(
                     self.clip.image_features(params, sample.images), FeatureStatistics(jnp.ones(1024), None)
                 )
@@ -88,13 +89,13 @@ class Networks:
                 self.pipe,
                 params,
                 Network(self.predict, model_params),
-                [adversarial(self.task.adversarial), Term("guidance", guide, clip_params)],
+                [adversarial(self.task.adversarial), Term("guidance", distance, clip_params)],
                 controlnet_depth(),
                 adamw(config.learning_rate, weight_decay=config.weight_decay),
                 placeholders=config.placeholders,
                 negative_prompt=self.task.negative_prompt,
-                sampling=Sampling(config.denoising_steps, config.guidance_scale),
-                accumulation=config.batch // config.at_once,
+                sampling=Sampling(config.denoising_steps, self.settings.sampling.guidance_scale),
+                accumulation=config.batch // config.micro_batch,
                 early_stop=EarlyStop(config.window, config.threshold),
             )
 
@@ -106,22 +107,23 @@ class Networks:
         starts = jax.ShapeDtypeStruct((prompts, config.placeholders, 768), jnp.float32)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), prompts))
         states = jax.eval_shape(lambda w, k, s: jax.vmap(optimizer(*w).init)(k, s), weights, keys, starts)
-        return step, (weights, states, batch(images * config.batch // config.at_once))
+        return step, (weights, states, batch(images * config.batch // config.micro_batch))
 
     def generate(self, prompts: int, images: int) -> tuple[Callable, tuple]:
-        """Generating images of a prompt, measured by the model."""
-        sampling = Sampling(self.settings.generating.denoising_steps, self.settings.optimizing.guidance_scale)
+        """Return a step that generates images and takes the model's loss on them, and its arguments."""
+        config = self.settings
+        sampling = Sampling(config.generating.denoising_steps, config.sampling.guidance_scale)
 
-        def make(params, model_params, context, uncond, batch, keys):
-            made = generate(self.pipe, params, context, uncond, batch, keys, controlnet_depth(), sampling)
-            return made, self.task.loss(self.predict(model_params, made), batch)
+        def generation_step(params, model_params, context, uncond, batch, keys):
+            images = generate(self.pipe, params, context, uncond, batch, keys, controlnet_depth(), sampling)
+            return images, self.task.loss(self.predict(model_params, images), batch)
 
         context = jax.ShapeDtypeStruct((1, 77, 768), jnp.float32)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), images))
-        return make, (self.params, self.model_params, context, context, batch(images), keys)
+        return generation_step, (self.params, self.model_params, context, context, batch(images), keys)
 
     def finetune(self, prompts: int, images: int) -> tuple[Callable, tuple]:
-        """A step of fine-tuning the depth model."""
+        """Return a step of fine-tuning the depth model, and its arguments."""
         adam = optax.amsgrad(self.settings.finetuning.learning_rate)
 
         def step(params, state, batch):
@@ -136,12 +138,12 @@ class Networks:
 
 
 def shapes(network: Layer) -> Any:
-    """A network's parameters, as shapes."""
+    """Return the shapes of a network's parameters."""
     return jax.eval_shape(network.init, jax.random.key(0), *network.example_inputs())["params"]
 
 
 def batch(images: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Images with depth, as shapes."""
+    """Return the shapes of images with depth."""
     kinds = {"image": (3, jnp.float32), "depth": (1, jnp.float32), "mask": (1, jnp.bool_)}
     return {
         name: jax.ShapeDtypeStruct((images, SIDE, SIDE, channels), dtype)
@@ -150,7 +152,7 @@ def batch(images: int) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def size(tree: Any) -> str:
-    """Of parameters: how many, and their bytes."""
+    """Return the number of parameters and their size, as text."""
     leaves = jax.tree.leaves(tree)
     count, total = sum(leaf.size for leaf in leaves), sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     return f"{count / 1e6:9.1f} M {total / 1e9:7.2f} GB"
@@ -161,10 +163,10 @@ def main() -> None:
     parser.add_argument(
         "--preset", choices=[name for name in PRESETS if name != "small"], default="taskonomy-unet"
     )
-    parser.add_argument("--dtype", default="float32", help="of Stable Diffusion and CLIP")
+    parser.add_argument("--dtype", default="float32", help="precision of Stable Diffusion and CLIP")
     parser.add_argument("--plan", nargs="*", choices=("optimize", "generate", "finetune"), default=[])
-    parser.add_argument("--prompts", type=int, default=1, help="that are optimised at once")
-    parser.add_argument("--images", type=int, default=4, help="of a device at a time")
+    parser.add_argument("--prompts", type=int, default=1, help="number of prompts that are optimised at once")
+    parser.add_argument("--images", type=int, default=4, help="images that a device computes at a time")
     args = parser.parse_args()
     networks = Networks(args.preset, args.dtype)
     named = {**networks.params, "clip": networks.clip_params, "depth model": networks.model_params}

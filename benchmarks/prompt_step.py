@@ -51,7 +51,7 @@ SIZES = {  # name: (images' side, batch, UNet, what only the ControlNet has, VAE
 
 
 class Benchmark:
-    """A batch, and the networks, torch's and ours."""
+    """The networks, torch's and ours, and a batch for them."""
 
     def __init__(self, size: str, dtype: str):
         side, self.rows, backbone, condition, vae_config, text = SIZES[size]
@@ -78,7 +78,7 @@ class Benchmark:
         self.start = rng.standard_normal((4, 4, text["hidden_size"]), dtype=np.float32) * 0.03
 
     def compiled(self, num_steps: int = STEPS, backprop_steps: int | None = None, population: int = 0):
-        """A step's executable, and a function that runs it and returns the gradient (from AdamW's)."""
+        """Return a compiled step, and a function that runs it and returns the gradient that AdamW saw."""
         given = self.pipe, self.params, Network(predict_depth, KERNEL), [adversarial(depth.negative_l1)]
         sampling = Sampling(num_steps, GUIDANCE, backprop_steps=backprop_steps)
         options = dict(placeholders=4, negative_prompt=NEGATIVE, sampling=sampling)
@@ -96,7 +96,7 @@ class Benchmark:
         return executable, run
 
     def torch_step(self, device: str):
-        """The same step in torch, from METHOD.md: a function of nothing that returns the gradient."""
+        """Return a function that makes the same step in torch and returns its gradient."""
         for network in self.networks.values():
             network.to(device, self.dtype)
         scheduler = diffusers.DDIMScheduler(**dataclasses.asdict(SCHEDULE), clip_sample=False)
@@ -128,7 +128,7 @@ class Benchmark:
         return run
 
     def flops(self) -> int:
-        """Of the products and convolutions of UNet and ControlNet in sampling; ends torch's networks."""
+        """Count the operations of UNet and ControlNet in sampling; torch's networks are gone afterwards."""
         rows, side, down = 2 * self.rows, self.batch["depth"].shape[1], self.pipe.downscale
         shapes = (rows, 4, side // down, side // down), (rows,), (rows, 77, self.start.shape[-1])
         *inputs, control = (torch.empty(shape, device="meta") for shape in (*shapes, (rows, 3, side, side)))
@@ -166,7 +166,9 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parts = ("step", "backprop", "population", "memory")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
-    parser.add_argument("--peak-tflops", type=float, default=990, help="default: an H100's in bfloat16")
+    parser.add_argument(
+        "--peak-tflops", type=float, default=990, help="peak of the device (default: an H100's in bfloat16)"
+    )
     args = parser.parse_args()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs the GPU's memory too
     diffusers.utils.logging.set_verbosity_error()

@@ -35,7 +35,7 @@ SIZES = {  # name: (configuration, latents' side, batch)
 
 
 def from_torch(module: torch.nn.Module, ours, dtype: str) -> dict:
-    """Our parameters of a torch module."""
+    """Return a torch module's weights as our parameters."""
     tensors = {
         name: Tensor("memory", tuple(value.shape), value.detach().numpy)
         for name, value in module.state_dict().items()
@@ -104,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--dtype", default="float32", help="ours; torch runs in float32")
+    parser.add_argument("--dtype", default="float32", help="precision of our UNet; torch runs in float32")
     args = parser.parse_args()
     print(f"seconds on {jax.devices()[0].device_kind}; jax {jax.__version__}, torch {torch.__version__}")
     print("                           ours     torch   ratio")

@@ -1,4 +1,4 @@
-"""What importing and using the package costs, each in a process of its own."""
+"""The cost of importing and using the package, each measured in a process of its own."""
 
 import configparser
 import subprocess

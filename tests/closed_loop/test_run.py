@@ -1,4 +1,4 @@
-"""What one seed runs and measures."""
+"""One seed: the test sets that it measures, and the images that its prompts are shown on."""
 
 import dataclasses
 

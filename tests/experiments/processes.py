@@ -13,9 +13,9 @@ from gap_jax.report.results import load
 
 
 def environment(devices=1, optimization=1):
-    """Variables of a process with so many CPU devices, in which XLA optimises little: it compiles fast.
+    """Return the variables of a process with this many CPU devices, in which XLA optimises little.
 
-    At level 0 a step of the small world's prompts would take twice as long.
+    XLA then compiles fast. At level 0, a step of the small world's prompts would take twice as long.
     """
     flags = f"--xla_backend_optimization_level={optimization}"
     flags += f" --xla_force_host_platform_device_count={devices}"
@@ -23,7 +23,7 @@ def environment(devices=1, optimization=1):
 
 
 def stopped(command, sign, how=signal.SIGKILL):
-    """Run a command until the file or folder `sign` is there: its exit status, and what it said on stderr."""
+    """Run a command until the file or folder `sign` exists; return its exit status and its stderr."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job inherits ignored
     process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
     printed = []
@@ -38,7 +38,7 @@ def stopped(command, sign, how=signal.SIGKILL):
 
 
 def assert_same_end(work, other):
-    """The same table and results, to the last digit."""
+    """Assert that the tables and the results are the same to the last digit."""
     tables = [(folder / "report" / "table.md").read_bytes() for folder in (work, other)]
     assert tables[0] == tables[1]
     ours, theirs = (load(folder / "results.json") for folder in (work, other))
@@ -46,7 +46,7 @@ def assert_same_end(work, other):
 
 
 def assert_tables_agree(work, other, metric, **tolerance):
-    """The same columns and arms, and one metric's scores of all seeds within a tolerance."""
+    """Assert that columns and arms are the same, and one metric's scores within a tolerance."""
     ours, theirs = (load(folder / "results.json") for folder in (work, other))
     for mine, yours in zip(ours.columns, theirs.columns, strict=True):
         assert mine.scores.keys() == yours.scores.keys()
@@ -55,7 +55,7 @@ def assert_tables_agree(work, other, metric, **tolerance):
 
 
 def assert_images_agree(work, other, arm):
-    """What an arm generated, to 1e-3: of 255, to 1, where that falls on either side of a half."""
+    """Assert that an arm generated the same images to 1e-3, which rounding to 8 bits may turn into 1."""
     folders = [folder / "seed-0" / arm / "generate" / "images" for folder in (work, other)]
     paths = [sorted(folder.rglob("*.png")) for folder in folders]
     assert paths[0] and len(paths[0]) == len(paths[1])

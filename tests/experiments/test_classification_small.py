@@ -60,7 +60,7 @@ def test_settings_can_be_chosen_by_cameras_of_their_own():
 
 
 def pictures(world):
-    """Of the unseen cameras, those to aim at and those to test on, in bytes."""
+    """Return the pictures of the unseen cameras, of targets and of test sets, as bytes."""
     shown = [domain["image"] for domain in world.data.domains.values()]
     shown += [target.images for target in world.targets.values()]
     return {image.tobytes() for image in np.concatenate(shown)}
