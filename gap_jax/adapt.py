@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is fast
     from gap_jax.stages.train import Probe
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Adapt:
     """Settings of a fine-tuning; the defaults suit Stable Diffusion 1.5."""
 
@@ -26,14 +26,16 @@ class Adapt:
     images: Path  # folder of images with metadata.jsonl, which names captions and depth maps
     work: Path = Path("runs/adapt")  # folder of everything that is written; the result is in `pipeline`
     controlnet: str | None = None  # ControlNet to add to the pipeline: a folder or a hub id
-    networks: tuple[Literal["unet", "controlnet"], ...] = ("unet",)  # networks to train
+    # networks to train; a ControlNet is trained only if it is named here
+    networks: tuple[Literal["unet", "controlnet"], ...] = ("unet",)
     size: int = 512  # pixels along a side of the training images
     steps: int = 2000  # number of updates
-    batch: int = 8  # images per step, over all devices
+    batch: int = 8  # images per update, over all devices
     learning_rate: float = 1e-5  # AdamW learning rate, after a warm-up of 2 % of the steps
     average: float = 0.999  # decay of the moving average of the weights, which is the result
     empty_captions: float = 0.1  # share of captions left empty, so that classifier-free guidance works
-    dtype: str = "bfloat16"  # dtype of the computation; the trained weights are float32
+    # precision of the computation; trained weights stay float32
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     seed: int = 0  # seed of all random numbers
 
 
@@ -98,8 +100,8 @@ def check_fit(config: Adapt, pipe: "Pipeline", source: "ImageFolder") -> None:
     """Raise ValueError if the settings, the pipeline and the images do not fit together."""
     if "controlnet" in config.networks and pipe.controlnet is None:
         raise ValueError(
-            f"networks name the ControlNet, but the pipeline {config.model} has no ControlNet: give one by "
-            "--controlnet, or train the unet only"
+            f"networks name the ControlNet, but the pipeline {config.model} has no ControlNet: give one "
+            "with --controlnet, or train the unet only"
         )
     if pipe.controlnet is not None and not source.has_depth:
         raise ValueError(

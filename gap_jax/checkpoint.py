@@ -2,6 +2,9 @@
 
 The folder of a run holds `config.json` and, for each step that is kept, one Orbax checkpoint, such as `120/`.
 A checkpoint is a flat dict of arrays, named by their paths in the state: `state.opt[0].mu['w']`.
+
+Orbax's `CheckpointManager` does not carry this. When one process fails to save or to restore, it does not
+tell the others, which then wait until the job dies; and it deletes a step before it writes it again.
 """
 
 import json
@@ -134,10 +137,13 @@ class Checkpoints:
             differences = _differences(_describe(expected), _describe(arrays))
             if not differences:
                 return step, arrays
-            warnings.warn(f"checkpoint {path} has another structure than the state, skipped", stacklevel=5)
-            mismatch = mismatch or f"checkpoint {path} has another structure than the state: {differences}"
+            warnings.warn(f"checkpoint {path} does not fit this program, skipped", stacklevel=5)
+            mismatch = mismatch or f"checkpoint {path} does not fit this program: {differences}"
         if mismatch:
-            raise ValueError(mismatch)
+            raise ValueError(
+                f"{mismatch}. Delete {self.folder} to start anew, or use the settings and the version of "
+                "gap_jax that wrote it"
+            )
         return None
 
     def _steps(self) -> list[int]:

@@ -107,7 +107,7 @@ def local_rows(mesh: Mesh, rows: int) -> slice:
     shards = mesh.shape["data"]
     if rows % shards:
         raise ValueError(
-            f"a batch must be a multiple of {shards}, the devices along the data axis, found {rows} images"
+            f"the batch must be a multiple of the {shards} devices on the data axis; found {rows} images"
         )
     held = NamedSharding(mesh, P("data")).addressable_devices_indices_map((rows,)).values()
     bounds = [index[0].indices(rows)[:2] for index in held if index is not None]

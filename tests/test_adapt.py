@@ -58,7 +58,7 @@ def test_settings_that_do_not_fit_together_are_refused(config, sd15, inpaint):
     ):
         adapt.main(config)
     without_controlnet = dataclasses.replace(config, model=str(inpaint.folder), networks=("controlnet",))
-    with pytest.raises(ValueError, match="has no ControlNet: give one by --controlnet"):
+    with pytest.raises(ValueError, match="has no ControlNet: give one with --controlnet"):
         adapt.main(without_controlnet)
 
 

@@ -101,7 +101,7 @@ def test_random_keys_keep_their_kind(tmp_path, impl):
     assert jax.random.normal(restored["key"]) == jax.random.normal(jax.random.key(5, impl=impl))
     other = "unsafe_rbg" if impl == "rbg" else "rbg"
     with (
-        pytest.warns(UserWarning, match="another structure than the state"),
+        pytest.warns(UserWarning, match="does not fit this program"),
         pytest.raises(ValueError, match="key<"),
     ):
         checkpoints.restore({"key": jax.random.key(0, impl=other)})
@@ -190,13 +190,14 @@ def test_another_structure_is_skipped_or_reported(tmp_path):
     with pytest.warns(UserWarning), pytest.raises(ValueError) as raised:
         checkpoints.restore({"a": jnp.zeros(3, int), "c": jnp.zeros((2, 2))})
     assert str(raised.value) == (
-        f"checkpoint {tmp_path}/1 has another structure than the state: "
+        f"checkpoint {tmp_path}/1 does not fit this program: "
         "state['a'] is 'int32[3]', saved was 'float32[3]'; "
         "state['c'] is 'float32[2, 2]', saved was absent; "
-        "state['b'] is absent, saved was 'float32[]'"
+        "state['b'] is absent, saved was 'float32[]'. "
+        f"Delete {tmp_path} to start anew, or use the settings and the version of gap_jax that wrote it"
     )
     checkpoints.save(2, {"other": 1})
-    with pytest.warns(UserWarning, match="2 has another structure than the state, skipped"):
+    with pytest.warns(UserWarning, match="2 does not fit this program, skipped"):
         assert checkpoints.restore({"a": np.zeros(3, np.float32), "b": np.float32(0)})[0] == 1
     assert names(tmp_path) == ["1", "2", "config.json"]
 

@@ -72,20 +72,20 @@ def parse(experiment: Experiment, args: Sequence[str]) -> Options:
     first.add_argument("--quick", action="store_true")
     chosen, _ = first.parse_known_args(args)
     settings, world = experiment.presets[chosen.preset]
-    command = _command(experiment, chosen.preset, shortened(settings) if chosen.quick else settings, world)
+    command = _command(experiment, shortened(settings) if chosen.quick else settings, world)
     spec = sys.modules["__main__"].__spec__
     program = f"python -m {spec.parent}" if spec else None
     values: Any = tyro.cli(command, prog=program, description=experiment.description, args=args)
     return Options(
         stage=values.stage,
-        preset=values.preset,
+        preset=chosen.preset,
         work=values.work,
         settings=values.settings,
         world=values.world,
     )
 
 
-def _command(experiment: Experiment, preset: str, settings: Settings, world: Any) -> type:
+def _command(experiment: Experiment, settings: Settings, world: Any) -> type:
     """Return the dataclass that tyro reads a command line into, with these defaults."""
     worlds = dict.fromkeys(type(other.world) for other in experiment.presets.values())
     any_world: Any = reduce(or_, worlds)
@@ -97,8 +97,11 @@ def _command(experiment: Experiment, preset: str, settings: Settings, world: Any
         ("stage", option(Literal[STAGES], "last stage to run", tyro.conf.Positional), "report"),
         (
             "preset",
-            option(Literal[tuple(experiment.presets)], "name of the preset that gives all other defaults"),
-            preset,
+            option(
+                Literal[tuple(experiment.presets)],
+                "name of the preset; it sets the defaults of all other options",
+            ),
+            next(iter(experiment.presets)),
         ),
         (
             "work",
@@ -167,5 +170,5 @@ def main(experiment: Experiment) -> None:
     """Run an experiment from the command line; an error becomes one line."""
     try:
         execute(experiment, parse(experiment, sys.argv[1:]))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         raise SystemExit(f"error: {error}") from error

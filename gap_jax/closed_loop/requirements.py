@@ -14,12 +14,14 @@ def check_requirements(settings: Settings, world: World) -> None:
     guided = [name for name, arm in arms.items() if arm.guided]
     if guided and not world.targets:
         raise ValueError(
-            f"the arms {', '.join(guided)} need images of a target domain, but the world has none"
+            f"the arms {', '.join(guided)} need images of a target domain, but the world has none: add one "
+            "to `targets`, or leave these arms out"
         )
     guided_by_text = [name for name, arm in arms.items() if arm.text_guidance]
     if guided_by_text and not has_texts(world):
         raise ValueError(
-            f"the arms {', '.join(guided_by_text)} need a text for every target domain, but not all have one"
+            f"the arms {', '.join(guided_by_text)} need a text for every target domain, but not all have "
+            "one: give each target domain a text, or leave these arms out"
         )
     missing = [name for name, arm in arms.items() if arm.baseline and name not in world.baselines]
     if missing:
@@ -27,7 +29,7 @@ def check_requirements(settings: Settings, world: World) -> None:
     if world.models.student is not None and settings.iterations > 1:
         raise ValueError(
             "a student cannot be combined with several iterations: prompts are optimised against the model, "
-            "which is not the one that is fine-tuned"
+            "which is not the one that is fine-tuned; set iterations to 1, or leave the student out"
         )
     devices = jax.device_count()
     for stage in ("optimizing", "generating", "finetuning"):

@@ -1,4 +1,4 @@
-"""The settings of a closed loop: what is compared, and how each stage works.
+"""The settings of a closed loop: the arms to compare, and the work of each stage.
 
 The comments behind the fields are the help texts of the command line.
 """
@@ -19,21 +19,25 @@ class SamplingSettings:
 
     guidance_scale: float = 1.5  # scale of classifier-free guidance; 1 switches it off
     eta: float = 0.0  # DDIM's η: 0 adds no noise between denoising steps, 1 as much as DDPM
-    strength: float = 1.0  # SDEdit's strength: 1 starts from pure noise, less from the noised original image
+    # SDEdit's strength: 1 starts from pure noise, less from the original image with noise added
+    strength: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizing:
-    """The optimisation of prompts, by AdamW and through all denoising steps."""
+    """The optimisation of prompts, by AdamW and through the denoising steps."""
 
     prompts: int = 2  # number of prompts per arm (per target, for guided arms)
     placeholders: int = 3  # number of placeholder tokens in a prompt
     start: str | None = None  # word that prompts start from; None draws from the vocabulary's distribution
     steps: int = 12  # number of updates
     batch: int = 4  # images per update and prompt
-    micro_batch: int = 8  # images per prompt that a device computes at once; larger batches are accumulated
+    # number of images per prompt that a device computes at once; gradients of a larger batch are
+    # accumulated over several passes
+    micro_batch: int = 8
     learning_rate: float = 1.2e-2  # AdamW learning rate per image; multiplied by the batch size
-    decay: Literal["constant", "linear", "cosine"] = "constant"  # schedule of the learning rate, down to 0
+    # schedule of the learning rate; linear and cosine go down to 0
+    decay: Literal["constant", "linear", "cosine"] = "constant"
     weight_decay: float = 1e-2  # AdamW weight decay of the embeddings
     denoising_steps: int = 5  # denoising steps per image while prompts are optimised
     # number of last denoising steps to differentiate through; None: all of them
@@ -43,8 +47,9 @@ class Optimizing:
     text_distance: Literal["l2", "cosine"] = "cosine"  # distance between text states
     inversion_weight: float = 0.0  # weight of textual inversion on the target images, for guided arms; 0: off
     adversarial_start: int = 0  # first update in which the adversarial loss counts
-    window: int = 3  # number of adversarial losses that early stopping averages
-    threshold: float | None = -0.3  # early stopping's threshold on that average; None: no early stopping
+    window: int = 3  # number of last updates whose mean adversarial loss early stopping looks at
+    # stop a prompt early when the mean of its last adversarial losses falls below this; None: never
+    threshold: float | None = -0.3
     checkpoint_every: int = 5  # updates between checkpoints
     picture_every: int | None = None  # updates between pictures of each prompt; None: no pictures
 
@@ -60,7 +65,8 @@ class Generating:
     max_critic_loss: float | None = None  # drop images on which the critic's loss is larger; None: keep all
     # drop images less similar to the subject in CLIP; None: keep all
     min_clip_similarity: float | None = None
-    subject: str = "a room"  # text that images are compared with by the CLIP filter
+    # text that the CLIP filter compares images with; used only with min-clip-similarity
+    subject: str = "a room"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +77,8 @@ class Finetuning:
     steps: int = 80  # number of updates
     batch: int = 8  # images per update
     learning_rate: float = 1e-3  # learning rate of the first update
-    schedule: Literal["constant", "cosine"] = "cosine"  # schedule of the learning rate, down to 0
+    # schedule of the learning rate; cosine goes down to 0
+    schedule: Literal["constant", "cosine"] = "cosine"
     weight_decay: float = 2e-6  # weight decay, added to the gradient
     share: float = 0.3  # share of generated images in the training data
 
@@ -80,9 +87,10 @@ class Finetuning:
 class Evaluating:
     """The measurement of models."""
 
-    images: int = 32  # number of images in each test set
-    severities: tuple[int, ...] = (1, 2, 3, 4, 5)  # severities of the corruptions, from 1 to 5
-    efficiency: tuple[int, ...] = (10, 30)  # numbers of generated images for the data-efficiency curves
+    images: int = 32  # number of images in each validation set and each test set
+    # severities of the corruptions, from 1 to 5; none: no test under corruptions
+    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    efficiency: tuple[int, ...] = (10, 30)  # numbers of generated images to fine-tune with for the curves
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

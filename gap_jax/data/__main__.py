@@ -79,7 +79,7 @@ def run_prepare(
     }
     builder = builders[type(layout)].prepared(layout, root, data_dir, size, tolerance)
     print(
-        f"{builder.data_dir} is complete: read it by "
+        f"{builder.data_dir} is complete: read it with "
         f'tfds.builder_from_directory("{builder.data_dir}").as_data_source("train")'
     )
 

@@ -168,7 +168,7 @@ class Balanced:
 
     def __init__(self, source: Source, field: str = "group"):
         if not len(source):
-            raise ValueError("the data set is empty")
+            raise ValueError("the data set has no examples: check its folder and its split")
         values = np.array([_integer(source[index], field, index) for index in range(len(source))])
         largest = np.unique_counts(values).counts.max()
         indices = [np.resize(np.flatnonzero(values == value), largest) for value in np.unique(values)]

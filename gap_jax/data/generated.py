@@ -116,7 +116,10 @@ def write_tfds(chunks: Path, folder: Path) -> Path:
 
     first = next(kept_records(chunks), None)
     if first is None:
-        raise ValueError(f"{chunks} has no images: none were generated, or all were dropped")
+        raise ValueError(
+            f"no image in {chunks} was kept: relax the filters (max_critic_loss, min_clip_similarity), or "
+            "generate more images"
+        )
 
     def feature(name: str, value: Any) -> Any:
         if np.ndim(value) == 0:

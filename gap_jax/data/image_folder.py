@@ -83,7 +83,7 @@ def read_metadata(path: Path, required: Sequence[str]) -> list[dict]:
     texts = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
     lines = [_parse_line(path, number, text, required) for number, text in texts if text.strip()]
     if not lines:
-        raise ValueError(f"{path} names no images")
+        raise ValueError(f"{path} has no lines: write one JSON line per image")
     return lines
 
 
@@ -94,7 +94,9 @@ def _parse_line(path: Path, number: int, text: str, required: Sequence[str]) -> 
         raise ValueError(f"{path}:{number} is not JSON: {error}") from error
     for key in required:
         if not isinstance(line, dict) or not isinstance(line.get(key), str):
-            raise ValueError(f"{path}:{number} must be a JSON object with a string {key!r}")
+            raise ValueError(
+                f"{path}:{number} must be a JSON object with a string {key!r}; found {text[:80]!r}"
+            )
     return line
 
 

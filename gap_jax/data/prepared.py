@@ -77,7 +77,7 @@ def find_dataset(folder: Path) -> Path:
     folders = sorted(path.parent for path in folder.rglob(_INFO))
     if not folders:
         raise FileNotFoundError(
-            f"{folder} has no prepared data set (no {_INFO}): make one by `python -m gap_jax.data prepare`"
+            f"{folder} has no prepared data set (no {_INFO}): make one with `python -m gap_jax.data prepare`"
         )
     if len(folders) > 1:
         raise ValueError(f"{folder} has several data sets: name one of {', '.join(map(str, folders))}")

@@ -1,4 +1,4 @@
-"""Alignments: how generated images stay faithful to their labels.
+"""Alignments: ways to keep generated images faithful to their labels.
 
 An `Alignment` says how sampling starts, what it is conditioned on, and how the images are finished. The paper
 (arXiv 2403.15309) uses ControlNet for depth, `controlnet_depth`, and inpainting for classification,
@@ -53,9 +53,9 @@ class Start(NamedTuple):
 class Alignment(NamedTuple):
     """A way to keep generated images faithful to the labels of a batch.
 
-    - `start(pipe, params, batch, keys, sampling)` returns a `Start`: the first latents and their conditions.
+    - `start(pipe, params, batch, keys, sampling)`: returns a `Start`, the first latents and their conditions.
       `keys` `[B]` are one per image.
-    - `finish(images, batch)` returns the final images: of the decoded `images` `[B,H,W,3]` in [0,1].
+    - `finish(images, batch)`: maps the decoded `images` `[B,H,W,3]` in [0,1] to the final images.
     - `strength` in (0,1]: SDEdit's (Meng et al., arXiv 2108.01073). 1 starts from pure noise; a smaller
       strength starts from the noised original and runs the last `⌊num_steps · strength⌋` steps only.
     - `control_scale`: multiplier of the ControlNet's residuals.

@@ -23,7 +23,7 @@ def noised(
         target = alpha noise - sigma clean     ("v_prediction": Salimans & Ho, arXiv 2202.00512, section 4)
 
     `clean` scaled latents and `noise` standard normal, float32 of one shape; `timestep` an integer scalar in
-    `0..num_train_timesteps - 1`. Map over a batch by `jax.vmap`.
+    `0..num_train_timesteps - 1`. Map over a batch with `jax.vmap`.
     """
     alphas = schedule.alphas_cumprod()
     alpha, sigma = (

@@ -174,7 +174,7 @@ class Pipeline:
           draws `normal(fold_in(key[b], i))`.
         - `control` float `[B,H,W,3]` in [0,1], of the images' size: the condition of the ControlNet. A
           pipeline with a ControlNet needs it; any other refuses it. `control_scale` multiplies the residuals.
-        - `keep` `(mask, source, noise)`: what inpainting keeps, as in `sampler.Keep`: `mask` boolean
+        - `keep` `(mask, source, noise)`: the region that inpainting keeps, see `sampler.Keep`. `mask` boolean
           `[B,h,w,1]`, True = keep; `source` the scaled latents to keep; `noise` the noise that `latents`
           began with. After each step, the kept latents are replaced by the source's at the next noise level.
           An inpainting UNet (9 channels) sees mask and source instead: `source` is then the latents of the

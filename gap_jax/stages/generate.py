@@ -55,7 +55,10 @@ def plan(count: int, pools: Sequence[np.ndarray], seed: int) -> Plan:
     """
     if count < 1 or not pools or not all(map(len, pools)):
         sizes = list(map(len, pools))
-        raise ValueError(f"nothing to generate: {count} images with prompts for {sizes} sources")
+        raise ValueError(
+            f"nothing to generate: found {count} images, {len(pools)} prompts, and {sizes} source examples "
+            "for these prompts; each number must be 1 or more"
+        )
     random = np.random.default_rng([seed, 1])
     prompt, source = _repeated_shuffles(random, np.arange(len(pools)), count), np.zeros(count, int)
     pool_of_prompt = np.array(

@@ -65,7 +65,9 @@ def standardised_l2(features: jax.Array, target: FeatureStatistics) -> jax.Array
 def image_guidance(
     clip: Clip, clip_params: Params, targets: np.ndarray, distance: Distance = cosine
 ) -> Guidance:
-    """Return the distance of the generated images to target images, in CLIP's pooled, unprojected features.
+    """Return the loss function and the parameters of a term: the distance to target images in CLIP.
+
+    The distance is between the pooled, unprojected features of the generated images and those of the targets.
 
     - `targets` float `[n,H,W,3]` in [0,1], of any size.
     - `distance`: the paper uses `cosine` and `standardised_l2`.
@@ -83,9 +85,10 @@ def image_guidance(
 
 
 def text_guidance(pipe: Pipeline, params: Params, texts: Sequence[str], distance: Distance = l2) -> Guidance:
-    """Return the distance of the prompt's text states to those of `texts`.
+    """Return the loss function and the parameters of a term: the distance to target texts.
 
-    All positions are compared, padding included.
+    The distance is between the text states of the prompt and those of `texts`. All positions are compared,
+    padding included.
 
     - `distance`: `l2`, `cosine` or, for several texts, `standardised_l2`.
 
@@ -107,7 +110,9 @@ def text_guidance(pipe: Pipeline, params: Params, texts: Sequence[str], distance
 
 
 def textual_inversion(pipe: Pipeline, params: Params, targets: np.ndarray) -> Guidance:
-    """Return the denoising loss of target images under the prompt: Gal et al., arXiv 2208.01618, eq. 2.
+    """Return the loss function and the parameters of a term: textual inversion on target images.
+
+    It is the denoising loss of the target images under the prompt (Gal et al., arXiv 2208.01618, eq. 2).
 
     - `targets` float `[n,H,W,3]` in [0,1], with H and W divisible by `pipe.downscale`. They are encoded once,
       here, to the mean of the VAE's posterior.

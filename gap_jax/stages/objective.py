@@ -64,7 +64,7 @@ ObjectiveFunction = Callable[[Sequence[Any], Sample, jax.Array], tuple[jax.Array
 
 
 def adversarial(loss: Callable[[Any, Batch], jax.Array], weight: float = 1.0, start: int = 0) -> Term:
-    """Return the term named `adversarial`, made of a task's loss `(prediction, label) -> [B]`."""
+    """Return the term named `adversarial`, made of a task's loss `(prediction, batch) -> [B]`."""
     return Term("adversarial", lambda _, sample: loss(sample.prediction, sample.label), None, weight, start)
 
 

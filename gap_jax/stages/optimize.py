@@ -70,7 +70,8 @@ def optimize(
     population = len(initial_embeddings)
     if population % mesh.shape["prompt"]:
         raise ValueError(
-            f"{population} prompts do not divide over {mesh.shape['prompt']} devices of the prompt axis"
+            f"the number of prompts must be a multiple of {mesh.shape['prompt']}, the devices on the mesh's "
+            f"prompt axis; found {population}: change one of the two"
         )
     rows = parallel.local_rows(mesh, images_per_step)
     weights = parallel.replicate(mesh, optimizer.weights)

@@ -108,7 +108,7 @@ def prompt_optimizer(
 
     - `model`: the network that the images are shown to; its prediction goes to the terms.
     - `terms`: see `stages.objective`. Early stopping watches the term named `adversarial`.
-    - `alignment`: what keeps the images faithful to the labels in a batch.
+    - `alignment`: the way to keep images faithful to the labels in a batch.
     - `optimizer`: any optax optimiser of the float32 embeddings; `adamw` below is the paper's.
     - `placeholders`: the number n of placeholder tokens.
     - `negative_prompt`: encoded once, here. None switches classifier-free guidance off.
@@ -286,6 +286,7 @@ def _check_settings(
         if "adversarial" not in names:
             raise ValueError(
                 f"early_stop watches the term named 'adversarial', which is missing; found {', '.join(names)}"
+                ": add gap_jax.adversarial(…) to the terms, or leave early_stop out"
             )
 
 
@@ -303,7 +304,8 @@ def _split_micro_batches(tree: Any, count: int) -> Any:
     def split(leaf):
         if len(leaf) % count:
             raise ValueError(
-                f"a batch of {len(leaf)} images per device does not divide into {count} micro-batches"
+                f"the images per device must be a multiple of the number of micro-batches, {count}; found "
+                f"{len(leaf)}: change the batch or the accumulation"
             )
         return leaf.reshape(count, -1, *leaf.shape[1:])
 

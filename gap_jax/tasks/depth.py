@@ -91,18 +91,18 @@ def midas(
     return total
 
 
-def negative_l1(prediction: jax.Array, label: Batch) -> jax.Array:
+def negative_l1(prediction: jax.Array, batch: Batch) -> jax.Array:
     """Return the adversarial loss `-mean(|prediction - depth| · mask)`, float32 `[B]`.
 
     The mean is over all pixels, so an image with few valid ones counts little. The paper's thresholds of
     early stopping are on this scale.
     """
-    return -_error(prediction, label["depth"], label["mask"]).mean((1, 2, 3))
+    return -_error(prediction, batch["depth"], batch["mask"]).mean((1, 2, 3))
 
 
-def negative_ssi_mae(prediction: jax.Array, label: Batch) -> jax.Array:
+def negative_ssi_mae(prediction: jax.Array, batch: Batch) -> jax.Array:
     """Return the adversarial loss `-ssi_mae`, float32 `[B]`."""
-    return -ssi_mae(prediction, label["depth"], label["mask"])
+    return -ssi_mae(prediction, batch["depth"], batch["mask"])
 
 
 def check_labels(depth: np.ndarray, mask: np.ndarray) -> None:
@@ -124,7 +124,8 @@ def check_labels(depth: np.ndarray, mask: np.ndarray) -> None:
         num_invalid = np.count_nonzero(~np.isfinite(values))
         if num_invalid:
             raise ValueError(
-                f"image {i}: depth is NaN or infinite in {num_invalid} of {len(values)} valid pixels"
+                f"image {i}: depth is NaN or infinite in {num_invalid} of {len(values)} valid pixels: set "
+                "the mask to False there"
             )
         if values.min() < 0 or values.max() > 1:
             bounds = f"{values.min():g} to {values.max():g}"

@@ -89,7 +89,7 @@ def load_pipeline(
     if kind != "ControlNetModel":
         raise ValueError(
             f"{model}/model_index.json: controlnet must be a single ControlNetModel, found a {kind}: give "
-            "one by the argument controlnet"
+            "one with the argument controlnet"
         )
     return _add_controlnet(pipe, params, repo, "controlnet", variant)
 

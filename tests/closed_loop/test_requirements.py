@@ -29,13 +29,17 @@ def test_a_student_is_not_iterated_on(world):
 
 def test_guided_arms_without_targets_are_refused(world):
     world = dataclasses.replace(world, targets={})
-    with pytest.raises(ValueError, match="guided-adversarial need images of a target domain"):
+    with pytest.raises(
+        ValueError, match=r"guided-adversarial need images of a target domain, but .*: add one to `targets`"
+    ):
         check_requirements(SETTINGS, world)
     check_requirements(dataclasses.replace(SETTINGS, arms=("control", "adversarial")), world)
 
 
 def test_arms_that_are_guided_by_text_need_one_for_every_target(world):
-    with pytest.raises(ValueError, match="guided-text need a text for every target domain"):
+    with pytest.raises(
+        ValueError, match=r"guided-text need a text for every target domain, but .*: give each"
+    ):
         check_requirements(dataclasses.replace(SETTINGS, arms=("guided-text",)), world)
 
 

@@ -274,7 +274,7 @@ def test_balanced_refuses_a_field_that_is_no_integer(value):
 def test_balanced_refuses_a_missing_field_and_no_examples():
     with pytest.raises(ValueError, match=r"example 0 must have an integer 'place'.*\['group'\]"):
         Balanced([{"group": 1}], "place")
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(ValueError, match="the data set has no examples"):
         Balanced([])
 
 

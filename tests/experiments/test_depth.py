@@ -15,7 +15,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from gap_jax.closed_loop.command import Options, execute, parse
+from gap_jax.closed_loop.command import Options, execute, main, parse
 from gap_jax.closed_loop.settings import Evaluating, Finetuning, Generating, Optimizing, Settings
 from gap_jax.experiments.depth.__main__ import EXPERIMENT
 from gap_jax.experiments.depth.settings import DepthFiles, SmallRooms
@@ -158,7 +158,8 @@ def test_a_preset_sets_defaults_and_arguments_change_them():
         EXPERIMENT,
         ["generate", "--preset", "taskonomy-dpt", "--finetuning.steps", "7", "--world.targets", "fog", "a"],
     )
-    assert config.stage == "generate" and isinstance(config.world, DepthFiles)
+    assert (config.stage, config.preset) == ("generate", "taskonomy-dpt")
+    assert isinstance(config.world, DepthFiles)
     assert (config.world.loss, config.world.size, set(config.world.targets)) == ("midas", 384, {"fog"})
     assert (config.settings.finetuning.steps, config.settings.finetuning.learning_rate) == (7, 1e-5)
     short = parse(EXPERIMENT, ["--preset", "taskonomy-dpt", "--quick"])
@@ -166,6 +167,25 @@ def test_a_preset_sets_defaults_and_arguments_change_them():
     assert short.to_json()["world"]["data"] == "data/taskonomy"
     with pytest.raises(SystemExit):
         parse(EXPERIMENT, ["--preset", "taskonomy-vit"])
+
+
+def test_the_help_shows_the_first_preset_as_default_and_the_given_ones_settings(capsys):
+    with pytest.raises(SystemExit):
+        parse(EXPERIMENT, ["--preset", "taskonomy-dpt", "--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "sets the defaults of all other options (default: small)" in text
+    assert "(default: omnidata_dpt_depth_v2.ckpt)" in text
+
+
+@pytest.mark.parametrize("error", [ValueError, FileNotFoundError, ImportError, FloatingPointError])
+def test_an_error_becomes_one_line(monkeypatch, error):
+    def fail(experiment, options):
+        raise error("what to do")
+
+    monkeypatch.setattr("gap_jax.closed_loop.command.execute", fail)
+    monkeypatch.setattr(sys, "argv", ["depth"])
+    with pytest.raises(SystemExit, match=r"^error: what to do$"):
+        main(EXPERIMENT)
 
 
 @pytest.mark.slow

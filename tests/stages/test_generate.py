@@ -71,7 +71,7 @@ def test_a_prompt_has_sources_of_its_own_pool_only():
     assert set(planned.source[planned.prompt == 1]) == {5}
     shared = planned.source[planned.prompt != 1]
     assert sorted(shared[:3]) == sorted(shared[3:6]) == [0, 2, 4]
-    with pytest.raises(ValueError, match=r"nothing to generate: 2 images with prompts for \[0\] sources"):
+    with pytest.raises(ValueError, match=r"nothing to generate: found 2 images, 1 prompts, and \[0\] source"):
         plan(2, [np.array([], int)], 0)
 
 
@@ -189,7 +189,7 @@ def test_classes_have_folders_of_their_own(tmp_path):
 
 
 def test_nothing_to_do_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="nothing to generate: 0 images"):
+    with pytest.raises(ValueError, match="nothing to generate: found 0 images"):
         plan(0, [np.arange(SOURCES)], 0)
     run(tmp_path)
     with pytest.raises(ValueError, match="count is 24, saved was 20"):

@@ -21,12 +21,15 @@ FRAMES = {"hypersim": (512, 384), "blended_mvg": (512, 384)}  # where images and
 
 @dataclasses.dataclass(frozen=True)
 class OmnidataLayout:
-    """A component of Omnidata's starter set: a folder with `rgb`, `depth_zbuffer` and `mask_valid`."""
+    """A component of Omnidata's starter set: a folder with `rgb`, `depth_zbuffer` and `mask_valid`.
+
+    The path of `--splits` is relative to `--root`.
+    """
 
     component: Component = "replica"
     """component of the starter set"""
     splits: Path | None = None
-    """CSV file in the folder, with the columns id,train,val,test; without it, all images are in train"""
+    """CSV file with the columns id,train,val,test; without it, all images are in train"""
     far: float = 65535
     """depth, in units of 1/512 m, that becomes 1: 65535 (128 m) is Omnidata's scale, 8000 Taskonomy's"""
 

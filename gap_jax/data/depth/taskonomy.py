@@ -28,7 +28,7 @@ _DEPTH_PATH = re.compile(
 class TaskonomyLayout:
     """Taskonomy: a folder with `{building}_rgb` and `{building}_depth_zbuffer`.
 
-    All paths of the options are relative to this folder.
+    The paths of `--splits`, `--masks` and `--selection` are relative to `--root`.
     """
 
     splits: Path = Path("splits.csv")

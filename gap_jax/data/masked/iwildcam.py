@@ -45,7 +45,10 @@ _COLUMNS = ("location_remapped", "y", "datetime", "filename", "image_id")
 
 @dataclasses.dataclass(frozen=True)
 class IWildCamLayout:
-    """iWildCam: a folder with the four tables `*_subset.csv` and the images `train/{filename}`."""
+    """iWildCam: a folder with the four tables `*_subset.csv` and the images `train/{filename}`.
+
+    The path of `--masks` is relative to `--root`.
+    """
 
     masks: Path = Path("instance_masks")
     """folder of the masks {image_id}.png; nothing is kept of an image without a mask"""
@@ -79,7 +82,10 @@ class IWildCamLayout:
             check_locations(root / SUBSETS["test"].file, TEST_LOCATIONS, named["test"])
             check_classes(root / SUBSETS["train"].file, splits["train"], CLASSES)
         if not any(splits.values()):
-            raise ValueError(f"{root}: all {len(faults)} images that {self} selects are missing")
+            raise ValueError(
+                f"{root}: all {len(faults)} selected images are missing: unpack the images in "
+                f"{root / 'train'}, or select others with --locations and --time"
+            )
         splits = {split: examples for split, examples in splits.items() if examples}
         for split, examples in splits.items():
             masks = sum(paths.mask is not None for paths in examples)

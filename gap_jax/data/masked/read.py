@@ -49,7 +49,7 @@ class MaskedLayout(Layout, Protocol):
     """The layout of a data set with masks; its inventory has `MaskedPaths`.
 
     - `attributes`: the names in `MaskedPaths.attributes`.
-    - `scaled_masks`: that of `read_masked_example`.
+    - `scaled_masks`: the argument of this name for `read_masked_example`.
     - `most_kept`: the limit for `check_kept_share`.
     """
 

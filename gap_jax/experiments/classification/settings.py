@@ -21,13 +21,13 @@ SMALL = Settings(
     arms=arms_of("waterbirds"),
     sampling=SamplingSettings(eta=1.0),
     optimizing=Optimizing(prompts=3, steps=15, batch=2, learning_rate=2.4e-2, threshold=None),
-    generating=Generating(images=64),
+    generating=Generating(images=64, subject="an animal"),
     finetuning=Finetuning(steps=80, batch=16, learning_rate=1e-3, share=0.5),
     evaluating=Evaluating(images=100, severities=()),
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassificationFiles:
     """A data set made by `python -m gap_jax.data prepare`, and models in files, folders or on the hub."""
 
@@ -40,8 +40,9 @@ class ClassificationFiles:
     # stronger classifier that judges generated images; None: the model before fine-tuning
     critic: str | None = None
     size: int = 224  # side of the images that classifiers see, in pixels
-    rows: tuple[float, float] = (0.0, 1.0)  # first and last row that classifiers see, as shares of the height
-    # normalise images as the classifier's folder says, or as ImageNet's; False: not at all
+    # top and bottom of the part of the image that classifiers see, as fractions of the height
+    rows: tuple[float, float] = (0.0, 1.0)
+    # normalise images with the mean and deviation in the classifier's folder or, for a file, with ImageNet's
     normalised: bool = True
     # the part of the classifier that is fine-tuned
     trained: Literal["everything", "last layer"] = "everything"

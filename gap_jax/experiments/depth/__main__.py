@@ -1,7 +1,7 @@
 """The depth experiment: the closed loop on a depth model.
 
 It finds prompts whose images the model gets wrong, generates a training set with them, fine-tunes the model
-on it, and reports the result as tables, curves and a page. Run it by `python -m gap_jax.experiments.depth`.
+on it, and reports the result as tables, curves and a page. Run it with `python -m gap_jax.experiments.depth`.
 Finished work is kept: after an interruption, the same command continues.
 """
 

@@ -1,6 +1,6 @@
 """The iWildCam experiment: the closed loop on a classifier of animals in front of camera traps.
 
-Two cameras are new to the classifier. Animals are kept, and their surroundings are inpainted. Run it by
+Two cameras are new to the classifier. Animals are kept, and their surroundings are inpainted. Run it with
 `python -m gap_jax.experiments.iwildcam`. Finished work is kept: after an interruption, the same command
 continues.
 """

@@ -13,7 +13,7 @@ from gap_jax.experiments.classification.settings import ClassificationFiles
 AdversarialLoss = Literal["uniform", "background", "cross-entropy"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SmallAnimals:
     """The small world: procedural animals in front of cameras, and the models that come with gap_jax."""
 
@@ -25,14 +25,14 @@ class SmallAnimals:
     adversarial: AdversarialLoss = "background"  # loss that adversarial prompts minimise
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class IWildCamFiles(ClassificationFiles):
     """iWildCam as `python -m gap_jax.data prepare` writes it; models in files, folders or on the hub."""
 
     data: Path = Path("data/iwildcam")  # prepared data set with the splits train, validation and test
-    # first and last row that classifiers see, as shares of the height
+    # top and bottom of the part of the image that classifiers see, as fractions of the height
     rows: tuple[float, float] = (10 / 448, 410 / 448)
-    # normalise images as the classifier's folder says, or as ImageNet's; False: not at all
+    # normalise images with the mean and deviation in the classifier's folder or, for a file, with ImageNet's
     normalised: bool = False
     # the part of the classifier that is fine-tuned
     trained: Literal["everything", "last layer"] = "last layer"
@@ -67,7 +67,7 @@ PAPER = dataclasses.replace(
         checkpoint_every=50,
         picture_every=100,
     ),
-    generating=Generating(images=2224, batch=8, denoising_steps=5),
+    generating=Generating(images=2224, batch=8, denoising_steps=5, subject="an animal"),
     finetuning=Finetuning(
         optimizer="sgd", steps=2000, batch=128, learning_rate=1e-3, weight_decay=1e-4, share=0.5
     ),

@@ -1,8 +1,8 @@
 """The Waterbirds experiment: the closed loop on a classifier that takes backgrounds for birds.
 
 The classifier has seen landbirds on land only and waterbirds on water only. Birds are kept, and their
-backgrounds are inpainted. Run it by `python -m gap_jax.experiments.waterbirds`. Finished work is kept: after
-an interruption, the same command continues.
+backgrounds are inpainted. Run it with `python -m gap_jax.experiments.waterbirds`. Finished work is kept:
+after an interruption, the same command continues.
 """
 
 from typing import TYPE_CHECKING

@@ -8,7 +8,7 @@ from gap_jax.closed_loop.settings import Finetuning, Generating, Optimizing, Sam
 from gap_jax.experiments.classification.settings import SMALL, ClassificationFiles
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SmallBirds:
     """The small world: procedural birds, and the models that come with gap_jax."""
 
@@ -17,7 +17,7 @@ class SmallBirds:
     target_images: int = 8  # number of images that show each target domain
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class WaterbirdsFiles(ClassificationFiles):
     """Waterbirds as `python -m gap_jax.data prepare` writes it; models in files, folders or on the hub."""
 
@@ -43,7 +43,7 @@ PAPER = dataclasses.replace(
         checkpoint_every=50,
         picture_every=100,
     ),
-    generating=Generating(images=1000, batch=8, denoising_steps=10),
+    generating=Generating(images=1000, batch=8, denoising_steps=10, subject="a bird"),
     finetuning=Finetuning(
         optimizer="sgd", steps=1000, batch=128, learning_rate=1e-3, weight_decay=1e-4, share=0.5
     ),

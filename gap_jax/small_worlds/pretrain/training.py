@@ -37,7 +37,7 @@ class SmallWorld:
       words; an example has `image` and, for each of `axes`, its word's number.
     - `caption(words, known)`: returns a caption of the words whose `known` is True.
     - `known_probabilities(words)`: returns how probable it is that a caption names each of the words.
-    - `has_controlnet`: whether images follow `depth` and `mask`, through a ControlNet.
+    - `has_controlnet`: True if images follow `depth` and `mask`, through a ControlNet.
     - `sample_probe(pipe, frozen, clip, clip_params, count)`: returns a probe that generates `count` images.
       The probe is given the trained parameters; with `frozen`, they are all of the pipeline's.
     - `train_supervised(training, folder)`: trains the world's other models and saves them in `folder`.

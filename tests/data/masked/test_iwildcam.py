@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -104,6 +106,13 @@ def test_errors_in_tables_name_row_and_column(root):
         IWildCamLayout().find(root)
     with pytest.raises(FileNotFoundError, match=r"elsewhere is missing: it must hold masks {image_id}.png"):
         IWildCamLayout(masks=root / "elsewhere").find(root)
+
+
+def test_images_that_are_not_unpacked_are_reported_with_their_folder(root):
+    shutil.rmtree(root / "train")
+    why = r"all \d+ selected images are missing: unpack the images in .*/train"
+    with pytest.raises(ValueError, match=why):
+        IWildCamLayout(time="day").find(root)
 
 
 def test_a_location_without_images_is_named_with_its_row(root):
