@@ -24,7 +24,7 @@ from gap_jax.models.depth_unet import DepthUNet
 from gap_jax.models.dpt import DPT
 from gap_jax.weights.configs import describe
 from tests.models.test_depth_unet import TorchUNet
-from tests.torch_folders import nchw, nhwc, relative_error
+from tests.torch_references.folders import nchw, nhwc, relative_error
 
 HYBRID = DPT(neck_hidden_sizes=(256, 512, 768, 768), backbone_config=BitConfig())
 

@@ -64,7 +64,7 @@ def write(folder: Path, side: int) -> Outputs:
     import transformers
 
     from tests.models.test_clip import torch_pixels
-    from tests.torch_folders import nchw, nhwc, randomise, write_tokenizer
+    from tests.torch_references.folders import nchw, nhwc, randomise, write_tokenizer
     from tests.weights import test_published as published
 
     pipeline, given, timestep = folder / "pipeline", inputs(side), torch.tensor([500])
@@ -152,7 +152,9 @@ def peak_memory() -> int:
 
 def report(folder: Path, side: int) -> bool:
     """Measure, print the table, and return True if every goal is met."""
-    from tests.torch_folders import relative_error  # here: `load`'s process imports this file, but not torch
+    from tests.torch_references.folders import (
+        relative_error,  # here: `load`'s process imports this file, but not torch
+    )
 
     passed = []
 

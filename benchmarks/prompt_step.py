@@ -35,8 +35,8 @@ from gap_jax.tasks import depth
 from gap_jax.weights.configs import build
 from tests.diffusion.test_denoise import embed_through
 from tests.stages.test_prompt_optimizer import KERNEL, image_keys, predict_depth
-from tests.torch_folders import nchw, randomise, relative_error, write_tokenizer
-from tests.torch_sampler import torch_denoise
+from tests.torch_references.folders import nchw, randomise, relative_error, write_tokenizer
+from tests.torch_references.sampler import torch_denoise
 from tests.weights.test_published import TEXT, VAE
 
 STEPS, GUIDANCE, RATE, NEGATIVE = 5, 7.0, 1e-3, "cartoon"

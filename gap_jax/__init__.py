@@ -47,8 +47,13 @@ _HOMES = {
     "adamw": "gap_jax.stages.prompt_optimizer",
     "prompt_optimizer": "gap_jax.stages.prompt_optimizer",
     "optimize": "gap_jax.stages.optimize",
+    "Filter": "gap_jax.stages.generate",
+    "Plan": "gap_jax.stages.generate",
+    "plan": "gap_jax.stages.generate",
     "generate": "gap_jax.stages.generate",
+    "Mixture": "gap_jax.stages.finetune",
     "finetune": "gap_jax.stages.finetune",
+    "SetKey": "gap_jax.stages.evaluate",
     "evaluate": "gap_jax.stages.evaluate",
     # the closed loop
     "Experiment": "gap_jax.closed_loop.command",
@@ -65,16 +70,23 @@ _HOMES = {
     "Models": "gap_jax.closed_loop.world",
     "DataSets": "gap_jax.closed_loop.world",
     "TargetDomain": "gap_jax.closed_loop.world",
+    "TrainingData": "gap_jax.closed_loop.world",
+    "load_generator": "gap_jax.closed_loop.world",
     "FixedPrompts": "gap_jax.closed_loop.world",
     "Task": "gap_jax.closed_loop.world",
     "Pictures": "gap_jax.closed_loop.world",
+    "Legend": "gap_jax.report.results",
     "Metric": "gap_jax.tasks.metric",
     "MetricStyle": "gap_jax.tasks.metric",
     "Programs": "gap_jax.closed_loop.programs",
     "Run": "gap_jax.closed_loop.run",
     "run_experiment": "gap_jax.closed_loop.experiment",
 }
-_MODULES = {"prompts": "gap_jax.prompts", "parallel": "gap_jax.parallel"}
+_MODULES = {
+    "prompts": "gap_jax.prompts",
+    "parallel": "gap_jax.parallel",
+    "pictures": "gap_jax.report.pictures",
+}
 
 __all__ = sorted([*_HOMES, *_MODULES])
 

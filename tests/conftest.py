@@ -16,7 +16,7 @@ import torch
 import transformers
 
 import gap_jax
-from tests.torch_folders import torch_clip, torch_pipeline
+from tests.torch_references.folders import torch_clip, torch_pipeline
 
 torch.set_num_threads(1)  # its threads wait for each other at every step, longer than networks this small run
 for library in (diffusers, transformers):
@@ -24,7 +24,7 @@ for library in (diffusers, transformers):
     library.utils.logging.disable_progress_bar()
 
 
-LONG = ("experiments", "test_distributed", "test_docs_cub", "test_kill", "test_readme")
+LONG = ("experiments", "test_distributed", "test_cub", "test_kill", "test_readme")
 
 
 def pytest_collection_modifyitems(items):

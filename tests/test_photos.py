@@ -17,7 +17,7 @@ from gap_jax.experiments.depth.task import depth_task
 from gap_jax.report import pictures
 from gap_jax.stages.evaluate import CLEAN, corrupted_sets, evaluate
 from gap_jax.weights.depth import load_depth
-from tests.torch_depth import transformers_dpt
+from tests.torch_references.depth import transformers_dpt
 
 HEIGHT, WIDTH = 96, 64  # multiples of 32
 FOCAL, BASELINE, OFFSET = 994.978, 0.193001, 31.086  # of scikit-image's pair, in pixels, metres and pixels

@@ -14,7 +14,7 @@ import torch
 from safetensors.numpy import save_file
 
 from gap_jax import prompts
-from tests.torch_folders import relative_error
+from tests.torch_references.folders import relative_error
 
 
 def vectors(n=3, width=48, seed=0):

@@ -33,7 +33,8 @@ class PromptSet(NamedTuple):
 
     def name(self, index: int) -> str:
         """Return a prompt's name within its arm, for data sets."""
-        return self.texts[index] if self.label == "all" else f"{self.label}: {self.texts[index]}"
+        text = self.texts[index]
+        return text if self.target is None and self.subset is None else f"{self.label}: {text}"
 
 
 def text_prompts(lines: Sequence[str], subsets: Sequence[str]) -> list[PromptSet]:
@@ -44,7 +45,10 @@ def text_prompts(lines: Sequence[str], subsets: Sequence[str]) -> list[PromptSet
     general = tuple(line for line in lines if "{subset}" not in line)
     specific = [line for line in lines if "{subset}" in line]
     if specific and not subsets:
-        raise ValueError(f"the prompt {specific[0]!r} has {{subset}}, but the data has no subsets")
+        raise ValueError(
+            f"the prompt {specific[0]!r} has {{subset}}, but the data has no subsets: remove it from the "
+            "prompt, or name subsets in DataSets"
+        )
     sets = [PromptSet(general)] if general else []
     for subset in subsets if specific else ():
         sets.append(PromptSet(tuple(line.format(subset=subset) for line in specific), subset=subset))

@@ -10,9 +10,9 @@ from typing import Literal
 
 from gap_jax.report.results import ArmStyle
 
-Experiment = Literal["depth", "waterbirds", "iwildcam"]
-_EVERY: tuple[Experiment, ...] = ("depth", "waterbirds", "iwildcam")
-_CLASSIFICATION: tuple[Experiment, ...] = ("waterbirds", "iwildcam")
+ExperimentName = Literal["depth", "waterbirds", "iwildcam"]
+_EVERY: tuple[ExperimentName, ...] = ("depth", "waterbirds", "iwildcam")
+_CLASSIFICATION: tuple[ExperimentName, ...] = ("waterbirds", "iwildcam")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,17 +38,12 @@ class Arm:
     prompts_of: str | None = None
     strength: float = 1.0
     baseline: bool = False
-    experiments: tuple[Experiment, ...] = _EVERY
+    experiments: tuple[ExperimentName, ...] = _EVERY
 
     @property
     def guided(self) -> bool:
         """True if its prompts are drawn towards a target domain."""
         return bool(self.guidance or self.text_guidance)
-
-    @property
-    def generates(self) -> bool:
-        """True if it generates images."""
-        return self.prompts != "none"
 
 
 ARMS: dict[str, Arm] = {
@@ -103,7 +98,7 @@ ARMS: dict[str, Arm] = {
     "guided-adversarial": Arm(
         style=ArmStyle(
             "Guided adversarial",
-            "Prompts optimised for both the model’s loss and the target domain.",
+            "Prompts optimised both to raise the model’s loss and to match the target domain.",
             "#5b4cd6",
             "*",
         ),
@@ -125,7 +120,7 @@ ARMS: dict[str, Arm] = {
     "guided-adversarial-text": Arm(
         style=ArmStyle(
             "Guided adversarial (text)",
-            "Prompts optimised for both the model’s loss and that text.",
+            "Prompts optimised both to raise the model’s loss and to match a text.",
             "#a294ea",
             ">",
         ),
@@ -166,6 +161,6 @@ ARMS: dict[str, Arm] = {
 }
 
 
-def arms_of(experiment: Experiment) -> tuple[str, ...]:
+def arms_of(experiment: ExperimentName) -> tuple[str, ...]:
     """Return the names of the arms that an experiment compares by default, in the report's order."""
     return tuple(name for name, arm in ARMS.items() if experiment in arm.experiments)

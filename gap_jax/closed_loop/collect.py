@@ -11,8 +11,8 @@ from tqdm import tqdm
 from gap_jax import prompts
 from gap_jax.closed_loop.arm_prompts import PromptSet
 from gap_jax.closed_loop.arms import ARMS
-from gap_jax.closed_loop.gallery import Gallery, arm_key
-from gap_jax.closed_loop.measurements import WORST_SET, ModelKey, Scores, read_measurements
+from gap_jax.closed_loop.gallery import Gallery
+from gap_jax.closed_loop.measurements import WORST_SET, ModelKey, Scores, read_measurements, result_arm
 from gap_jax.closed_loop.run import CRITIC, ORIGINAL, Produced, Run
 from gap_jax.closed_loop.settings import Optimizing, Settings
 from gap_jax.closed_loop.terms import weights_of
@@ -38,7 +38,7 @@ def collect(runs: Sequence[Run], produced: Sequence[Sequence[Produced]], root: P
     main = next(iter(metrics))
     names = _result_arms(settings)
     generated = {
-        arm_key(first, runs[0]): _generated([seed[i].generated for seed in produced])
+        result_arm(first.key, settings.iterations): _generated([seed[i].generated for seed in produced])
         for i, first in enumerate(produced[0])
         if first.prompt_sets
     }
@@ -51,7 +51,7 @@ def collect(runs: Sequence[Run], produced: Sequence[Sequence[Produced]], root: P
         note=world.task.pictures.note,
         config=settings.to_json(),
         seeds=settings.seeds,
-        arms={key: _style(model.arm, key) for key, model in names.items()},
+        arms={name: _style(key, settings.iterations) for name, key in names.items()},
         metrics=metrics,
         columns=tuple(_columns(scores, names, tuple(metrics))),
         generated=generated,
@@ -68,25 +68,21 @@ def collect(runs: Sequence[Run], produced: Sequence[Sequence[Produced]], root: P
 
 def _result_arms(settings: Settings) -> dict[str, ModelKey]:
     """Return the model that each arm of the results stands for; earlier iterations count as own arms."""
-    last = settings.iterations - 1
-    keys: dict[str, ModelKey] = {}
-    for name in settings.arms:
-        for iteration in range(last):
-            keys[f"{name}, iteration {iteration + 1}"] = ModelKey(name, iteration)
-        keys[name] = ModelKey(name, last)
-    return keys
+    keys = [ModelKey(arm, iteration) for arm in settings.arms for iteration in range(settings.iterations)]
+    return {result_arm(key, settings.iterations): key for key in keys}
 
 
-def _style(name: str, key: str) -> ArmStyle:
-    style = ARMS[name].style
-    if key == name:
+def _style(key: ModelKey, iterations: int) -> ArmStyle:
+    """Return how an arm after one of several iterations is shown: in its colour, with another marker."""
+    style, number = ARMS[key.arm].style, key.iteration + 1
+    if number == iterations:
         return style
-    number = int(key.rsplit(" ", 1)[1])
     return ArmStyle(
         f"{style.label}, iteration {number}",
         f"The arm “{style.label}” after iteration {number}.",
         style.colour,
-        _ITERATION_MARKERS[(number - 1) % len(_ITERATION_MARKERS)],
+        _ITERATION_MARKERS[key.iteration % len(_ITERATION_MARKERS)],
+        earlier_of=key.arm,
     )
 
 
@@ -184,14 +180,14 @@ def _prompt(
         generator, embedding = run.world.generator, prompt_set.embeddings[index]
         nearest = prompts.nearest_words(generator.pipe, generator.params, embedding)
         words, paths = tuple(map(tuple, nearest)), {0: embedding}
-        if ARMS[work.arm].prompts == "optimized":
+        if ARMS[work.key.arm].prompts == "optimized":
             trajectory = load_trajectory(work.optimized / prompt_set.label)
             losses, stopped, paths = _history(trajectory, index, embedding, run.settings.optimizing)
-            weights = weights_of(ARMS[work.arm], run.settings.optimizing)
+            weights = weights_of(ARMS[work.key.arm], run.settings.optimizing)
             losses = {term: losses[term] for term, weight in weights.items() if weight}
     text, subset = prompt_set.texts[index], prompt_set.subset
     return Prompt(
-        arm=arm_key(work, run),
+        arm=result_arm(work.key, run.settings.iterations),
         seed=run.seed,
         name=f"{text}, {subset}" if subset and subset not in text else text,
         losses=losses,

@@ -9,6 +9,7 @@ import numpy as np
 
 from gap_jax.closed_loop.arm_prompts import PromptSet
 from gap_jax.closed_loop.arms import ARMS
+from gap_jax.closed_loop.measurements import result_arm
 from gap_jax.closed_loop.run import Produced, Run, example_rows
 from gap_jax.closed_loop.world import Task, select
 from gap_jax.data.batch import HostBatch
@@ -19,7 +20,7 @@ from gap_jax.stages.generate import image_keys
 Frames = Mapping[int, tuple[np.ndarray, np.ndarray]]  # by step: an image and the model's prediction
 
 
-class Drawn(NamedTuple):
+class DrawnFrames(NamedTuple):
     """Images of some labels under the embeddings of several steps, and the model's predictions."""
 
     images: np.ndarray  # [steps,labels,H,W,3]
@@ -52,13 +53,14 @@ class Gallery:
         """
         rows = example_rows(self._run.world, prompt_set.subset)
         labels = select(self._run.world.data.original, rows)
-        drawn = self._draw(produced, prompt_set, index, number, paths, rows, labels)
-        folder = self._root / "pictures" / arm_key(produced, self._run) / f"{prompt_set.label}-{index}"
+        shown = self._draw(produced, prompt_set, index, number, paths, rows, labels)
+        arm = result_arm(produced.key, self._run.settings.iterations)
+        folder = self._root / "pictures" / arm / f"{prompt_set.label}-{index}"
         return tuple(
             self._example(
                 folder / str(j),
                 {field: array[j] for field, array in labels.items()},
-                {step: (drawn.images[i, j], drawn.predictions[i, j]) for i, step in enumerate(paths)},
+                {step: (shown.images[i, j], shown.predictions[i, j]) for i, step in enumerate(paths)},
             )
             for j in range(len(rows))
         )
@@ -77,22 +79,22 @@ class Gallery:
         paths: Mapping[int, np.ndarray | None],
         rows: np.ndarray,
         labels: HostBatch,
-    ) -> Drawn:
+    ) -> DrawnFrames:
         programs = self._run.programs
         texts = (prompt_set.texts[index],) * len(paths)
-        drawn = [embedding for embedding in paths.values() if embedding is not None]
-        embeddings = np.stack(drawn) if drawn else None
+        vectors = [embedding for embedding in paths.values() if embedding is not None]
+        embeddings = np.stack(vectors) if vectors else None
         contexts = programs.contexts(PromptSet(texts, embeddings))
         weights = programs.generation_weights([prompt_set], produced.model)
         keys = image_keys(self._run.seed, rows, np.full(len(rows), number), np.zeros(len(rows), int))
         batch = {**labels, "prompt": np.zeros(len(rows), int)}
-        program = self._program(ARMS[produced.arm].strength)
+        program = self._program(ARMS[produced.key.arm].strength)
         frames = [
             jax.device_get(program(weights._replace(contexts=context[None]), batch, keys))
             for context in contexts
         ]
         images, predictions = zip(*frames, strict=True)
-        return Drawn(np.stack(images), np.stack(predictions))
+        return DrawnFrames(np.stack(images), np.stack(predictions))
 
     def _program(self, strength: float) -> Callable[..., tuple[jax.Array, Any]]:
         if strength not in self._programs:
@@ -130,10 +132,3 @@ class Gallery:
         if jax.process_index() == 0:
             pictures.save(path, picture)
         return str(path.relative_to(self._root))
-
-
-def arm_key(produced: Produced, run: Run) -> str:
-    """Return the name of an arm in the results: its own for the last iteration, numbered for earlier ones."""
-    if produced.iteration == run.settings.iterations - 1:
-        return produced.arm
-    return f"{produced.arm}, iteration {produced.iteration + 1}"

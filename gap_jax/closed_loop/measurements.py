@@ -24,6 +24,11 @@ class ModelKey(NamedTuple):
     images: int | None = None
 
 
+def result_arm(key: ModelKey, iterations: int) -> str:
+    """Return the name in the results of an arm after an iteration; the last one has the arm's own name."""
+    return key.arm if key.iteration == iterations - 1 else f"{key.arm}, iteration {key.iteration + 1}"
+
+
 Scores = dict[ModelKey, dict[SetKey, dict[str, float]]]
 WORST_SET = SetKey("domain", WORST)
 

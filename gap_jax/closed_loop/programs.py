@@ -54,7 +54,7 @@ class Programs:
 
     @cached_property
     def _shared_optimizer(self) -> PromptOptimizer:
-        """The optimisation of all arms' prompts, with the weights of none."""
+        """The prompt optimiser that all arms share; `optimizer` adds an arm's weights."""
         config, world = self.settings.optimizing, self.world
         generator = world.generator
         return prompt_optimizer(

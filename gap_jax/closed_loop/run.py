@@ -37,8 +37,7 @@ ORIGINAL = SetKey("training", "original")  # real images, on which the critic is
 class Produced(NamedTuple):
     """The work of one arm in one iteration: its prompts and the folders of its stages."""
 
-    arm: str
-    iteration: int
+    key: ModelKey
     prompt_sets: list[PromptSet]
     optimized: Path
     generated: Path
@@ -71,8 +70,7 @@ class Run:
                 prompt_sets = self.prompts(name, params, iteration)
                 produced.append(
                     Produced(
-                        arm=name,
-                        iteration=iteration,
+                        key=ModelKey(name, iteration),
                         prompt_sets=prompt_sets,
                         optimized=self._optimize_folder(name, iteration),
                         generated=self.stage_folder(name, "generate", iteration),

@@ -4,10 +4,9 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
-from gap_jax.data.batch import Batch, Example, HostBatch, Transform
+from gap_jax.data.batch import Example, HostBatch, Transform
 from gap_jax.data.loader import Source, stack
 from gap_jax.diffusion.align import Alignment
 from gap_jax.diffusion.pipeline import Params, Pipeline
@@ -15,9 +14,8 @@ from gap_jax.models.clip import Clip
 from gap_jax.models.network import Network
 from gap_jax.report.results import Legend
 from gap_jax.stages.evaluate import SetKey
-from gap_jax.tasks.metric import Metric
-
-Loss = Callable[[Any, Batch], jax.Array]  # (prediction, batch) -> [B]
+from gap_jax.tasks.metric import ImageLoss, Metric
+from gap_jax.weights.pipeline import load_clip, load_pipeline
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,6 +26,20 @@ class Generator:
     params: Params
     clip: Clip
     clip_params: Params
+
+
+def load_generator(
+    pipeline: str, clip: str, *, controlnet: str | None = None, dtype: str = "float32"
+) -> Generator:
+    """Load a generator from folders, from the hub, or from a small world by its name.
+
+    - `pipeline`, `clip`, `controlnet`: as `load_pipeline` and `load_clip` take them. Without `controlnet`, it
+      is the pipeline's own, if there is one.
+    - `dtype`: the precision of all networks.
+    """
+    pipe, params = load_pipeline(pipeline, controlnet, dtype)
+    clip_model, clip_params = load_clip(clip, dtype)
+    return Generator(pipe=pipe, params=params, clip=clip_model, clip_params=clip_params)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,11 +66,11 @@ class DataSets:
     """The data of an experiment. A batch is `{"image": float32 [n,H,W,3] in [0,1], …labels}`.
 
     - `original`: the training examples, single rows of such a batch; images are generated from their labels.
-    - `validation`: sets by name that choose between checkpoints; none of them is tested.
+    - `validation`: the sets, by name, that checkpoints are chosen by; none of them is a test set.
     - `test`: the clean test set.
-    - `domains`: further test sets by name.
+    - `domains`: further test sets, by name.
     - `precomputed`: yields further versions of the clean test set's images, such as corruptions from files.
-    - `num_precomputed`: how many it yields.
+    - `num_precomputed`: the number of versions that `precomputed` yields.
     - `worst_of`: domains whose worst result is reported as a column of its own.
     - `subsets`: row numbers of `original` by name, such as each class's; images are generated from these.
     - `prompts_per_subset`: True if each subset gets optimised prompts of its own.
@@ -81,7 +93,7 @@ class TargetDomain:
 
     - `images`: a few images of it, float32 `[n,H,W,3]` in [0,1], without labels.
     - `text`: the domain in words, for guidance by text.
-    - `subset`: the one subset of the data that is guided there; None: all.
+    - `subset`: the subset whose prompts are guided to this domain; None: all subsets.
     """
 
     images: np.ndarray
@@ -119,10 +131,10 @@ class TrainingData:
 class Pictures:
     """The way a report draws a task's labels and predictions, one image at a time, as uint8 `[H,W,3]`.
 
-    - `name`: what a label is called, such as "depth map".
+    - `name`: the name of a label, such as "depth map".
     - `label(label)`: the picture of a label.
     - `prediction(prediction, label)`: a picture of the prediction and, if it helps, one of its error.
-    - `legends`: what the colours of the pictures `label` and `error` mean.
+    - `legends`: the meaning of the colours in the pictures `label` and `error`, by these names.
     - `note`: a sentence about the pictures.
     """
 
@@ -144,14 +156,14 @@ class Task:
     - `metrics`: the metrics by name. The first one is the main metric; it is a mean over images.
     - `check(batch)`: raises ValueError for labels that make no sense.
     - `constant(source)`: the best prediction that ignores the image, the same for all images.
-    - `pictures`: how labels and predictions are drawn.
+    - `pictures`: the way labels and predictions are drawn.
     - `negative_prompt`: the negative prompt of classifier-free guidance.
-    - `classes`: the names that a batch's `label` counts, if it has one.
+    - `classes`: the class names; `batch["label"]` is an index into them. None if the task has no classes.
     """
 
     align: Callable[[float], Alignment]
-    adversarial: Loss
-    loss: Loss
+    adversarial: ImageLoss
+    loss: ImageLoss
     metrics: Mapping[str, Metric]
     check: Callable[[HostBatch], None]
     constant: Callable[[Source], np.ndarray]

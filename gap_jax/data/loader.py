@@ -34,6 +34,12 @@ def stack(examples: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 
+def unstack(batch: HostBatch, fields: Sequence[str] | None = None) -> list[dict[str, np.ndarray]]:
+    """Return a batch as a list of its examples, which is a data source; `fields` None: with all fields."""
+    names = tuple(batch) if fields is None else fields
+    return [{name: batch[name][i] for name in names} for i in range(len(batch[names[0]]))]
+
+
 class Batches:
     """Batches of `size` examples in a new order in every epoch, starting at any step.
 
@@ -53,7 +59,7 @@ class Batches:
         threads: int = 8,
     ):
         if not len(source):
-            raise ValueError("the data set is empty")
+            raise ValueError("the data set has no examples: check its folder and its split")
         self.size, self._threads = size, threads
         examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
         self._examples = examples.random_map(lambda example, random: dict(transform(example, random)))

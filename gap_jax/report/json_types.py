@@ -3,6 +3,9 @@
 The types that fields may have: dataclasses, `tuple`, `Mapping` with string keys, `X | None`, `str`, `bool`,
 `int`, `float` and `Any`. NaN and infinity, which JSON lacks, are null in JSON; null is read as NaN where a
 `float` is declared. Every error names the place, such as `columns[1].severity`.
+
+Neither msgspec nor cattrs does this: msgspec's errors do not name the keys of mappings, and it does not read
+null as NaN; cattrs converts values of other types instead of refusing them.
 """
 
 import json

@@ -131,8 +131,8 @@ def _page(results: Results, gallery: _EmbeddedPictures, figures_by_name: Mapping
     ]
     order = {name: i for i, name in enumerate(arms)}
     groups = _groups(prompts, order)
-    explored = _explored(prompts, order)
-    main = [table for table in tables.all_tables(results) if table.title.startswith("Results")]
+    explored = _explored(prompts, arms)
+    main = tables.main_tables(results)
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -154,7 +154,7 @@ def _page(results: Results, gallery: _EmbeddedPictures, figures_by_name: Mapping
         shifts=_shifts(results, figures_by_name),
         fidelity=_fidelity(results, figures_by_name),
         efficiency=_efficiency(results, figures_by_name),
-        iterated=any(", iteration " in name for name in arms),
+        iterated=any(arm.earlier_of for arm in arms.values()),
         config=list(_flattened(results.config)),
         constant=CONSTANT,
         uris=gallery.uris,
@@ -222,7 +222,7 @@ def _frame_data(frame: Frame, numbers: Mapping[str, int]) -> dict[str, int]:
     return data if frame.error is None else data | {"error": numbers[frame.error]}
 
 
-def _explored(prompts: Sequence[Mapping[str, Any]], order: Mapping[str, int]) -> list[dict[str, Any]]:
+def _explored(prompts: Sequence[Mapping[str, Any]], arms: Mapping[str, ArmStyle]) -> list[dict[str, Any]]:
     """Return the arms with optimised prompts, each with its prompts' indices.
 
     The arm `adversarial` comes first, its earlier iterations next, then the others in their order.
@@ -233,8 +233,10 @@ def _explored(prompts: Sequence[Mapping[str, Any]], order: Mapping[str, int]) ->
             group = groups.setdefault(prompt["arm"], {"arm": prompt["arm"], "prompts": []})
             group["prompts"].append(prompt["index"])
 
+    order = list(arms)
+
     def place(arm: str) -> tuple[bool, bool, int]:
-        return arm != "adversarial", not arm.startswith("adversarial, iteration "), order[arm]
+        return arm != "adversarial", arms[arm].earlier_of != "adversarial", order.index(arm)
 
     return [groups[arm] for arm in sorted(groups, key=place)]
 

@@ -31,6 +31,7 @@ class ArmStyle:
     description: str
     colour: str
     marker: str
+    earlier_of: str | None = None  # the arm of which this is an earlier iteration
 
 
 @dataclass(frozen=True)

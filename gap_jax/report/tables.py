@@ -155,11 +155,16 @@ def efficiency(results: Results, target: str) -> Table:
     return Table(title, caption, "Arm", tuple(map(str, counts)), tuple(rows))
 
 
-def all_tables(results: Results) -> list[Table]:
-    """Return every table that the results have numbers for, the main table first."""
+def main_tables(results: Results) -> list[Table]:
+    """Return the main table of every metric that the results have numbers for, the main metric first."""
     metrics = {metric for column in results.columns for scores in column.scores.values() for metric in scores}
+    return [main(results, metric) for metric in results.metrics if metric in metrics]
+
+
+def all_tables(results: Results) -> list[Table]:
+    """Return every table that the results have numbers for, the main tables first."""
     kinds = {column.kind for column in results.columns}
-    tables = [main(results, metric) for metric in results.metrics if metric in metrics]
+    tables = main_tables(results)
     tables += [corruptions(results, kind) for kind in ("cc", "3dcc") if kind in kinds]
     tables += [fidelity(results)] if results.generated else []
     return tables + [efficiency(results, target) for target in results.efficiency]

@@ -98,7 +98,9 @@ def evaluate(
         return {name: metric.per_image(prediction, batch) for name, metric in metrics.items()}
 
     results: dict[Key, dict[SetKey, dict[str, float]]] = {key: {} for key in models}
-    for test_set, batch in tqdm(sets, total=total, desc="evaluate", unit="set"):
+    for test_set, batch in tqdm(
+        sets, total=total, desc="evaluate", unit="set", disable=jax.process_index() != 0
+    ):
         for key, params in models.items():
             values = in_steps(measure, params, batch, images_per_step)
             results[key][test_set] = {

@@ -9,13 +9,13 @@ import jax
 import numpy as np
 import optax
 
-from gap_jax.data.batch import Batch, Example, HostBatch, Transform
+from gap_jax.data.batch import Example, HostBatch, Transform
 from gap_jax.data.loader import Batches, Source
 from gap_jax.stages.evaluate import in_steps
 from gap_jax.stages.train import train
+from gap_jax.tasks.metric import ImageLoss
 
 Predict = Callable[[Any, jax.Array], Any]
-ImageLoss = Callable[[Any, Batch], jax.Array]
 
 
 class Mixture:

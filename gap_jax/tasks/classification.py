@@ -6,7 +6,7 @@ for it. Adversarial losses are minimised by prompts whose images the model gets 
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,11 @@ import numpy as np
 from gap_jax.checks import expect_shape
 from gap_jax.data.batch import Batch
 from gap_jax.data.loader import Source
+from gap_jax.tasks.metric import ImageLoss
 
 NEGATIVE_PROMPT = (
     "comic,cartoon,synthetic,rendered,animated,painting,sketch,drawing,highly saturated,humans,people"
 )
-Loss = Callable[[jax.Array, Batch], jax.Array]
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -32,8 +32,8 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return -jnp.take_along_axis(log_probabilities, labels[:, None], 1)[:, 0]
 
 
-def weighted_cross_entropy(weights: Sequence[float] | np.ndarray) -> Loss:
-    """Return the loss `(logits [B,K], label) -> [B]`: the cross-entropy times the true class's weight.
+def weighted_cross_entropy(weights: Sequence[float] | np.ndarray) -> ImageLoss:
+    """Return the loss `(logits [B,K], batch) -> [B]`: the cross-entropy times the true class's weight.
 
     `weights` `[K]` has a weight for each class. The loss is torch's with `weight` and `reduction="none"`.
     Unlike torch's mean, the mean of this loss is not divided by the mean weight of the batch; over the
@@ -42,9 +42,9 @@ def weighted_cross_entropy(weights: Sequence[float] | np.ndarray) -> Loss:
     """
     class_weight = np.asarray(weights, np.float32)
 
-    def loss(logits: jax.Array, label: Batch) -> jax.Array:
+    def loss(logits: jax.Array, batch: Batch) -> jax.Array:
         expect_shape("logits", logits, (None, len(class_weight)), "there must be one class weight per class")
-        return jnp.asarray(class_weight)[label["label"]] * cross_entropy(logits, label["label"])
+        return jnp.asarray(class_weight)[batch["label"]] * cross_entropy(logits, batch["label"])
 
     return loss
 
@@ -62,38 +62,38 @@ def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
     return (len(labels) / (num_classes * counts)).astype(np.float32)
 
 
-def other_class_cross_entropy(temperature: float = 0.5) -> Loss:
-    """Return the adversarial loss `(logits [B,2], label) -> [B]` for two classes (Waterbirds).
+def other_class_cross_entropy(temperature: float = 0.5) -> ImageLoss:
+    """Return the adversarial loss `(logits [B,2], batch) -> [B]` for two classes (Waterbirds).
 
     It is the cross-entropy of `temperature · logits` to the other class. It raises ValueError for another
     number of classes.
     """
 
-    def loss(logits: jax.Array, label: Batch) -> jax.Array:
+    def loss(logits: jax.Array, batch: Batch) -> jax.Array:
         expect_shape("logits", logits, (None, 2), "the loss to the other class is for two classes")
-        return cross_entropy(temperature * logits.astype(jnp.float32), 1 - label["label"])
+        return cross_entropy(temperature * logits.astype(jnp.float32), 1 - batch["label"])
 
     return loss
 
 
-def background_cross_entropy(logits: jax.Array, label: Batch) -> jax.Array:
+def background_cross_entropy(logits: jax.Array, batch: Batch) -> jax.Array:
     """Return the adversarial cross-entropy to class 0, which is an empty picture in iWildCam."""
-    return cross_entropy(logits, jnp.zeros_like(label["label"]))
+    return cross_entropy(logits, jnp.zeros_like(batch["label"]))
 
 
-def uniform_cross_entropy(logits: jax.Array, label: Batch) -> jax.Array:
+def uniform_cross_entropy(logits: jax.Array, batch: Batch) -> jax.Array:
     """Return the adversarial cross-entropy to the uniform distribution minus log K; 0 for equal logits."""
     log_probabilities = _log_softmax(logits)
     return -log_probabilities.mean(-1) - jnp.log(float(logits.shape[-1]))
 
 
-def negative_cross_entropy(logits: jax.Array, label: Batch) -> jax.Array:
+def negative_cross_entropy(logits: jax.Array, batch: Batch) -> jax.Array:
     """Return the adversarial loss `-cross_entropy` to the true class, which has no lower bound."""
-    return -cross_entropy(logits, label["label"])
+    return -cross_entropy(logits, batch["label"])
 
 
 @functools.cache
-def cut_mix_loss(loss: Loss) -> Loss:
+def cut_mix_loss(loss: ImageLoss) -> ImageLoss:
     """Return `loss` extended to batches of `cut_mix`, whose images have two labels.
 
     The extended loss is `lam · loss(label) + (1 - lam) · loss(label_b)`, `[B]`; for a batch without `label_b`

@@ -25,6 +25,9 @@ class MetricStyle:
         return f"{self.name} {self.unit}, {'higher' if self.higher_is_better else 'lower'} is better"
 
 
+ImageLoss = Callable[[Any, Batch], jax.Array]  # (prediction, batch) -> [B]
+
+
 class Metric(NamedTuple):
     """A metric of a whole test set.
 

@@ -24,7 +24,8 @@ def test_a_text_with_a_subset_becomes_one_for_each():
         PromptSet(("a cat",), subset="cat"),
         PromptSet(("a dog",), subset="dog"),
     ]
-    with pytest.raises(ValueError, match=r"'a \{subset\}' has \{subset\}, but the data has no subsets"):
+    why = r"'a \{subset\}' has \{subset\}, but the data has no subsets: remove it from the prompt"
+    with pytest.raises(ValueError, match=why):
         text_prompts(("a {subset}",), ())
 
 

@@ -41,10 +41,11 @@ def test_every_iteration_is_an_arm_of_its_own():
 
 
 def test_an_earlier_iteration_looks_like_its_arm_with_another_marker():
-    style, own = _style("adversarial", "adversarial, iteration 1"), ARMS["adversarial"].style
+    first, second, last = (_style(ModelKey("adversarial", i), 3) for i in range(3))
+    style, own = first, ARMS["adversarial"].style
     assert style.label == "Adversarial, iteration 1" and style.colour == own.colour
-    assert style.marker != own.marker != _style("adversarial", "adversarial, iteration 2").marker
-    assert _style("adversarial", "adversarial") == own
+    assert len({style.marker, own.marker, second.marker}) == 3 and style.earlier_of == "adversarial"
+    assert last == own
 
 
 def test_a_constant_prediction_under_corruption_is_that_on_clean_images():

@@ -53,5 +53,5 @@ def test_seeds_differ():
 
 
 def test_an_empty_source_is_refused():
-    with pytest.raises(ValueError, match="the data set is empty"):
+    with pytest.raises(ValueError, match="the data set has no examples: check its folder and its split"):
         Batches([], transform, size=1, seed=0)

@@ -9,8 +9,8 @@ import torch
 
 import gap_jax
 from gap_jax.diffusion.align import latent_mask
-from tests.torch_folders import nchw, nhwc, relative_error
-from tests.torch_sampler import torch_denoise
+from tests.torch_references.folders import nchw, nhwc, relative_error
+from tests.torch_references.sampler import torch_denoise
 
 BATCH, HEIGHT, WIDTH = 2, 8, 12
 

@@ -10,8 +10,8 @@ import torch
 from gap_jax.diffusion.align import depth_condition
 from gap_jax.diffusion.denoising_loss import denoising
 from gap_jax.weights.convert import state_dict
-from tests.torch_folders import nchw
-from tests.torch_losses import BATCH, KEYS, random, torch_gradients, training
+from tests.torch_references.folders import nchw
+from tests.torch_references.losses import BATCH, KEYS, random, torch_gradients, training
 
 
 @pytest.fixture

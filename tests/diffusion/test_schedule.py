@@ -12,7 +12,7 @@ import torch
 
 from gap_jax.diffusion.sampler import sample
 from gap_jax.diffusion.schedule import Schedule, ddim, dpm_solver
-from tests.torch_folders import relative_error
+from tests.torch_references.folders import relative_error
 
 STABLE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
 CONFIGS = [

@@ -18,7 +18,7 @@ from gap_jax.experiments.depth.task import depth_task
 from gap_jax.report.results import load
 from tests.data import depth_files
 from tests.models.test_depth_unet import TorchUNet
-from tests.torch_depth import transformers_dpt
+from tests.torch_references.depth import transformers_dpt
 
 SIDE = 64
 BUILDINGS = {"oak": "train", "elm": "val", "ash": "test"}

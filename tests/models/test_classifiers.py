@@ -27,8 +27,8 @@ from gap_jax.tasks.classification import cross_entropy
 from gap_jax.weights.classifier import load_classifier
 from gap_jax.weights.convert import to_torch, torch_key
 from gap_jax.weights.torchvision import without_counts
-from tests.torch_classifiers import CLASSES, torchvision
-from tests.torch_folders import nchw, nhwc, relative_error
+from tests.torch_references.classifiers import CLASSES, torchvision
+from tests.torch_references.folders import nchw, nhwc, relative_error
 
 SHAPES = {"resnet": [(1, 64, 64), (3, 64, 96)], "vit": [(1, 32, 32), (3, 32, 32)]}
 KINDS = {"resnet": "classifier.1", "vit": "classifier"}  # with the names of their heads

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 import gap_jax
-from tests.torch_folders import nchw, relative_error
+from tests.torch_references.folders import nchw, relative_error
 
 TEXTS = ["a room", "photo", "", "a room, a room; and " * 9]
 

@@ -15,8 +15,8 @@ from gap_jax.models.bit import BitConfig
 from gap_jax.models.dpt import DPT
 from gap_jax.models.layers import resize
 from gap_jax.weights.convert import to_torch, torch_key
-from tests.torch_depth import FORMS, predict, transformers_dpt
-from tests.torch_folders import nchw, nhwc, relative_error
+from tests.torch_references.depth import FORMS, predict, transformers_dpt
+from tests.torch_references.folders import nchw, nhwc, relative_error
 
 SHAPES = {"hybrid": [(1, 64, 64), (3, 32, 96)], "large": [(1, 96, 64), (3, 64, 64)]}
 SHAPES |= {form: [(1, 32, 64)] for form in ("add", "ignore")}

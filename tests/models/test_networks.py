@@ -12,7 +12,7 @@ from gap_jax.models.controlnet import ControlNet
 from gap_jax.models.layers import GroupNorm, attention, convolve
 from gap_jax.models.unet import UNet2DCondition
 from gap_jax.weights.configs import build
-from tests.torch_folders import nchw, nhwc, randomise, relative_error
+from tests.torch_references.folders import nchw, nhwc, randomise, relative_error
 
 RNG = np.random.default_rng(0)
 WIDTH = 24

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.torch_folders import relative_error
+from tests.torch_references.folders import relative_error
 
 
 def start(devices, *arguments):

@@ -21,7 +21,7 @@ from gap_jax.stages.guidance import (
     textual_inversion,
 )
 from gap_jax.stages.objective import Sample, Term, objective
-from tests.torch_folders import nchw, nhwc, relative_error
+from tests.torch_references.folders import nchw, nhwc, relative_error
 
 
 def make_sample(images=None, context=None, key=None):

@@ -22,8 +22,8 @@ from gap_jax.stages.objective import Term, adversarial
 from gap_jax.stages.prompt_optimizer import EarlyStop, adamw, initial_state, next_state, prompt_optimizer
 from gap_jax.tasks import classification, depth
 from tests.diffusion.test_denoise import embed_through
-from tests.torch_folders import nchw, relative_error
-from tests.torch_sampler import torch_denoise
+from tests.torch_references.folders import nchw, relative_error
+from tests.torch_references.sampler import torch_denoise
 
 PLACEHOLDERS, MICRO, ACCUMULATION, STEPS = 3, 2, 2, 10
 SIDE = 16
@@ -285,13 +285,15 @@ def test_settings_that_do_not_fit_are_refused(models, options, match):
 
 def test_early_stopping_needs_an_adversarial_term(models):
     fidelity = Term("fidelity", lambda params, sample: sample.images.mean())
-    with pytest.raises(ValueError, match="adversarial"):
+    why = r"'adversarial', which is missing; found fidelity: add gap_jax.adversarial"
+    with pytest.raises(ValueError, match=why):
         optimizer_for(models("sd15"), [fidelity], early_stop=EarlyStop(3, -0.2))
 
 
 def test_a_batch_that_does_not_divide_is_refused(models):
     ours = optimizer_for(models("sd15"), [adversarial(depth.negative_l1)], accumulation=3)
-    with pytest.raises(ValueError, match=r"4 images per device .* 3 micro-batches"):
+    why = "images per device must be a multiple of the number of micro-batches, 3; found 4"
+    with pytest.raises(ValueError, match=why):
         ours.step(ours.weights, ours.init(jax.random.key(0), start()), batch_of(0))
 
 

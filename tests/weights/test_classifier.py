@@ -16,8 +16,8 @@ from gap_jax.models.resnet import IMAGENET_MEAN, IMAGENET_STD, ResNet
 from gap_jax.models.vit import ViT
 from gap_jax.weights.__main__ import main
 from gap_jax.weights.classifier import load_classifier, save_classifier
-from tests.torch_classifiers import CLASSES, hugging_face, normalise, torchvision
-from tests.torch_folders import nchw
+from tests.torch_references.classifiers import CLASSES, hugging_face, normalise, torchvision
+from tests.torch_references.folders import nchw
 
 KINDS = ("resnet", "vit")
 MODULES = {

@@ -19,8 +19,8 @@ from gap_jax.models.depth_unet import DepthUNet
 from gap_jax.weights.__main__ import main
 from gap_jax.weights.convert import state_dict
 from tests.models.test_depth_unet import TorchUNet
-from tests.torch_depth import omnidata_dpt, predict, transformers_dpt
-from tests.torch_folders import nchw, nhwc, relative_error
+from tests.torch_references.depth import omnidata_dpt, predict, transformers_dpt
+from tests.torch_references.folders import nchw, nhwc, relative_error
 
 TASK = "('rgb', 'depth_zbuffer')"
 

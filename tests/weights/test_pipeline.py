@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 import gap_jax
 from gap_jax.diffusion.schedule import Schedule
-from tests.torch_folders import torch_pipeline
+from tests.torch_references.folders import torch_pipeline
 
 COMPONENTS = ("text_encoder", "vae", "unet", "controlnet")
 

@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 
 from gap_jax.data.depth.folder import DepthFolderLayout
 from gap_jax.data.depth.omnidata import Component, OmnidataLayout
-from gap_jax.data.depth.read import DepthPaths, read_depth_example
+from gap_jax.data.depth.read import DepthLayout, DepthPaths, read_depth_example
 from gap_jax.data.depth.taskonomy import TaskonomyLayout
 from gap_jax.data.encoding import png
 from gap_jax.data.folder_dataset import FolderConfig, FolderDataset
@@ -28,8 +28,8 @@ class DepthDataset(FolderDataset, skip_registration=True):  # type: ignore[call-
         }
 
     def _example(self, paths: DepthPaths) -> dict[str, Any]:
-        config = self.builder_config
-        example = read_depth_example(paths, config.layout.decode, config.size, config.layout.frame)
+        layout: DepthLayout = self.builder_config.layout
+        example = read_depth_example(paths, layout.decode, self.builder_config.size, layout.frame)
         return {name: png(pixels) for name, pixels in example._asdict().items()}
 
 
@@ -39,7 +39,7 @@ class Taskonomy(DepthDataset):
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
     The folder must hold {building}_rgb/rgb, {building}_depth_zbuffer/depth_zbuffer,
-    masks/{building}_mask_valid and splits.csv. docs/data.md says where to get them; check them by
+    masks/{building}_mask_valid and splits.csv. docs/data.md says where to get them; check them with
     `python -m gap_jax.data check taskonomy`.
     """
     BUILDER_CONFIGS: ClassVar = [
@@ -53,7 +53,7 @@ class Omnidata(DepthDataset):
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
     The folder must hold rgb, depth_zbuffer and mask_valid, each with {component}/{building}. docs/data.md
-    says where to get them; check them by `python -m gap_jax.data check omnidata`.
+    says where to get them; check them with `python -m gap_jax.data check omnidata`.
     """
     BUILDER_CONFIGS: ClassVar = [
         FolderConfig(name=f"{component}_{size}", layout=OmnidataLayout(component), size=size)
@@ -68,7 +68,7 @@ class DepthFolder(DepthDataset):
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
     The folder must hold rgb, depth and optionally mask, or metadata.jsonl. docs/data.md describes them; check
-    them by `python -m gap_jax.data check folder`.
+    them with `python -m gap_jax.data check folder`.
     """
     BUILDER_CONFIGS: ClassVar = [
         FolderConfig(name=str(size), layout=DepthFolderLayout(), size=size) for size in (256, 384)

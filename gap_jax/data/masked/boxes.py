@@ -12,6 +12,7 @@ from tqdm import tqdm
 from gap_jax.data.encoding import png
 from gap_jax.data.files import format_size, open_image
 from gap_jax.data.table import read_table
+from gap_jax.files import write_whole
 
 _SIDES = ("x", "y", "width", "height")
 
@@ -90,6 +91,5 @@ def write_masks(boxes: Path, images: Path, masks: Path, suffix: str = "") -> int
                 )
             keep[top:bottom, left:right] = True
         path = (masks / name).with_name(f"{Path(name).stem}{suffix}.png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png(keep))
+        write_whole(path, png(keep))
     return len(boxes_by_image)

@@ -11,7 +11,7 @@ from gap_jax.data.folder_dataset import FolderConfig, FolderDataset
 from gap_jax.data.inventory import Inventory, sample_evenly
 from gap_jax.data.masked.folder import MaskedFolderLayout
 from gap_jax.data.masked.iwildcam import IWildCamLayout
-from gap_jax.data.masked.read import MaskedPaths, check_kept_share, read_masked_example
+from gap_jax.data.masked.read import MaskedLayout, MaskedPaths, check_kept_share, read_masked_example
 from gap_jax.data.masked.waterbirds import WaterbirdsLayout
 
 _CHECKED_MASKS = 200  # masks whose kept shares are checked before all examples are read
@@ -35,8 +35,8 @@ class MaskedDataset(FolderDataset, skip_registration=True):  # type: ignore[call
         }
 
     def _example(self, paths: MaskedPaths) -> dict[str, Any]:
-        config = self.builder_config
-        example = read_masked_example(paths, config.size, config.layout.scaled_masks)
+        layout: MaskedLayout = self.builder_config.layout
+        example = read_masked_example(paths, self.builder_config.size, layout.scaled_masks)
         encoded = {name: png(pixels) for name, pixels in example._asdict().items()}
         return encoded | {"label": paths.label, "group": paths.group, **paths.attributes}
 
@@ -60,7 +60,7 @@ class Waterbirds(MaskedDataset):
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
     The folder must hold metadata.csv, {species}/{stem}.jpg and {species}/{stem}_mask.png. docs/data.md says
-    where to get them; check them by `python -m gap_jax.data check waterbirds`.
+    where to get them; check them with `python -m gap_jax.data check waterbirds`.
     """
     BUILDER_CONFIGS: ClassVar = [FolderConfig(name="384", layout=WaterbirdsLayout(), size=384)]
 
@@ -71,7 +71,7 @@ class IWildCam(MaskedDataset):
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
     The folder must hold {train,train_extra,val,test}_subset.csv, train/{filename} and
-    instance_masks/{image_id}.png. docs/data.md says where to get them; check them by
+    instance_masks/{image_id}.png. docs/data.md says where to get them; check them with
     `python -m gap_jax.data check iwildcam`.
     """
     BUILDER_CONFIGS: ClassVar = [FolderConfig(name="448", layout=IWildCamLayout(), size=448)]
@@ -83,6 +83,6 @@ class MaskedFolder(MaskedDataset):
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
     The folder must hold images/{class}/{name}.png and masks/{class}/{name}.png. docs/data.md describes them;
-    check them by `python -m gap_jax.data check masked-folder`.
+    check them with `python -m gap_jax.data check masked-folder`.
     """
     BUILDER_CONFIGS: ClassVar = [FolderConfig(name="384", layout=MaskedFolderLayout(), size=384)]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gap_jax.closed_loop.world import Loss, Pictures, Task, TrainingData
+from gap_jax.closed_loop.world import Pictures, Task, TrainingData
 from gap_jax.data import augment
 from gap_jax.data.batch import Batch, HostBatch
 from gap_jax.data.loader import Source, Subset
@@ -16,7 +16,7 @@ from gap_jax.models.network import Mask, Network
 from gap_jax.report import pictures
 from gap_jax.stages.classifier_tuning import all_parameters, batch_norm_statistics
 from gap_jax.tasks import classification, classification_metrics
-from gap_jax.tasks.metric import Metric, MetricStyle
+from gap_jax.tasks.metric import ImageLoss, Metric, MetricStyle
 from gap_jax.weights.classifier import load_classifier
 
 MOST_NAMED_CLASSES = 20  # a report names all classes up to this number
@@ -57,7 +57,7 @@ METRICS = {
 
 def classification_task(
     classes: Sequence[str],
-    adversarial: Loss,
+    adversarial: ImageLoss,
     metrics: Sequence[str],
     *,
     paste: bool,

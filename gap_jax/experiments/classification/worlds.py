@@ -6,15 +6,14 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from gap_jax.closed_loop.world import FixedPrompts, Generator, Models, World, as_batch
+from gap_jax.closed_loop.world import FixedPrompts, Generator, Models, World, as_batch, load_generator
 from gap_jax.data.batch import HostBatch
-from gap_jax.data.loader import Source
+from gap_jax.data.loader import Source, unstack
 from gap_jax.data.prepared import Prepared
 from gap_jax.experiments.classification.settings import ClassificationFiles
 from gap_jax.experiments.classification.task import classifier
 from gap_jax.models.network import Network
 from gap_jax.stages.classifier_tuning import all_parameters, last_layer
-from gap_jax.weights.pipeline import load_clip, load_pipeline
 
 FIELDS = ("image", "keep", "label")
 FIRST_TARGET = 100_000  # target domains of the small world show pictures from this number on
@@ -22,9 +21,7 @@ FIRST_TARGET = 100_000  # target domains of the small world show pictures from t
 
 def generator_from(config: ClassificationFiles) -> Generator:
     """Load the Stable Diffusion and the CLIP that the configuration names."""
-    pipe, params = load_pipeline(config.pipeline, dtype=config.dtype)
-    clip, clip_params = load_clip(config.clip, config.dtype)
-    return Generator(pipe=pipe, params=params, clip=clip, clip_params=clip_params)
+    return load_generator(config.pipeline, config.clip, dtype=config.dtype)
 
 
 def models_from(config: ClassificationFiles) -> Models:
@@ -101,17 +98,15 @@ def small_parts(
     prompts: FixedPrompts,
 ) -> Parts:
     """Return rendered pictures with the small world's models for `waterbirds` or `iwildcam`."""
-    pipe, params = load_pipeline("wildlife")
-    clip, clip_params = load_clip("wildlife")
     return Parts(
         title=title,
-        generator=Generator(pipe=pipe, params=params, clip=clip, clip_params=clip_params),
+        generator=load_generator("wildlife", "wildlife"),
         models=Models(
             model=classifier("wildlife", 64, part=experiment),
             critic=classifier("wildlife", 64, part=f"{experiment}_critic"),
         ),
-        original=to_examples(train, FIELDS),
-        grouped=to_examples(train, (*FIELDS, "group")),
+        original=unstack(train, FIELDS),
+        grouped=unstack(train, (*FIELDS, "group")),
         validation=validation,
         test=test,
         prompts=prompts,
@@ -131,11 +126,6 @@ def with_checked_classes(world: World) -> World:
                 f"the {name} must have {len(classes)} classes like the data; found {logits.shape[-1]}"
             )
     return world
-
-
-def to_examples(batch: HostBatch, fields: Sequence[str]) -> list[dict[str, np.ndarray]]:
-    """Return a batch as a list of examples with these fields, which is a data source."""
-    return [{name: batch[name][i] for name in fields} for i in range(len(batch["image"]))]
 
 
 def keep_rows(batch: HostBatch, rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -9,11 +9,11 @@ import numpy as np
 from gap_jax.closed_loop.world import (
     DataSets,
     FixedPrompts,
-    Generator,
     Models,
     TargetDomain,
     World,
     as_batch,
+    load_generator,
     select,
 )
 from gap_jax.data.batch import HostBatch
@@ -27,7 +27,6 @@ from gap_jax.models.network import Network
 from gap_jax.stages.evaluate import SetKey
 from gap_jax.tasks.depth import NEGATIVE_PROMPT
 from gap_jax.weights.depth import load_depth
-from gap_jax.weights.pipeline import load_clip, load_pipeline
 
 TARGET_IMAGES = 8
 TARGET_SEVERITY = 3
@@ -67,12 +66,11 @@ def build(config: DepthFiles, held_out: int) -> World:
         targets = _corrupted(clean["image"][:TARGET_IMAGES])
         corrupted = _corrupted(tested["image"])
         domains |= {name: {**tested, "image": images} for name, images in corrupted.items()}
-    pipe, params = load_pipeline(config.pipeline, config.controlnet, config.dtype)
-    clip, clip_params = load_clip(config.clip, config.dtype)
+    generator = load_generator(config.pipeline, config.clip, controlnet=config.controlnet, dtype=config.dtype)
     return World(
         title="Depth",
-        summary=f"{config.model}, trained on {config.data}, under distribution shift.",
-        generator=Generator(pipe=pipe, params=params, clip=clip, clip_params=clip_params),
+        summary=f"The depth model {config.model} is fine-tuned on {config.data} and tested under shift.",
+        generator=generator,
         models=Models(
             model=_network(config.model, config.size),
             critic=_network(config.critic or config.model, config.size),

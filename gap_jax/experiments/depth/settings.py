@@ -18,7 +18,7 @@ from gap_jax.closed_loop.settings import (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SmallRooms:
     """The small world: procedural rooms, and the models that come with gap_jax."""
 
@@ -26,7 +26,7 @@ class SmallRooms:
     target_images: int = 8  # number of images that show each target domain
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DepthFiles:
     """Data sets made by `python -m gap_jax.data prepare`, and models in files, folders or on the hub."""
 

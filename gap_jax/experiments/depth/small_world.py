@@ -4,14 +4,14 @@ from collections.abc import Mapping
 
 import jax
 
-from gap_jax.closed_loop.world import DataSets, FixedPrompts, Generator, Models, TargetDomain, World
+from gap_jax.closed_loop.world import DataSets, FixedPrompts, Models, TargetDomain, World, load_generator
 from gap_jax.data.batch import HostBatch
+from gap_jax.data.loader import unstack
 from gap_jax.experiments.depth.settings import SmallRooms
 from gap_jax.experiments.depth.task import depth_task
 from gap_jax.models.network import Network
 from gap_jax.small_worlds import rooms
 from gap_jax.weights.depth import load_depth
-from gap_jax.weights.pipeline import load_clip, load_pipeline
 
 TARGETS = {"foggy": rooms.Style(air="foggy"), "checkered": rooms.Style("beige", "checkered")}
 DOMAINS = TARGETS | {
@@ -38,19 +38,16 @@ FIRST_TARGET = 10_000  # target domains show rooms from this number on, which no
 
 def build(config: SmallRooms, held_out: int) -> World:
     """Return the world, with `held_out` rooms in each held-out set."""
-    pipe, params = load_pipeline("small")
-    clip, clip_params = load_clip("small")
     train, validation, test = (rooms.SPLITS[split] for split in ("train", "validation", "test"))
-    original = _plain_rooms(train, config.original)
     shown = range(FIRST_TARGET, FIRST_TARGET + config.target_images)
     return World(
         title="Depth in the small world",
         summary="A depth U-Net trained on plain, bright, clear rooms meets fog, darkness and patterns.",
-        generator=Generator(pipe=pipe, params=params, clip=clip, clip_params=clip_params),
+        generator=load_generator("small", "small"),
         models=Models(model=_network("depth"), critic=_network("critic")),
         task=depth_task(),
         data=DataSets(
-            original=[{name: array[i] for name, array in original.items()} for i in range(config.original)],
+            original=unstack(_plain_rooms(train, config.original)),
             validation={
                 "clean": _plain_rooms(validation, held_out),
                 **_styled_rooms(validation, range(held_out), VALIDATION),

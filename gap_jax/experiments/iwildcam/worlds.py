@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gap_jax.closed_loop.world import DataSets, FixedPrompts, Loss, TargetDomain, World
+from gap_jax.closed_loop.world import DataSets, FixedPrompts, TargetDomain, World
 from gap_jax.data.batch import HostBatch
 from gap_jax.data.masked.iwildcam import CLASSES, TEST_LOCATIONS, time_of_day
 from gap_jax.experiments.classification import worlds
@@ -17,9 +17,10 @@ from gap_jax.tasks.classification import (
     negative_cross_entropy,
     uniform_cross_entropy,
 )
+from gap_jax.tasks.metric import ImageLoss
 
 TIMES = ("day", "night")
-ADVERSARIAL: dict[AdversarialLoss, Loss] = {
+ADVERSARIAL: dict[AdversarialLoss, ImageLoss] = {
     "uniform": uniform_cross_entropy,
     "background": background_cross_entropy,
     "cross-entropy": negative_cross_entropy,
@@ -118,7 +119,7 @@ def _world(
     known: HostBatch,
     camera_field: str,
     classes: tuple[str, ...],
-    adversarial: Loss,
+    adversarial: ImageLoss,
 ) -> World:
     """Return iWildCam as a world: prompts for all classes, and both unseen cameras as test sets.
 

@@ -61,7 +61,7 @@ ALIGN = controlnet_depth()
 Errors = Callable[[np.ndarray, rooms.RenderedRooms], np.ndarray]  # images and their rooms to errors `[n]`
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RoomsProbe:
     """The models to measure, and the number of images to measure them on."""
 

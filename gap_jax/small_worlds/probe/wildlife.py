@@ -58,7 +58,7 @@ SHOWN_SCENES = (  # the place and the light asked for in pictures
 ORIGINAL_PLACES = ("grass", "sea", "grass", "savanna", "savanna", "dirt", "savanna", "dirt")  # in pictures
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class WildlifeProbe:
     """The models to measure, and the number of pictures to measure them on."""
 

@@ -8,8 +8,8 @@ import torch
 
 from gap_jax.small_worlds.pretrain.losses import autoencoder_loss, contrastive_loss
 from gap_jax.weights.convert import state_dict
-from tests.torch_folders import nchw, relative_error
-from tests.torch_losses import BATCH, KEYS, per_row, random, torch_gradients, training
+from tests.torch_references.folders import nchw, relative_error
+from tests.torch_references.losses import BATCH, KEYS, per_row, random, torch_gradients, training
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from gap_jax.small_worlds import rooms
 from gap_jax.small_worlds.probe import rooms as probe
 from gap_jax.small_worlds.probe.measures import generate_images, zero_shot_accuracy
 from gap_jax.weights.repo import shipped
-from tests.torch_folders import nchw, nhwc
+from tests.torch_references.folders import nchw, nhwc
 
 STYLES = (rooms.Style("red", "striped"), rooms.Style("blue", light="dark"), rooms.Style(air="foggy"))
 

@@ -15,7 +15,7 @@ from gap_jax.small_worlds.wildlife import Words, render_kinds
 from gap_jax.stages.evaluate import in_steps
 from gap_jax.weights.classifier import load_classifier
 from gap_jax.weights.repo import ASSETS, shipped
-from tests.torch_folders import nchw, nhwc
+from tests.torch_references.folders import nchw, nhwc
 
 WORDS = [Words("landbird", "lake"), Words("zebra", "forest", "night"), Words("waterbird", "grass", "dusk")]
 ORIGINALS = [

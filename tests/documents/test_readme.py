@@ -16,7 +16,7 @@ from PIL import Image
 from gap_jax import prompts
 from gap_jax.closed_loop.command import Experiment, parse
 from gap_jax.closed_loop.settings import Settings
-from tests.documents import (
+from tests.documents.blocks import (
     DOCUMENTS,
     IDS,
     ROOT,
@@ -110,14 +110,14 @@ def test_the_architecture_names_files_that_exist():
         assert list((ROOT / "gap_jax").rglob(name)), name
 
 
-def test_every_room_has_a_place_in_the_layout():
+def test_every_layer_has_a_place_in_the_layout():
     table = read(ROOT / "CONTRIBUTING.md").partition("## Where things live")[2]
-    rooms = [
+    layers = [
         path
         for path in (ROOT / "gap_jax").iterdir()
         if path.suffix == ".py" or (path / "__init__.py").exists()
     ]
-    for path in rooms:
+    for path in layers:
         assert f"`{path.name}{'/' if path.is_dir() else ''}`" in table, path.name
 
 

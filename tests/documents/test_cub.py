@@ -14,7 +14,7 @@ from PIL import Image
 from gap_jax.models.resnet import ResNet
 from gap_jax.report.results import WORST, load
 from gap_jax.weights.classifier import save_classifier
-from tests.documents import ROOT, code_blocks
+from tests.documents.blocks import ROOT, code_blocks
 
 BLOCKS = [block.lstrip("\n") for block in code_blocks(ROOT / "docs" / "cub.md")]
 SPECIES = ("Black_footed_Albatross", "Laysan_Albatross", "Cardinal")

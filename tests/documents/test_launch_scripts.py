@@ -11,7 +11,7 @@ from gap_jax.closed_loop.command import parse
 from gap_jax.data import __main__ as data
 from gap_jax.experiments.depth.__main__ import EXPERIMENT
 from gap_jax.experiments.depth.settings import PRESETS
-from tests.documents import ROOT, commands, local_links
+from tests.documents.blocks import ROOT, commands, local_links
 
 FOLDER = ROOT / "experiments"
 SCRIPTS = sorted(path.name for path in FOLDER.glob("*.sh"))

@@ -5,7 +5,7 @@ import transformers
 from torch import nn
 from torch.nn.functional import relu
 
-from tests.torch_depth import parts
+from tests.torch_references.depth import parts
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASSES = 5

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
     [
         ROOT / "README.md",
