@@ -17,7 +17,9 @@ LABEL = "Adversarial, iteration 1"
 
 def with_iteration(results):
     """Return results with one more arm, an earlier iteration of `adversarial`, with numbers of its own."""
-    style = dataclasses.replace(results.arms["adversarial"], label=LABEL, description="Earlier.", marker="1")
+    style = dataclasses.replace(
+        results.arms["adversarial"], label=LABEL, description="Earlier.", marker="1", earlier_of="adversarial"
+    )
     arms = {}
     for name, described in results.arms.items():
         arms |= {EARLIER: style} if name == "adversarial" else {}
