@@ -1,5 +1,3 @@
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,7 +18,6 @@ from gap_jax.data.corruptions.common import CORRUPTIONS
 from gap_jax.data.loader import Batches
 from gap_jax.small_worlds import wildlife
 from gap_jax.small_worlds.wildlife import Words
-from gap_jax.tasks.classification import cross_entropy, cut_mix_loss, weighted_cross_entropy
 
 PLACES = ("grass", "forest", "lake", "sea", "dirt", "savanna")
 ALWAYS = ("Identity", "AutoContrast", "Equalize")  # operations without a magnitude
@@ -225,57 +222,6 @@ def test_the_share_of_cut_mix_is_drawn_from_its_beta_distribution():
     transform = cut_mix([{"image": image + 1, "label": 0}], alpha=1e6)
     shares = [transform({"image": image, "label": 1}, np.random.default_rng(i))["lam"] for i in range(200)]
     assert abs(min(shares) - 0.5) < 0.02 and max(shares) < 0.9
-
-
-def test_a_mixed_loss_is_the_loss_to_mixed_labels():
-    logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
-    batch = {
-        "label": jnp.array([0, 1, 2, 2]),
-        "label_b": jnp.array([1, 1, 0, 2]),
-        "lam": jnp.array([1, 0.3, 0.6, 0]),
-    }
-
-    def loss(prediction, batch):
-        return cross_entropy(prediction, batch["label"])
-
-    lam = batch["lam"][:, None]
-    soft = lam * jax.nn.one_hot(batch["label"], 3) + (1 - lam) * jax.nn.one_hot(batch["label_b"], 3)
-    expected = -(soft * jax.nn.log_softmax(logits)).sum(-1)
-    np.testing.assert_allclose(jax.jit(cut_mix_loss(loss))(logits, batch), expected, rtol=1e-5)
-    plain = {"label": batch["label"]}
-    np.testing.assert_array_equal(cut_mix_loss(loss)(logits, plain), loss(logits, plain))
-    weighted = cut_mix_loss(weighted_cross_entropy([1.0, 2.0, 4.0]))(logits, batch)
-    np.testing.assert_allclose(
-        weighted, -(soft * jnp.array([1, 2, 4]) * jax.nn.log_softmax(logits)).sum(-1), rtol=1e-5
-    )
-    assert cut_mix_loss(loss) is cut_mix_loss(loss)
-
-
-def test_balanced_groups_are_complete_and_equally_frequent():
-    groups = [7] * 10 + [0] * 3 + [3]
-    source = [{"group": np.int32(group), "label": i % 2, "number": i} for i, group in enumerate(groups)]
-    balanced = Balanced(source)
-    examples = [balanced[i] for i in range(len(balanced))]
-    assert np.unique_counts([int(example["group"]) for example in examples]).counts.tolist() == [10, 10, 10]
-    often = np.bincount([example["number"] for example in examples])
-    assert often.tolist() == [1] * 10 + [4, 3, 3] + [10]
-    by_label = Balanced(source[9:], "label")
-    assert sum(by_label[i]["label"] for i in range(len(by_label))) == len(by_label) / 2 == 3
-    with pytest.raises(IndexError):
-        balanced[len(balanced)]
-
-
-@pytest.mark.parametrize("value", [1.0, np.float32(1), "a", np.array([1, 2]), None])
-def test_balanced_refuses_a_field_that_is_no_integer(value):
-    with pytest.raises(ValueError, match="example 1 must have an integer 'group'"):
-        Balanced([{"group": 1}, {"group": value}])
-
-
-def test_balanced_refuses_a_missing_field_and_no_examples():
-    with pytest.raises(ValueError, match=r"example 0 must have an integer 'place'.*\['group'\]"):
-        Balanced([{"group": 1}], "place")
-    with pytest.raises(ValueError, match="the data set has no examples"):
-        Balanced([])
 
 
 def test_copy_paste_keeps_the_foreground_and_another_background():

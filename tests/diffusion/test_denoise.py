@@ -188,7 +188,7 @@ def test_gradient_to_placeholders_equals_torch(models, kind):
         )
         return jnp.mean(jnp.abs(pipe.decode(params, latents) - target))
 
-    ours = jax.grad(loss)(placeholders)
+    ours = jax.jit(jax.grad(loss))(placeholders)
 
     leaf = torch.tensor(placeholders, requires_grad=True)
     table = model.torch.text_encoder.get_input_embeddings().weight
@@ -229,7 +229,7 @@ def test_gradient_to_the_first_latents_equals_torch(models):
             model.pipe.denoise(model.params, latents, context, uncond, control=control, **options) ** 2
         )
 
-    ours = jax.grad(loss)(noise)
+    ours = jax.jit(jax.grad(loss))(noise)
     leaf = nchw(noise).requires_grad_()
     states = torch.tensor(context), torch.tensor(uncond).expand(BATCH, -1, -1)
     torch.sum(torch_denoise(model.torch, leaf, *states, control=nchw(control), **options) ** 2).backward()

@@ -93,7 +93,7 @@ def test_it_is_one_short_file():
 
 def test_all_stages_run_as_written(cub, run, inpaint, clip):
     model = ResNet(4, (8, 16), (1, 1), num_labels=len(SPECIES))
-    params = jax.device_get(model.init(jax.random.key(0), *model.example_inputs())["params"])
+    params = jax.device_get(jax.jit(model.init)(jax.random.key(0), *model.example_inputs())["params"])
     save_classifier(model, params, "resnet")
     models = ["--world.model", "resnet", "--world.pipeline", inpaint.folder, "--world.clip", clip.folder]
     run(*map(str, models))

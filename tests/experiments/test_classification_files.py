@@ -74,7 +74,9 @@ def given(data, pipeline, clip, tmp_path):
     def given(name, classes, arms):
         for part, width in (("model", 8), ("student", 4)):
             model = ResNet(4, (width, 2 * width), (1, 1), num_labels=classes)
-            params = jax.device_get(model.init(jax.random.key(width), *model.example_inputs())["params"])
+            params = jax.device_get(
+                jax.jit(model.init)(jax.random.key(width), *model.example_inputs())["params"]
+            )
             save_classifier(model, params, tmp_path / part)
         found = [*SHORT, "--arms", *arms, "--world.data", str(data / name)]
         found += ["--world.model", str(tmp_path / "model"), "--world.pipeline", str(pipeline)]

@@ -60,7 +60,7 @@ class TorchUNet(nn.Module):
 @pytest.fixture(scope="module")
 def pair():
     model = DepthUNet(levels=3)
-    template = model.init(jax.random.key(0), *model.example_inputs())["params"]
+    template = jax.jit(model.init)(jax.random.key(0), *model.example_inputs())["params"]
     leaves, tree = jax.tree.flatten(template)
     draw = np.random.default_rng(0)
     leaves = [jnp.asarray(leaf + draw.normal(0, 0.05, leaf.shape), jnp.float32) for leaf in leaves]
@@ -80,7 +80,7 @@ def test_prediction_and_gradient_equal_torch(pair, shape):
         prediction = model.apply({"params": params}, images)
         return (prediction * weights).sum(), prediction
 
-    (_, depth), gradient = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(images))
+    (_, depth), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(jnp.asarray(images))
     x = torch.tensor(images.transpose(0, 3, 1, 2), requires_grad=True)
     expected = torch_model(x)
     (expected * torch.tensor(weights.transpose(0, 3, 1, 2))).sum().backward()

@@ -141,3 +141,28 @@ def test_labels_outside_the_classes_are_named(wrong):
 def test_labels_that_are_no_class_numbers_are_refused(labels):
     with pytest.raises(ValueError, match=r"labels must be integers of shape \[B\], found"):
         classification.check_labels(labels, 2)
+
+
+def test_a_mixed_loss_is_the_loss_to_mixed_labels():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
+    batch = {
+        "label": jnp.array([0, 1, 2, 2]),
+        "label_b": jnp.array([1, 1, 0, 2]),
+        "lam": jnp.array([1, 0.3, 0.6, 0]),
+    }
+
+    def loss(prediction, batch):
+        return classification.cross_entropy(prediction, batch["label"])
+
+    lam = batch["lam"][:, None]
+    soft = lam * jax.nn.one_hot(batch["label"], 3) + (1 - lam) * jax.nn.one_hot(batch["label_b"], 3)
+    expected = -(soft * jax.nn.log_softmax(logits)).sum(-1)
+    np.testing.assert_allclose(jax.jit(classification.cut_mix_loss(loss))(logits, batch), expected, rtol=1e-5)
+    plain = {"label": batch["label"]}
+    np.testing.assert_array_equal(classification.cut_mix_loss(loss)(logits, plain), loss(logits, plain))
+    weighted_loss = classification.weighted_cross_entropy([1.0, 2.0, 4.0])
+    weighted = classification.cut_mix_loss(weighted_loss)(logits, batch)
+    np.testing.assert_allclose(
+        weighted, -(soft * jnp.array([1, 2, 4]) * jax.nn.log_softmax(logits)).sum(-1), rtol=1e-5
+    )
+    assert classification.cut_mix_loss(loss) is classification.cut_mix_loss(loss)

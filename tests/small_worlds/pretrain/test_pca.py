@@ -25,6 +25,16 @@ def started(images):
     return start_from_patches(VAE, params, images)
 
 
+@jax.jit
+def encode(params, images):
+    return VAE.apply({"params": params}, 2 * images - 1, method="encode")
+
+
+@jax.jit
+def decode(params, latents):
+    return VAE.apply({"params": params}, latents, method="decode")
+
+
 def squares(images):
     """Patches of 4x4 pixels, in reading order, `[n,16,16,48]`."""
     return images.reshape(-1, 16, 4, 16, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 16, 16, 48)
@@ -32,7 +42,7 @@ def squares(images):
 
 def test_latents_are_a_linear_function_of_patches_that_keeps_their_variance(images, started):
     params, explained = started
-    posterior = VAE.apply({"params": params}, 2 * images - 1, method="encode")
+    posterior = encode(params, images)
     latents, patches = np.asarray(posterior.mean).reshape(-1, 6), squares(images).reshape(-1, 48)
     fit, *_ = np.linalg.lstsq(np.c_[patches, np.ones(len(patches))], latents)
     predicted = np.c_[patches, np.ones(len(patches))] @ fit
@@ -48,8 +58,7 @@ def test_latents_are_a_linear_function_of_patches_that_keeps_their_variance(imag
 
 def test_the_decoder_begins_with_the_patches_colours_enlarged(images, started):
     params, _ = started
-    latents = VAE.apply({"params": params}, 2 * images - 1, method="encode").mean
-    decoded = np.asarray(VAE.apply({"params": params}, latents, method="decode")) / 2 + 0.5
+    decoded = np.asarray(decode(params, encode(params, images).mean)) / 2 + 0.5
     colours = squares(images).reshape(-1, 16, 16, 16, 3).mean(3)
     inner = squares(decoded).reshape(-1, 16, 16, 16, 3).mean(3)[:, 1:-1, 1:-1]
     assert np.abs(inner - colours[:, 1:-1, 1:-1]).mean() < 0.02
@@ -59,8 +68,7 @@ def test_every_part_of_the_decoder_can_learn(images, started):
     params, _ = started
 
     def loss(params):
-        latents = VAE.apply({"params": params}, 2 * images[:4] - 1, method="encode").mean
-        return abs(VAE.apply({"params": params}, latents, method="decode") - images[:4]).mean()
+        return abs(decode(params, encode(params, images[:4]).mean) - images[:4]).mean()
 
     out = jax.grad(lambda kernel: loss(params | {"decoder": params["decoder"] | {"conv_out": kernel}}))(
         params["decoder"]["conv_out"]
