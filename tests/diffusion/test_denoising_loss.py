@@ -81,16 +81,11 @@ def test_denoising_without_a_controlnet(sd15):
 
 
 def test_images_are_encoded_where_there_are_no_latents(sd15):
-    pipe, params = sd15.pipe, sd15.params
-    side = 8 * pipe.downscale
-    images = random(BATCH, side, side, 3)
-    conditions = {
-        "tokens": pipe.tokenize([""] * BATCH),
-        "depth": random(BATCH, side, side, 1),
-        "mask": np.ones((BATCH, side, side, 1), bool),
-    }
-    loss = jax.jit(denoising(pipe))
+    pipe, params = dataclasses.replace(sd15.pipe, controlnet=None), sd15.params
+    batch = denoising_batch(pipe)
+    images = random(BATCH, 8 * pipe.downscale, 8 * pipe.downscale, 3)
     encoded = pipe.encode_image(params, images, KEYS)
-    of_latents, _ = loss(params, params, {"latents": encoded, **conditions}, KEYS)
-    of_images, _ = loss(params, params, {"image": images, **conditions}, KEYS)
+    loss, trained = jax.jit(denoising(pipe)), {"unet": params["unet"]}
+    of_latents, _ = loss(trained, params, {"latents": encoded, "tokens": batch["tokens"]}, KEYS)
+    of_images, _ = loss(trained, params, {"image": images, "tokens": batch["tokens"]}, KEYS)
     assert float(of_images) == pytest.approx(float(of_latents), rel=1e-5)
