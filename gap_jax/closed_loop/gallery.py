@@ -1,6 +1,7 @@
 """The pictures of prompts in a report: images drawn the way that generation draws them, and predictions."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +37,6 @@ class Gallery:
 
     def __init__(self, run: Run, root: Path):
         self._run, self._root = run, root
-        self._programs: dict[float, Callable[..., tuple[jax.Array, Any]]] = {}
 
     def examples(
         self,
@@ -85,28 +85,26 @@ class Gallery:
         vectors = [embedding for embedding in paths.values() if embedding is not None]
         embeddings = np.stack(vectors) if vectors else None
         contexts = programs.contexts(PromptSet(texts, embeddings))
-        weights = programs.generation_weights([prompt_set], produced.model)
         keys = image_keys(self._run.seed, rows, np.full(len(rows), number), np.zeros(len(rows), int))
         batch = {**labels, "prompt": np.zeros(len(rows), int)}
         program = self._program(ARMS[produced.key.arm].strength)
         frames = [
-            jax.device_get(program(weights._replace(contexts=context[None]), batch, keys))
+            jax.device_get(program(programs.generation_weights(context[None], produced.model), batch, keys))
             for context in contexts
         ]
         images, predictions = zip(*frames, strict=True)
         return DrawnFrames(np.stack(images), np.stack(predictions))
 
+    @lru_cache  # noqa: B019 (the same function is compiled only once)
     def _program(self, strength: float) -> Callable[..., tuple[jax.Array, Any]]:
-        if strength not in self._programs:
-            draw, predict = self._run.programs.draw(strength), self._run.world.models.model.predict
+        draw, predict = self._run.programs.draw(strength), self._run.world.models.model.predict
 
-            @jax.jit
-            def program(weights, batch, keys):
-                images = draw(weights, batch, jax.random.wrap_key_data(keys))
-                return images, predict(weights.model, images)
+        @jax.jit
+        def program(weights, batch, keys):
+            images = draw(weights, batch, jax.random.wrap_key_data(keys))
+            return images, predict(weights.model, images)
 
-            self._programs[strength] = program
-        return self._programs[strength]
+        return program
 
     def _example(self, folder: Path, label: HostBatch, frames: Frames) -> ExamplePictures:
         task: Task = self._run.world.task

@@ -136,25 +136,29 @@ class Programs:
 
         return step
 
-    def generation_weights(self, prompt_sets: list[PromptSet], model: Any) -> GenerationWeights:
-        """Return the weights of a generation step for an arm's prompts.
-
-        Contexts are repeated up to the number of prompts of the largest arm, so that shapes are equal.
-        """
-        world, config = self.world, self.settings.generating
+    def generation_weights(self, contexts: np.ndarray, model: Any) -> GenerationWeights:
+        """Return the weights of a generation step for prompts with these `contexts` `[prompts,L,D]`."""
+        world = self.world
         clip = subject = None
-        if config.min_clip_similarity is not None:
+        if self.settings.generating.min_clip_similarity is not None:
             clip, subject = world.generator.clip_params, self._subject
-        stacked = np.concatenate([self.contexts(prompt_set) for prompt_set in prompt_sets])
         return GenerationWeights(
             pipeline=world.generator.params,
-            contexts=np.resize(stacked, (self._largest_arm, *stacked.shape[1:])),
+            contexts=contexts,
             uncond=self._uncond,
             model=model,
             critic=world.models.critic.params,
             clip=clip,
             subject=subject,
         )
+
+    def arm_contexts(self, prompt_sets: list[PromptSet]) -> np.ndarray:
+        """Return the text states of all prompts of an arm, float32 `[prompts,L,D]`.
+
+        They are repeated up to the number of prompts of the largest arm, so that shapes are equal.
+        """
+        stacked = np.concatenate([self.contexts(prompt_set) for prompt_set in prompt_sets])
+        return np.resize(stacked, (self._largest_arm, *stacked.shape[1:]))
 
     def contexts(self, prompt_set: PromptSet) -> np.ndarray:
         """Return the text states of prompts as generation uses them, float32 `[prompts,L,D]`."""
@@ -164,7 +168,7 @@ class Programs:
     @cached_property
     def written_lines(self) -> tuple[str, ...]:
         """The prompts of the arm "written": the lines of the given file, or the world's."""
-        return tuple(self.settings.to_json()["written"] or self.world.prompts.written)
+        return self.settings.written_lines() or tuple(self.world.prompts.written)
 
     @cached_property
     def filters(self) -> tuple[Filter, ...]:

@@ -164,7 +164,7 @@ class Run:
         folder = self.stage_folder(name, "generate", iteration)
         generate(
             self.programs.generation_step(ARMS[name].strength),
-            self.programs.generation_weights(prompt_sets, params),
+            self.programs.generation_weights(self.programs.arm_contexts(prompt_sets), params),
             lambda sources: select(world.data.original, sources),
             plan(
                 config.images,

@@ -120,15 +120,23 @@ class Settings:
         if self.optimizing.micro_batch < 1:
             raise ValueError(f"micro_batch must be 1 or more images; found {self.optimizing.micro_batch}")
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the settings as JSON values, a file of written prompts replaced by its lines.
+    def written_lines(self) -> tuple[str, ...]:
+        """Return the prompts in the file `written`, without empty lines; no prompts without a file.
 
         Raises ValueError for a file without a prompt.
         """
-        values = dataclasses.asdict(self)
-        if self.written is not None:
-            lines = map(str.strip, self.written.read_text(encoding="utf-8").splitlines())
-            values["written"] = list(filter(None, lines))
-            if not values["written"]:
-                raise ValueError(f"{self.written} has no prompt: write one prompt per line")
+        if self.written is None:
+            return ()
+        lines = map(str.strip, self.written.read_text(encoding="utf-8").splitlines())
+        prompts = tuple(filter(None, lines))
+        if not prompts:
+            raise ValueError(f"{self.written} has no prompt: write one prompt per line")
+        return prompts
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as JSON values, a file of written prompts replaced by its lines.
+
+        Raises the errors of `written_lines`.
+        """
+        values = dataclasses.asdict(self) | {"written": self.written_lines() or None}
         return json.loads(json.dumps(values))
