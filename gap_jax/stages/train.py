@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from gap_jax import parallel
@@ -87,11 +87,8 @@ def train(
     mesh = mesh or parallel.make_mesh()
     rows = parallel.local_rows(mesh, batches.size)
     optimizer = _skip_nonfinite(optimizer, max_skipped)
-    start = TrainState(
-        jnp.zeros((), jnp.int32), params, optimizer.init(params), params if average is not None else ()
-    )
-    state = parallel.replicate(mesh, jax.tree.map(jnp.array, start))  # copies, because steps donate the state
-    frozen, key = parallel.replicate(mesh, (frozen, key))
+    params, frozen, key = parallel.replicate(mesh, (params, frozen, key))
+    state = _compiled_start(mesh, optimizer, average is not None)(params)
     checkpoints = Checkpoints(folder / "checkpoints", dict(config), keep=2)
     best = Checkpoints(folder / "best", dict(config), keep=1) if select else None
     first, state = checkpoints.restore(state) or (0, state)
@@ -140,6 +137,19 @@ _skip_nonfinite = functools.cache(optax.apply_if_finite)
 def _result_params(state: TrainState) -> Params:
     """Return the averaged parameters if there are any, else the trained ones."""
     return state.params if isinstance(state.average, tuple) else state.average
+
+
+@functools.cache
+def _compiled_start(mesh: Mesh, optimizer: optax.GradientTransformation, averaged: bool):
+    """Return the jitted `start(params) -> state`; the state has copies, because steps donate it."""
+
+    def start(params):
+        copies = [jax.tree.map(jnp.copy, params) for _ in range(1 + averaged)]
+        return TrainState(
+            jnp.zeros((), jnp.int32), copies[0], optimizer.init(params), copies[1] if averaged else ()
+        )
+
+    return jax.jit(start, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 @functools.cache

@@ -60,7 +60,7 @@ class TorchUNet(nn.Module):
 @pytest.fixture(scope="module")
 def pair():
     model = DepthUNet(levels=3)
-    template = jax.jit(model.init)(jax.random.key(0), *model.example_inputs())["params"]
+    template = jax.device_get(jax.jit(model.init)(jax.random.key(0), *model.example_inputs())["params"])
     leaves, tree = jax.tree.flatten(template)
     draw = np.random.default_rng(0)
     leaves = [jnp.asarray(leaf + draw.normal(0, 0.05, leaf.shape), jnp.float32) for leaf in leaves]

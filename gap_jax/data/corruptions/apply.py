@@ -25,7 +25,9 @@ def corrupt_each(
     result = np.empty_like(images)
     for i, image in enumerate(images):
         random = _generator(seed, int(ids[i]), name, severity)
-        result[i] = to_8_bits(effect(np.round(image * 255.0) / 255.0, random, i)) / np.float32(255)
+        result[i] = to_8_bits(effect(np.round(image.astype(np.float64) * 255) / 255, random, i)) / np.float32(
+            255
+        )
     return result
 
 

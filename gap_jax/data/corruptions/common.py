@@ -1,26 +1,29 @@
 """Common Corruptions: fifteen kinds of damage to photographs, each in five severities.
 
-Hendrycks & Dietterich, arXiv 1903.12261, with the parameters of the published images: ImageNet-C's if the
-shorter side has more than 64 pixels, CIFAR-10-C's otherwise. Lengths are pixels, whatever the image's size.
-These lengths follow the image's size, as in the package `imagecorruptions`:
+Hendrycks & Dietterich, arXiv 1903.12261, with the parameters of the published images. The shorter side
+chooses between them: CIFAR-10-C's up to 32 pixels, ImageNet-64x64-C's up to 64, and ImageNet-C's above. Most
+lengths are pixels, whatever the image's size. These lengths follow the image's size, as in the package
+`imagecorruptions`:
 
 - fog: its map has the power of two next above the longer side;
 - frost, zoom and pixelation: shares of the image;
-- elastic transform: shares of the shorter side (published: of 244 for images of 224, of 32 for those of 32).
+- elastic transform: shares of the shorter side (published: of 244 for images of 224, of 32 for those of 32,
+  and of 64 for those of 64).
 
 Unlike in that package, the parameters and the affine part of the elastic transform stay the published ones.
 
 As published, images are rounded to 8 bits first, results are truncated to 8 bits, glass blur copies pixels to
 their neighbours where swapping was meant, and motion blur is ImageMagick's, along half a Gaussian.
 
-Three things differ from the published images: frost is a texture drawn here instead of photographs; images
-are not compressed by JPEG of quality 85 at the end; the affine part of the elastic transform interpolates in
-floats.
+Three things differ from the published images: frost is a texture drawn here, as bright as the published
+photographs, instead of one of these; images are not compressed by JPEG of quality 85 at the end; the affine
+part of the elastic transform interpolates in floats.
 
 A higher severity has a larger squared error on average, but not always for glass blur and elastic transform,
 nor from 3 to 4 for frost and for the fog of large images.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from io import BytesIO
@@ -32,11 +35,13 @@ from scipy import ndimage, signal, sparse
 
 from gap_jax.data.corruptions.apply import check_request, corrupt_each, to_8_bits
 
-MAX_SMALL = 64  # shorter side, in pixels, up to which CIFAR-10-C's parameters are used
+# Shorter sides, in pixels, up to which the parameters of CIFAR-10-C and of ImageNet-64x64-C are used
+LARGEST_SIDES = (32, 64)
 
 _LUMA = np.array((0.299, 0.587, 0.114))
 _ICE_COLOUR = np.array((0.88, 0.95, 1.0))
 _FROST_STEMS = 12
+_FILM = (0.44, 0.76)  # mean opacity of the thinnest and the thickest film of ice
 
 
 def corrupt(
@@ -49,8 +54,8 @@ def corrupt(
     severity), not on the batch. Raises ValueError for an unknown name or severity and for other arrays.
     """
     check_request(images, name, severity, ids, seed, CORRUPTIONS)
-    effect, small, large = _CORRUPTIONS[name]
-    parameters = (small if min(images.shape[1:3]) <= MAX_SMALL else large)[severity - 1]
+    effect, *tables = _CORRUPTIONS[name]
+    parameters = tables[bisect_left(LARGEST_SIDES, min(images.shape[1:3]))][severity - 1]
     return corrupt_each(
         lambda image, random, _: effect(image, random, parameters), images, name, severity, ids, seed
     )
@@ -183,7 +188,7 @@ def _frost_texture(height, width, random):
         length = (0.3 * length[:, None] * (1 - along)).ravel()
     crystals = np.asarray(drawing.reduce(fine)) / 255.0
     film = ndimage.gaussian_filter(random.normal(size=(height, width)), side / 10, mode="wrap")
-    film = np.clip(0.3 + 0.12 * film / film.std(), 0, 1)
+    film = np.clip(random.uniform(*_FILM) + 0.12 * film / film.std(), 0, 1)
     return (film + (1 - film) * crystals)[..., None] * _ICE_COLOUR
 
 
@@ -258,53 +263,67 @@ def _jpeg_compression(image, random, quality):
 
 
 class _Corruption(NamedTuple):
-    """A corruption, `effect(image, random, parameters)`, with its parameters by severity and image size."""
+    """A corruption, `effect(image, random, parameters)`, with its published parameters by severity."""
 
     effect: Callable[[np.ndarray, np.random.Generator, Any], np.ndarray]
-    small: tuple[Any, ...]
-    large: tuple[Any, ...]
+    cifar: tuple[Any, ...]
+    imagenet_64: tuple[Any, ...]
+    imagenet: tuple[Any, ...]
 
 
+_SMALL_FLAKES = (
+    (0.1, 0.2, 1, 0.6, 8, 3),
+    (0.1, 0.2, 1, 0.5, 10, 4),
+    (0.15, 0.3, 1.75, 0.55, 10, 4),
+    (0.25, 0.3, 2.25, 0.6, 12, 6),
+    (0.3, 0.3, 1.25, 0.65, 14, 12),
+)
 _ELASTIC_SCALE = 244 / 224  # the published lengths for images of 224 pixels are shares of 244
 
 _CORRUPTIONS = {
-    "gaussian_noise": _Corruption(
-        _gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.10), (0.08, 0.12, 0.18, 0.26, 0.38)
-    ),  # standard deviation
-    "shot_noise": _Corruption(
-        _shot_noise, (500, 250, 100, 75, 50), (60, 25, 12, 5, 3)
-    ),  # photons of a white pixel
-    "impulse_noise": _Corruption(
-        _impulse_noise, (0.01, 0.02, 0.03, 0.05, 0.07), (0.03, 0.06, 0.09, 0.17, 0.27)
-    ),  # share of the values
+    "gaussian_noise": _Corruption(  # standard deviation
+        _gaussian_noise,
+        (0.04, 0.06, 0.08, 0.09, 0.10),
+        (0.04, 0.08, 0.12, 0.15, 0.18),
+        (0.08, 0.12, 0.18, 0.26, 0.38),
+    ),
+    "shot_noise": _Corruption(  # photons of a white pixel
+        _shot_noise, (500, 250, 100, 75, 50), (250, 100, 50, 30, 15), (60, 25, 12, 5, 3)
+    ),
+    "impulse_noise": _Corruption(  # share of the values
+        _impulse_noise,
+        (0.01, 0.02, 0.03, 0.05, 0.07),
+        (0.01, 0.02, 0.05, 0.08, 0.14),
+        (0.03, 0.06, 0.09, 0.17, 0.27),
+    ),
     "defocus_blur": _Corruption(  # radius; sigma of the Gaussian that softens it
         _defocus_blur,
         ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
+        ((0.5, 0.6), (1, 0.1), (1.5, 0.1), (2.5, 0.01), (3, 0.1)),
         ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
     ),
     "glass_blur": _Corruption(  # sigma, reach, rounds
         _glass_blur,
         ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
+        ((0.1, 1, 1), (0.5, 1, 1), (0.6, 1, 2), (0.7, 2, 1), (0.9, 2, 2)),
         ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
     ),
     "motion_blur": _Corruption(  # radius, sigma
         _motion_blur,
         ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
+        ((10, 1), (10, 1.5), (10, 2), (10, 2.5), (12, 3)),
         ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
     ),
     "zoom_blur": _Corruption(  # end and step of the zoom factors, which begin at 1
         _zoom_blur,
-        ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
+        *2 * [tuple((end, 0.01) for end in (1.06, 1.11, 1.16, 1.21, 1.26))],
         ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
     ),
     "snow": _Corruption(  # noise mean and deviation; zoom; threshold; motion radius and sigma; share kept
         _snow,
-        (
-            (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
-            (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
-            (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
-            (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
-            (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
+        *(
+            tuple((*flakes, share) for flakes, share in zip(_SMALL_FLAKES, kept, strict=True))
+            for kept in ((0.95, 0.9, 0.9, 0.85, 0.8), (0.8, 0.8, 0.7, 0.65, 0.6))
         ),
         (
             (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
@@ -317,18 +336,25 @@ _CORRUPTIONS = {
     "frost": _Corruption(  # weights of the image and of the frost
         _frost,
         ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
+        ((1, 0.3), (0.9, 0.4), (0.8, 0.45), (0.75, 0.5), (0.7, 0.55)),
         ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
     ),
     "fog": _Corruption(  # thickness, decay
         _fog,
         ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
+        ((0.4, 3), (0.7, 3), (1, 2.5), (1.5, 2), (2, 1.75)),
         ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
     ),
-    "brightness": _Corruption(_brightness, (0.05, 0.1, 0.15, 0.2, 0.3), (0.1, 0.2, 0.3, 0.4, 0.5)),  # added
-    "contrast": _Corruption(_contrast, (0.75, 0.5, 0.4, 0.3, 0.15), (0.4, 0.3, 0.2, 0.1, 0.05)),  # factor
+    "brightness": _Corruption(  # added to HSV's value
+        _brightness, (0.05, 0.1, 0.15, 0.2, 0.3), *2 * [(0.1, 0.2, 0.3, 0.4, 0.5)]
+    ),
+    "contrast": _Corruption(  # factor
+        _contrast, (0.75, 0.5, 0.4, 0.3, 0.15), *2 * [(0.4, 0.3, 0.2, 0.1, 0.05)]
+    ),
     "elastic_transform": _Corruption(  # displacement, its smoothness, jitter of corners; as shares
         _elastic_transform,
         ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
+        ((0, 0, 0.08), (0.05, 0.3, 0.06), (0.1, 0.08, 0.06), (0.1, 0.03, 0.03), (0.16, 0.03, 0.02)),
         tuple(
             tuple(_ELASTIC_SCALE * share for share in shares)
             for shares in (
@@ -340,9 +366,11 @@ _CORRUPTIONS = {
             )
         ),
     ),
-    "pixelate": _Corruption(
-        _pixelate, (0.95, 0.9, 0.85, 0.75, 0.65), (0.6, 0.5, 0.4, 0.3, 0.25)
-    ),  # share of each side
-    "jpeg_compression": _Corruption(_jpeg_compression, (80, 65, 58, 50, 40), (25, 18, 15, 10, 7)),  # quality
+    "pixelate": _Corruption(  # share of each side
+        _pixelate, (0.95, 0.9, 0.85, 0.75, 0.65), (0.9, 0.8, 0.7, 0.6, 0.5), (0.6, 0.5, 0.4, 0.3, 0.25)
+    ),
+    "jpeg_compression": _Corruption(  # quality
+        _jpeg_compression, (80, 65, 58, 50, 40), (65, 58, 50, 40, 25), (25, 18, 15, 10, 7)
+    ),
 }
 CORRUPTIONS: tuple[str, ...] = tuple(_CORRUPTIONS)

@@ -7,7 +7,11 @@ import numpy as np
 
 from gap_jax.small_worlds import rooms
 
-SMALL, LARGE = 64, 96  # sides with CIFAR-10-C's and ImageNet-C's parameters
+TINY, SMALL, LARGE = SIZES = (
+    32,
+    64,
+    96,
+)  # sides with CIFAR-10-C's, ImageNet-64x64-C's and ImageNet-C's parameters
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
@@ -15,7 +19,8 @@ SEVERITIES = (1, 2, 3, 4, 5)
 def textured(count, size):
     looks = itertools.product(("red", "blue", "beige", "grey"), ("striped", "checkered"))
     styles = list(itertools.islice(itertools.cycle(rooms.Style(*look) for look in looks), count))
-    return rooms.render(0, range(count), styles, size).image / np.float32(255)
+    images = rooms.render(0, range(count), styles, max(size, 64)).image / np.float32(255)
+    return images[:, :size, :size]
 
 
 def constant(level, count=1, size=SMALL):
@@ -36,7 +41,10 @@ def point(size=SMALL, at=None):
     return image
 
 
-def both(small, large):
-    """Return (size, severity, parameter) for both published tables."""
-    cases = [(SMALL, severity, value) for severity, value in zip(SEVERITIES, small, strict=True)]
-    return cases + [(LARGE, severity, value) for severity, value in zip(SEVERITIES, large, strict=True)]
+def published(*tables):
+    """Return (size, severity, parameter) for the three published tables."""
+    return [
+        (size, severity, parameter)
+        for size, table in zip(SIZES, tables, strict=True)
+        for severity, parameter in zip(SEVERITIES, table, strict=True)
+    ]

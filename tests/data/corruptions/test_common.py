@@ -6,17 +6,29 @@ import pytest
 from PIL import Image
 
 from gap_jax.data.corruptions.common import CORRUPTIONS, corrupt
-from tests.data.corruptions.made_images import LARGE, SEVERITIES, SMALL, both, constant, levels, textured
+from tests.data.corruptions.made_images import (
+    LARGE,
+    SEVERITIES,
+    SIZES,
+    SMALL,
+    TINY,
+    constant,
+    levels,
+    published,
+    textured,
+)
 
 # Severities after which the published parameters do not increase the mean squared error
 NO_HARDER = {
-    ("glass_blur", SMALL): {1, 2, 4},
+    ("glass_blur", TINY): {1, 2, 4},
+    ("glass_blur", SMALL): {1, 3},
     ("glass_blur", LARGE): {1, 3},
+    ("elastic_transform", TINY): {1, 2, 3, 4},
     ("elastic_transform", SMALL): {1, 2, 3, 4},
     ("elastic_transform", LARGE): {2},
-    ("frost", SMALL): {3},  # equal frost, less of the image
+    ("frost", TINY): {3},  # equal frost, less of the image
     ("frost", LARGE): {3},
-    ("pixelate", SMALL): {4},  # on a regular texture, 48 of 64 pixels are worse than 41
+    ("pixelate", SMALL): {3},  # on a regular texture, 44 of 64 pixels are worse than 38
     ("fog", LARGE): {3},  # equally thick, but rougher
 }
 
@@ -54,7 +66,7 @@ def test_ids_and_seeds_choose_what_is_random_and_nothing_else(name):
         assert (name in FIXED) == (other == first).all()
 
 
-@pytest.mark.parametrize("size", [SMALL, LARGE])
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_severities_grow(name, size):
     """The mean squared error grows, except where the published parameters do not."""
@@ -67,15 +79,25 @@ def test_severities_grow(name, size):
 
 
 @pytest.mark.parametrize(
-    ("shape", "deviation"), [((64, 64), 0.04), ((64, 200), 0.04), ((65, 65), 0.08), ((65, 200), 0.08)]
+    ("shape", "deviation"),
+    [
+        ((32, 32), 0.1),
+        ((32, 200), 0.1),
+        ((33, 33), 0.18),
+        ((64, 200), 0.18),
+        ((65, 65), 0.38),
+        ((65, 200), 0.38),
+    ],
 )
 def test_the_shorter_side_chooses_between_the_published_parameters(shape, deviation):
-    grey = np.full((4, *shape, 3), 128 / 255, np.float32)
-    assert corrupt(grey, "gaussian_noise", 1, ids=range(4)).std() == pytest.approx(deviation, rel=0.03)
+    grey = np.full((8, *shape, 3), 128 / 255, np.float32)
+    drawn = np.clip(128 / 255 + np.random.default_rng(0).normal(0, deviation, 400_000), 0, 1)
+    assert corrupt(grey, "gaussian_noise", 5, ids=range(8)).std() == pytest.approx(drawn.std(), rel=0.03)
 
 
 @pytest.mark.parametrize(
-    ("size", "severity", "deviation"), both((0.04, 0.06, 0.08, 0.09, 0.10), (0.08, 0.12, 0.18, 0.26, 0.38))
+    ("size", "severity", "deviation"),
+    published((0.04, 0.06, 0.08, 0.09, 0.10), (0.04, 0.08, 0.12, 0.15, 0.18), (0.08, 0.12, 0.18, 0.26, 0.38)),
 )
 def test_gaussian_noise_has_its_variance(size, severity, deviation):
     noise = corrupt(constant(128, 8, size), "gaussian_noise", severity, ids=range(8)) - 128 / 255
@@ -87,7 +109,10 @@ def test_gaussian_noise_has_its_variance(size, severity, deviation):
     assert noise.mean() == pytest.approx(-0.5 / 255, abs=0.004)
 
 
-@pytest.mark.parametrize(("size", "severity", "photons"), both((500, 250, 100, 75, 50), (60, 25, 12, 5, 3)))
+@pytest.mark.parametrize(
+    ("size", "severity", "photons"),
+    published((500, 250, 100, 75, 50), (250, 100, 50, 30, 15), (60, 25, 12, 5, 3)),
+)
 def test_shot_noise_has_poissons_variance_and_steps(size, severity, photons):
     corrupted = levels(corrupt(constant(51, 8, size), "shot_noise", severity, ids=range(8)))
     steps = np.floor(np.minimum(np.arange(photons + 1) / photons, 1) * 255 + 1e-9).astype(int)
@@ -100,10 +125,11 @@ def test_shot_noise_has_poissons_variance_and_steps(size, severity, photons):
 
 
 @pytest.mark.parametrize(
-    ("size", "severity", "share"), both((0.01, 0.02, 0.03, 0.05, 0.07), (0.03, 0.06, 0.09, 0.17, 0.27))
+    ("size", "severity", "share"),
+    published((0.01, 0.02, 0.03, 0.05, 0.07), (0.01, 0.02, 0.05, 0.08, 0.14), (0.03, 0.06, 0.09, 0.17, 0.27)),
 )
 def test_impulse_noise_turns_its_share_of_values_black_or_white(size, severity, share):
-    corrupted = levels(corrupt(constant(100, 8, size), "impulse_noise", severity, ids=range(8)))
+    corrupted = levels(corrupt(constant(100, 24, size), "impulse_noise", severity, ids=range(24)))
     changed = corrupted[corrupted != 100]
     assert changed.size / corrupted.size == pytest.approx(share, rel=0.1)
     assert set(np.unique(changed)) == {0, 255} and np.mean(changed == 255) == pytest.approx(0.5, abs=0.05)
@@ -112,7 +138,8 @@ def test_impulse_noise_turns_its_share_of_values_black_or_white(size, severity, 
 
 
 @pytest.mark.parametrize(
-    ("size", "severity", "keep"), both((0.95, 0.9, 0.9, 0.85, 0.8), (0.8, 0.7, 0.7, 0.65, 0.55))
+    ("size", "severity", "keep"),
+    published((0.95, 0.9, 0.9, 0.85, 0.8), (0.8, 0.8, 0.7, 0.65, 0.6), (0.8, 0.7, 0.7, 0.65, 0.55)),
 )
 def test_snow_whitens_and_adds_flakes_that_are_symmetric_under_rotation(size, severity, keep):
     dark = np.zeros((4, size, size, 3), np.float32)
@@ -130,8 +157,9 @@ def test_snow_whitens_and_adds_flakes_that_are_symmetric_under_rotation(size, se
 
 @pytest.mark.parametrize(
     ("size", "severity", "weights"),
-    both(
+    published(
         ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
+        ((1, 0.3), (0.9, 0.4), (0.8, 0.45), (0.75, 0.5), (0.7, 0.55)),
         ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
     ),
 )
@@ -144,16 +172,17 @@ def test_frost_is_a_weighted_sum_with_one_texture(size, severity, weights):
     free = expected < 253
     np.testing.assert_allclose(grey[free], expected[free], atol=1.01)
     texture = black / 255 / share
-    assert texture.max() <= 1 and 0.25 < texture.mean() < 0.6 and texture.std() > 0.1
+    assert texture.max() <= 1 and 0.45 < texture.mean() < 0.84 and texture.std() > 0.05
     assert (texture[..., 2] >= texture[..., 0]).all()
 
 
 @pytest.mark.parametrize(
-    ("size", "severity", "thickness"), both((0.2, 0.5, 0.75, 1, 1.5), (1.5, 2, 2.5, 2.5, 3))
+    ("size", "severity", "thickness"),
+    published((0.2, 0.5, 0.75, 1, 1.5), (0.4, 0.7, 1, 1.5, 2), (1.5, 2, 2.5, 2.5, 3)),
 )
 def test_fog_lies_between_none_and_its_thickness(size, severity, thickness):
     value = 200 / 255
-    size = 64 if size == SMALL else 128  # the cloud map's own size, so that its extremes are in the image
+    size = 128 if size == LARGE else size  # the cloud map's own size, so that its extremes are in the image
     corrupted = corrupt(constant(200, 2, size), "fog", severity, ids=[0, 1])
     np.testing.assert_allclose(corrupted.min((1, 2, 3)), value * value / (value + thickness), atol=1.1 / 255)
     np.testing.assert_allclose(corrupted.max((1, 2, 3)), value, atol=1.1 / 255)
@@ -174,7 +203,7 @@ def test_fog_is_less_rough_at_every_halving(severity, decay):
 
 
 @pytest.mark.parametrize(
-    ("size", "severity", "more"), both((0.05, 0.1, 0.15, 0.2, 0.3), (0.1, 0.2, 0.3, 0.4, 0.5))
+    ("size", "severity", "more"), published((0.05, 0.1, 0.15, 0.2, 0.3), *2 * [(0.1, 0.2, 0.3, 0.4, 0.5)])
 )
 def test_brightness_adds_to_hsvs_value(size, severity, more):
     images = (np.random.default_rng(0).integers(0, 256, (1, size, size, 3)) / 255).astype(np.float32)
@@ -187,7 +216,7 @@ def test_brightness_adds_to_hsvs_value(size, severity, more):
 
 
 @pytest.mark.parametrize(
-    ("size", "severity", "factor"), both((0.75, 0.5, 0.4, 0.3, 0.15), (0.4, 0.3, 0.2, 0.1, 0.05))
+    ("size", "severity", "factor"), published((0.75, 0.5, 0.4, 0.3, 0.15), *2 * [(0.4, 0.3, 0.2, 0.1, 0.05)])
 )
 def test_contrast_shrinks_differences_from_the_channels_mean(size, severity, factor):
     images = np.random.default_rng(0).integers(0, 256, (1, size, size, 3)) * np.array((1.0, 0.8, 0.5))
@@ -197,7 +226,7 @@ def test_contrast_shrinks_differences_from_the_channels_mean(size, severity, fac
     np.testing.assert_array_equal(levels(corrupt(images, "contrast", severity, ids=[0])), expected)
 
 
-@pytest.mark.parametrize("size", [SMALL, LARGE])
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("severity", SEVERITIES)
 def test_elastic_only_moves(severity, size):
     images = 0.2 + 0.5 * textured(2, size)
@@ -211,12 +240,14 @@ def test_elastic_only_moves(severity, size):
     ) == {77}
 
 
-@pytest.mark.parametrize(("size", "severity", "jitter"), [(SMALL, 1, 0.08), (LARGE, 3, 0.02 * 244 / 224)])
+@pytest.mark.parametrize(
+    ("size", "severity", "jitter"), [(TINY, 1, 0.08), (SMALL, 1, 0.08), (LARGE, 3, 0.02 * 244 / 224)]
+)
 def test_elastic_moves_three_corners_by_at_most_its_jitter(size, severity, jitter):
     """Ramps show where a pixel came from, up to the displacement, whose bounds are known."""
     grid = (np.arange(size) / size).astype(np.float32)
     image = np.stack([*np.meshgrid(grid, grid, indexing="ij"), np.zeros((size, size), np.float32)], -1)[None]
-    field = 0 if size == SMALL else 0.05 * 244 / 224 * size / 3
+    field = 0 if size < LARGE else 0.05 * 244 / 224 * size / 3
     moves = []
     for i in range(24):
         came_from = (
@@ -229,7 +260,7 @@ def test_elastic_moves_three_corners_by_at_most_its_jitter(size, severity, jitte
     assert np.abs(moves).max() < 1.5 * jitter * size + field + 0.5
     spread = np.std(moves) * np.sqrt(3) / (jitter * size)
     assert 0.8 < spread < 1.5
-    if size == SMALL:  # CIFAR's first severity is affine only
+    if size == SMALL:  # the first severity is affine only
         assert spread == pytest.approx(1, abs=0.15)
         inner = moved[20:44, 20:44]
         rows, columns = (axis.ravel() for axis in np.indices((24, 24)))
@@ -239,7 +270,8 @@ def test_elastic_moves_three_corners_by_at_most_its_jitter(size, severity, jitte
 
 
 @pytest.mark.parametrize(
-    ("size", "severity", "share"), both((0.95, 0.9, 0.85, 0.75, 0.65), (0.6, 0.5, 0.4, 0.3, 0.25))
+    ("size", "severity", "share"),
+    published((0.95, 0.9, 0.85, 0.75, 0.65), (0.9, 0.8, 0.7, 0.6, 0.5), (0.6, 0.5, 0.4, 0.3, 0.25)),
 )
 def test_pixelate_is_pils_box_there_and_back(size, severity, share):
     image = textured(1, size)
@@ -249,7 +281,10 @@ def test_pixelate_is_pils_box_there_and_back(size, severity, share):
     np.testing.assert_array_equal(levels(corrupt(image, "pixelate", severity, ids=[0]))[0], expected)
 
 
-@pytest.mark.parametrize(("size", "severity", "quality"), both((80, 65, 58, 50, 40), (25, 18, 15, 10, 7)))
+@pytest.mark.parametrize(
+    ("size", "severity", "quality"),
+    published((80, 65, 58, 50, 40), (65, 58, 50, 40, 25), (25, 18, 15, 10, 7)),
+)
 def test_jpeg_is_pils(size, severity, quality):
     image = textured(1, size)
     file = BytesIO()

@@ -36,7 +36,7 @@ def test_batch_norm_follows_and_other_parameters_are_trained(model):
     optimizer = masked_optimizer(make_optimizer(TrainingPart(10, 4, 1e-2, "muon")))
     params = initialiser(model.clone(num_labels=2))(jax.random.key(0))
     gradients = jax.tree.map(np.ones_like, params)
-    state = optimizer.init(params)
+    state = jax.jit(optimizer.init)(params)
     update = jax.jit(optimizer.update)
     for _ in range(2):  # the rate is 0 in the first step
         updates, state = update(gradients, state, params)
