@@ -96,9 +96,10 @@ class Bottleneck(Layer):
 class ResNet(Layer):
     """A classifier: images `[B,H,W,num_channels]` in [0,1], of any size, to logits, float32 `[B,num_labels]`.
 
-    Images are normalised with `image_mean` and `image_std` inside. Field names are those of transformers'
-    `ResNetConfig`; the defaults are ResNet-50's. There is one stage per entry of `depths`, and each but the
-    first halves the size. With `train`, batch norm is in training mode:
+    Images are normalised with `image_mean` and `image_std` inside. `label_names` are the classes' names, if
+    they are known. Other field names are those of transformers' `ResNetConfig`; the defaults are ResNet-50's.
+    There is one stage per entry of `depths`, and each but the first halves the size. With `train`, batch norm
+    is in training mode:
 
         logits, updated = model.apply({"params": params}, images, train=True, mutable="params")
 
@@ -110,6 +111,7 @@ class ResNet(Layer):
     depths: tuple[int, ...] = (3, 4, 6, 3)
     num_channels: int = 3
     num_labels: int = 1000
+    label_names: tuple[str, ...] | None = None
     image_mean: tuple[float, ...] = IMAGENET_MEAN
     image_std: tuple[float, ...] = IMAGENET_STD
 

@@ -80,11 +80,14 @@ def load_classifier(
 def save_classifier(module: ResNet | ViT, params: dict, folder: str | Path) -> None:
     """Write a folder that `load_classifier` and transformers read.
 
-    An existing model is replaced, and any other folder refused, as by `save_pipeline`.
+    The classes get the module's `label_names`, or `LABEL_0`, `LABEL_1`, …. An existing model is replaced, and
+    any other folder refused, as by `save_pipeline`. Raises ValueError unless there is one name per class.
     """
     kind = "resnet" if isinstance(module, ResNet) else "vit"
     config = describe(module)
-    names = [f"LABEL_{i}" for i in range(config.pop("num_labels"))]
+    names = module.label_names or [f"LABEL_{i}" for i in range(module.num_labels)]
+    if len(names) != config.pop("num_labels"):
+        raise ValueError(f"label_names must name all {module.num_labels} classes, found {len(names)} names")
     config |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
     config |= {"architectures": [ARCHITECTURES[kind]], "model_type": kind} | FIXED[kind]
     side = getattr(module, "image_size", 224)  # a ResNet takes any size
@@ -114,7 +117,17 @@ def _build(config: dict[str, Any], source: str, fields: dict[str, Any]) -> ResNe
         if config.get(key, supported) != supported:
             raise unsupported(source, key, config[key], (supported,))
     cls = KINDS[kind]
-    values: dict[str, Any] = {"num_labels": len(config.get("id2label", (0, 1)))}  # transformers' default: 2
+    names = config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # transformers' default
+    try:
+        label_names = tuple(str(names[str(i)]) for i in range(len(names)))
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{source}: id2label must map the numbers from 0 on to names, found {str(names)[:80]}: correct "
+            "the file"
+        ) from error
+    values: dict[str, Any] = {"num_labels": len(names)}
+    if label_names != tuple(f"LABEL_{i}" for i in range(len(names))):
+        values["label_names"] = label_names
     for name, default in describe(cls()).items():
         if name not in config:
             continue

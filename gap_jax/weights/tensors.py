@@ -28,13 +28,16 @@ def find_tensors(
       diffusers, `model` and `pytorch_model` in transformers.
     - `variant`: the infix of another set of files, such as `"fp16"`.
 
-    Raises FileNotFoundError if there are no weights, ValueError for files that are not readable, ImportError
-    for a pickle without torch.
+    Raises FileNotFoundError if there are no weights; ValueError for files that are not readable, and for a
+    local folder with both a whole file and an index of shards, of which one must be old; ImportError for a
+    pickle without torch.
     """
     tried = []
     for extension, open_file in (("safetensors", open_safetensors), ("bin", _open_torch)):
         for stem in stems:
-            for name in _candidates(stem, extension, variant):
+            names = _candidates(stem, extension, variant)
+            _refuse_whole_beside_shards(repo, folder, names)
+            for name in names:
                 path = repo.find(f"{folder}/{name}".lstrip("/"))
                 if path is None:
                     tried.append(name)
@@ -61,6 +64,18 @@ def _candidates(stem: str, extension: str, variant: str | None) -> list[str]:
         f"{stem}.{extension}.index.{variant}.json",
         f"{stem}.{variant}.{extension}.index.json",
     ]
+
+
+def _refuse_whole_beside_shards(repo: Repo, folder: str, names: list[str]) -> None:
+    """Raise ValueError if a local folder has two of the files, between which libraries choose differently."""
+    if repo.folder is None:
+        return
+    there = [name for name in names if (repo.folder / folder / name).is_file()]
+    if len(there) > 1:
+        raise ValueError(
+            f"{repo.folder / folder} holds the weights twice: in {there[0]}, and in the shards that "
+            f"{there[1]} lists; delete the older ones"
+        )
 
 
 def _open_shards(repo: Repo, folder: str, index: Path, open_file) -> dict[str, Tensor]:

@@ -65,6 +65,17 @@ def shard(others):
     return change
 
 
+def shard_beside(name):
+    """Save a component in shards, as diffusers does for large ones, and leave its old file where it is."""
+
+    def change(folder):
+        keys = dict.fromkeys(load_file(folder / name), "new.safetensors")
+        shutil.copy(folder / name, (folder / name).with_name("new.safetensors"))
+        (folder / f"{name}.index.json").write_text(json.dumps({"weight_map": keys}))
+
+    return change
+
+
 def exchange(key, tensor):
     return lambda tensors: tensors.update({key: tensor})
 
@@ -125,6 +136,11 @@ UNFIT = {
     "promised weight": (
         shard({"extra.weight": "a.safetensors"}),
         "model.safetensors.index.json lists extra.weight in a.safetensors, which does not hold it",
+    ),
+    "new shards beside an old file": (
+        shard_beside(TEXT),
+        "text_encoder holds the weights twice: in model.safetensors, and in the shards that "
+        "model.safetensors.index.json lists; delete the older ones",
     ),
     "truncated data": (
         cut(UNET, -1000),
@@ -210,6 +226,14 @@ UNFIT = {
     "layers per block": (
         set_json("unet/config.json", layers_per_block=[2, 1]),
         "unet/config.json: layers_per_block must be an integer, found (2, 1)",
+    ),
+    "the blocks of another VAE": (
+        set_json("vae/config.json", up_block_types=["AttnUpDecoderBlock2D"] * 3),
+        "vae/config.json: every entry of up_block_types must be 'UpDecoderBlock2D', found 'AttnUpDecoder",
+    ),
+    "a text encoder that masks padding": (
+        set_json("text_encoder/config.json", use_attention_mask=True),
+        "text_encoder/config.json: use_attention_mask must be False or None, found True",
     ),
     "another activation": (
         set_json("text_encoder/config.json", hidden_act="relu"),

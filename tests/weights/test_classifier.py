@@ -141,6 +141,30 @@ def test_files_of_transformers_hold_what_ours_do(folders, kind, tmp_path):
         assert value.dtype == ours[key].dtype and value.equal(ours[key]), key
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_class_names_are_kept(folders, kind, tmp_path):
+    network, names = folders[kind][0], [f"bird {i}" for i in range(CLASSES)]
+    network.config.id2label = dict(enumerate(names))
+    network.save_pretrained(tmp_path / "theirs")
+    main(["convert", str(tmp_path / "theirs"), str(tmp_path / "ours")])
+    assert load_classifier(tmp_path / "ours")[0].label_names == tuple(names)
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "ours")
+    assert config.id2label == dict(enumerate(names))
+    assert config.label2id == {name: i for i, name in enumerate(names)}
+    network.config.id2label = {i: f"LABEL_{i}" for i in range(CLASSES)}
+
+
+def test_class_names_must_be_numbered_and_complete(folders, tmp_path):
+    shutil.copytree(folders["resnet"][1], tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"id2label": {"1": "a", "2": "b"}}))
+    with pytest.raises(ValueError, match=r"config.json: id2label must map the numbers from 0 on to names"):
+        load_classifier(tmp_path)
+    model, params = load_classifier(folders["resnet"][1])
+    with pytest.raises(ValueError, match=r"label_names must name all \d+ classes, found 1 names"):
+        save_classifier(model.clone(label_names=("a",)), params, tmp_path / "other")
+
+
 def test_normalisation_is_the_folders_or_what_is_given(folders, networks, tmp_path):
     shutil.copytree(folders["resnet"][1], tmp_path, dirs_exist_ok=True)
     normalise = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.2, 0.3]}
