@@ -56,11 +56,12 @@ def load_params(module: Layer, repo: Repo, folder: str, stems: tuple[str, ...], 
 
 def read_params(module: Layer, tensors: dict[str, Tensor]) -> dict:
     """Read the parameters of `module`; raise as `load_tree`."""
-    return load_tree(_shapes(module), tensors, module.param_dtype)
+    return load_tree(parameter_shapes(module), tensors, module.param_dtype)
 
 
 @functools.cache
-def _shapes(module: Layer) -> dict:
+def parameter_shapes(module: Layer) -> dict:
+    """Return the tree of shapes of a network's parameters."""
     return jax.eval_shape(module.init, jax.random.key(0), *module.example_inputs())["params"]
 
 
