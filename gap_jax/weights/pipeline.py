@@ -4,6 +4,7 @@ The layouts are those of diffusers and transformers.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from gap_jax.weights.component import (
     write_json,
 )
 from gap_jax.weights.configs import build, describe
+from gap_jax.weights.lora import Lora, merge_loras
 from gap_jax.weights.repo import Repo, read_json, shipped
 
 TASKS = ("", "Img2Img", "Inpaint", "ControlNet", "ControlNetImg2Img", "ControlNetInpaint")
@@ -46,6 +48,7 @@ def load_pipeline(
     dtype: Any = "float32",
     *,
     config: str | Path | None = None,
+    lora: Sequence[Lora] = (),
     revision: str | None = None,
     variant: str | None = None,
     local_files_only: bool = False,
@@ -61,6 +64,8 @@ def load_pipeline(
     - `config`: for one file, the folder or hub id of a pipeline with the same configurations, schedule and
       tokenizer, of which the file has none. None: the published model of the file's shapes, such as
       `stable-diffusion-v1-5/stable-diffusion-v1-5`.
+    - `lora`: LoRAs to add to the weights of the UNet and the text encoder. Each is a file, a folder or a hub
+      id, or a pair of one of these and its scale, as in `lora=[("style.safetensors", 0.8)]`.
     - `dtype`: `float32`, `bfloat16` or `float16`, of parameters and computation, whatever the files hold.
     - `revision`: a branch, tag or commit on the hub.
     - `variant`: the infix of the weights' file names; `"fp16"` reads `*.fp16.safetensors`.
@@ -99,6 +104,7 @@ def load_pipeline(
         "vae": read("vae", vae, DIFFUSERS),
         "unet": read("unet", unet, DIFFUSERS),
     }
+    params = merge_loras(params, lora, local_files_only=local_files_only)
     if controlnet is not None:
         return add_controlnet(pipe, params, controlnet, variant=variant, local_files_only=local_files_only)
     _, kind = index.get("controlnet") or (None, None)
