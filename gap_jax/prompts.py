@@ -9,7 +9,6 @@ read, too.
 
 import json
 import re
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import numpy as np
 from gap_jax.checks import expect_finite, expect_shape
 from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.files import write_whole
+from gap_jax.weights.identify import identify
 from gap_jax.weights.tensors import load_torch, open_safetensors
 
 _HEADER = "gap_jax"
@@ -191,6 +191,11 @@ def _stacked(content: Any, path: Path) -> np.ndarray:
         )
     if "string_to_param" in content:
         content = content["string_to_param"]
+    if {"clip_l", "clip_g"} <= content.keys():
+        raise ValueError(
+            f"{path} is a textual inversion of Stable Diffusion XL (clip_l, clip_g), which gap_jax does not "
+            "have: give one of Stable Diffusion 1.x or 2.x"
+        )
     arrays = {name: _array(value, name, path) for name, value in content.items()}
     if len(arrays) == 1:
         return next(iter(arrays.values()))
@@ -198,9 +203,9 @@ def _stacked(content: Any, path: Path) -> np.ndarray:
     name_by_index = {int(match[2]): name for name, match in matches.items() if match}
     names_without_index = {(match[1], match[3]) if match else name for name, match in matches.items()}
     if len(names_without_index) > 1 or sorted(name_by_index) != list(range(len(arrays))):
-        names = textwrap.shorten(", ".join(map(str, arrays)), 200)
         raise ValueError(
-            f"{path} must hold one token with all vectors, or tokens numbered from 0, found {names}"
+            f"{path} must hold one token with all vectors, or tokens numbered from 0, found "
+            f"{identify(map(str, arrays))[:200]}"
         )
     vectors = [arrays[name_by_index[i]] for i in range(len(arrays))]
     shapes = sorted({vector.shape for vector in vectors})

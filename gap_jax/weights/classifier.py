@@ -9,6 +9,7 @@ from gap_jax.models.resnet import ResNet
 from gap_jax.models.vit import ViT
 from gap_jax.weights.component import (
     TRANSFORMERS,
+    current_names,
     network_dtypes,
     read_config,
     read_normalisation,
@@ -27,7 +28,6 @@ ARCHITECTURES = {"resnet": "ResNetForImageClassification", "vit": "ViTForImageCl
 FIXED = {  # options of the torch classes for which gap_jax has this one value
     "resnet": {
         "hidden_act": "relu",
-        "layer_type": "bottleneck",
         "downsample_in_first_stage": False,
         "downsample_in_bottleneck": False,
     },
@@ -54,8 +54,8 @@ def load_classifier(
     - a folder in transformers' layout, or a hub id, of a `ResNetForImageClassification`
       (`"microsoft/resnet-50"`) or a `ViTForImageClassification` (`"google/vit-base-patch16-224"`);
       `revision`, `variant` and `local_files_only` are those of `load_pipeline`;
-    - a file with torchvision's names, safetensors or a torch pickle, also as ALIA (arXiv 2305.16289) saves
-      it. Pickles need torch, which reads only their weights and runs no code;
+    - a file with torchvision's names, safetensors or a torch pickle, as training loops, Lightning and ALIA
+      (arXiv 2305.16289) save it. Pickles need torch, which reads only their weights and runs no code;
     - `"wildlife"`, the small world. Its `part` is `"waterbirds"` or `"iwildcam"`, trained on the pictures of
       that experiment, or `"waterbirds_critic"` or `"iwildcam_critic"`, stronger and trained on all pictures.
 
@@ -74,7 +74,8 @@ def load_classifier(
     repo = Repo(shipped(model, part), revision=revision, local_files_only=local_files_only)
     config, source = read_config(repo, "")
     module = _build(config, source, read_normalisation(repo) | fields)
-    return module, read_params(module, without_counts(find_tensors(repo, "", TRANSFORMERS, variant)))
+    tensors = without_counts(find_tensors(repo, "", TRANSFORMERS, variant))
+    return module, read_params(module, current_names(module, tensors))
 
 
 def save_classifier(module: ResNet | ViT, params: dict, folder: str | Path) -> None:
@@ -137,6 +138,8 @@ def _build(config: dict[str, Any], source: str, fields: dict[str, Any]) -> ResNe
                 f"{source}: {name} must be of the type of {default!r}, found {value!r}: correct the file"
             )
         values[name] = value
+    if values.get("layer_type", "basic") not in ("bottleneck", "basic"):
+        raise unsupported(source, "layer_type", values["layer_type"], ("bottleneck", "basic"))
     module = cls(**values, **fields)
     if kind == "resnet" and len(module.depths) != (stages := len(module.hidden_sizes)):
         raise ValueError(

@@ -32,7 +32,7 @@ from gap_jax.weights.component import (
 )
 from gap_jax.weights.configs import build, describe
 from gap_jax.weights.lora import Lora, merge_loras
-from gap_jax.weights.repo import Repo, read_json, shipped
+from gap_jax.weights.repo import FILES, Repo, read_json, shipped
 
 TASKS = ("", "Img2Img", "Inpaint", "ControlNet", "ControlNetImg2Img", "ControlNetInpaint")
 PIPELINES = tuple(f"StableDiffusion{task}Pipeline" for task in TASKS)
@@ -49,6 +49,7 @@ def load_pipeline(
     *,
     config: str | Path | None = None,
     lora: Sequence[Lora] = (),
+    vae: str | Path | None = None,
     revision: str | None = None,
     variant: str | None = None,
     local_files_only: bool = False,
@@ -66,6 +67,7 @@ def load_pipeline(
       `stable-diffusion-v1-5/stable-diffusion-v1-5`.
     - `lora`: LoRAs to add to the weights of the UNet and the text encoder. Each is a file, a folder or a hub
       id, or a pair of one of these and its scale, as in `lora=[("style.safetensors", 0.8)]`.
+    - `vae`: the folder or hub id of an autoencoder to use instead, such as `stabilityai/sd-vae-ft-mse`.
     - `dtype`: `float32`, `bfloat16` or `float16`, of parameters and computation, whatever the files hold.
     - `revision`: a branch, tag or commit on the hub.
     - `variant`: the infix of the weights' file names; `"fp16"` reads `*.fp16.safetensors`.
@@ -76,7 +78,7 @@ def load_pipeline(
     unsupported or does not fit its configuration.
     """
     path, tensors, source = Path(model).expanduser(), None, shipped(model)
-    if path.is_file() and path.suffix in single_file.SUFFIXES:
+    if path.is_file() and path.suffix in FILES:
         tensors = single_file.open_file(path)
         source = config or single_file.configuration(tensors, path)
     repo = Repo(source, revision=revision, local_files_only=local_files_only)
@@ -89,20 +91,23 @@ def load_pipeline(
         )
     dtypes = network_dtypes(dtype)
     text_encoder = build(CLIPTextModel, *read_config(repo, "text_encoder"), dtypes)
-    vae = build(AutoencoderKL, *read_config(repo, "vae"), dtypes)
+    vae_repo, vae_folder = (
+        (repo, "vae") if vae is None else (Repo(vae, local_files_only=local_files_only), "")
+    )
+    autoencoder = build(AutoencoderKL, *read_config(vae_repo, vae_folder), dtypes)
     unet = build(UNet2DCondition, *read_config(repo, "unet"), dtypes)
-    pipe = Pipeline(text_encoder, vae, unet, None, _schedule(repo), _tokenizer(repo, "tokenizer/"))
+    pipe = Pipeline(text_encoder, autoencoder, unet, None, _schedule(repo), _tokenizer(repo, "tokenizer/"))
     _check_fit(pipe, str(model))
 
-    def read(name: str, module: Layer, stems: tuple[str, ...]) -> dict:
-        if tensors is None:
-            return load_params(module, repo, name, stems, variant)
+    def read(module: Layer, repo: Repo, folder: str, stems: tuple[str, ...]) -> dict:
+        if tensors is None or folder == "":
+            return load_params(module, repo, folder, stems, variant)
         return read_params(module, single_file.component_tensors(module, tensors, path))
 
     params = {
-        "text_encoder": read("text_encoder", text_encoder, TRANSFORMERS),
-        "vae": read("vae", vae, DIFFUSERS),
-        "unet": read("unet", unet, DIFFUSERS),
+        "text_encoder": read(text_encoder, repo, "text_encoder", TRANSFORMERS),
+        "vae": read(autoencoder, vae_repo, vae_folder, DIFFUSERS),
+        "unet": read(unet, repo, "unet", DIFFUSERS),
     }
     params = merge_loras(params, lora, local_files_only=local_files_only)
     if controlnet is not None:
@@ -134,7 +139,7 @@ def add_controlnet(
     arguments and errors are those of `load_pipeline`.
     """
     path = Path(controlnet).expanduser()
-    if path.is_file() and path.suffix in single_file.SUFFIXES:
+    if path.is_file() and path.suffix in FILES:
         module, tensors = single_file.controlnet_from(single_file.open_file(path), path, pipe.unet)
         pipe = _with_controlnet(pipe, module, str(path))
         return pipe, params | {"controlnet": read_params(module, tensors)}

@@ -22,7 +22,6 @@ from gap_jax.weights.identify import identify
 from gap_jax.weights.state_dicts import Sizes, load_pickle
 from gap_jax.weights.tensors import Tensor, from_state_dict, open_safetensors
 
-SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 UNET, VAE, CONTROL = "model.diffusion_model.", "first_stage_model.", "control_model."
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.text_model.", "cond_stage_model.model."
 FIRST = f"{UNET}input_blocks.0.0.weight"

@@ -1,5 +1,6 @@
 """Tensors in checkpoint files: safetensors or torch pickles, in one file or in shards with an index."""
 
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,8 @@ def find_tensors(
     - `folder` of the repository: `"unet"`, or `""` for the top.
     - `stems`: the names of the library's weight files without extension: `diffusion_pytorch_model` in
       diffusers, `model` and `pytorch_model` in transformers.
-    - `variant`: the infix of another set of files, such as `"fp16"`.
+    - `variant`: the infix of another set of files, such as `"fp16"`. If there are none, the files without it
+      are read, with a warning.
 
     Raises FileNotFoundError if there are no weights; ValueError for files that are not readable, and for a
     local folder with both a whole file and an index of shards, of which one must be old; ImportError for a
@@ -46,11 +48,13 @@ def find_tensors(
                 else:
                     return open_file(path)
     where = f"{repo.model}/{folder}".rstrip("/")
-    hint = (
-        f"Try without variant={variant!r}."
-        if variant
-        else 'If it only has half precision, try variant="fp16".'
-    )
+    if variant is not None:
+        tensors = find_tensors(repo, folder, stems)
+        warnings.warn(f"{where} has no weights of the variant {variant!r}: others are read", stacklevel=4)
+        return tensors
+    hint = 'If it only has half precision, try variant="fp16".'
+    if repo.folder is not None and list((repo.folder / folder).glob("*.msgpack")):
+        hint = "Its .msgpack file is of diffusers' or transformers' old Flax classes: save the torch model."
     raise FileNotFoundError(
         f"{where} has no weights: looked for {', '.join(tried)}. {hint}{repo.unreachable}"
     )
@@ -101,10 +105,17 @@ def open_safetensors(path: Path) -> dict[str, Tensor]:
     def reader(name: str) -> Callable[[], np.ndarray]:
         def read() -> np.ndarray:
             with safe_open(path, "numpy") as file:  # opened per tensor, to release its pages afterwards
+                kind = file.get_slice(name).get_dtype()
+                if kind.startswith("F8"):
+                    raise ValueError(
+                        f"{path} holds {name} in 8 bits ({kind}), of which gap_jax knows no scale: use the "
+                        "weights in 16 or 32 bits"
+                    )
                 return file.get_tensor(name)
 
         return read
 
+    check_has_content(path)
     try:
         with safe_open(path, "numpy") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -114,6 +125,16 @@ def open_safetensors(path: Path) -> dict[str, Tensor]:
             f"{error}. Download or copy it again"
         ) from error
     return {name: Tensor(path, shape, reader(name)) for name, shape in shapes.items()}
+
+
+def check_has_content(path: Path) -> None:
+    """Raise ValueError for an empty file, and for a pointer of git-lfs in place of the file."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start:
+        raise ValueError(f"{path} is empty: download or copy it again")
+    if start.startswith(b"version https://git-lfs"):
+        raise ValueError(f"{path} is a pointer of git-lfs, not the weights: run `git lfs pull` in its folder")
 
 
 def load_torch(path: Path) -> Any:
@@ -129,11 +150,12 @@ def load_torch(path: Path) -> Any:
             f"{path} is a torch pickle, and torch is not installed: pip install 'gap_jax[torch]', "
             "or convert it to safetensors"
         ) from error
+    check_has_content(path)
     try:
         mmap = zipfile.is_zipfile(path)  # not in the format of torch < 1.6
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:
-        reason = str(error).strip().split("\n")[0][:200]
+        reason = str(error).strip().split("\n")[0].split(" In PyTorch 2.6")[0][:200]
         raise ValueError(
             f"torch cannot read {path} as weights (weights_only=True): {reason}. Download or copy it again, "
             "or give a file with a state dict only"
