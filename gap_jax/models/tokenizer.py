@@ -110,7 +110,7 @@ class Tokenizer:
             alone = (
                 rf"{escaped}(?!_\d|\s*{escaped}_1)"  # neither another vector, nor followed by the next one
             )
-            text = re.sub(alone, lambda _, names=names: names, text)
+            text = names.join(re.split(alone, text))
         return text
 
     def _ids(self, text: str, vocab_size: int, placeholders: int) -> list[int]:

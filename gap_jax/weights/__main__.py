@@ -58,10 +58,10 @@ def _load(source: Path, dtype: str, config: str | None) -> tuple[str, Any, dict,
         repo = Repo(source)
         if repo.find("model_index.json"):
             return "Stable Diffusion, diffusers' layout", *load_pipeline(source, dtype=dtype), save_pipeline
-        config = repo.read_json("config.json")
-        if "text_config" in config:
+        network = repo.read_json("config.json")
+        if "text_config" in network:
             return "CLIP, transformers' layout", *load_clip(source, dtype=dtype), save_clip
-        is_classifier, form = config.get("model_type") in KINDS, "transformers' layout"
+        is_classifier, form = network.get("model_type") in KINDS, "transformers' layout"
     elif source.is_file():
         if holds_pipeline(source):
             loaded = load_pipeline(source, dtype=dtype, config=config)

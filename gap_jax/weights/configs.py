@@ -84,7 +84,7 @@ _SUPPORTED: dict[type, dict[str, tuple]] = {
         "width_factor": (1,),
     },
 }
-_BACKBONE_BLOCKS = {
+_BACKBONE_BLOCKS: dict[str, tuple[str, ...]] = {
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
 }

@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict
 
 from gap_jax.models.clip import CLIPTextModel
 from gap_jax.models.controlnet import ControlNet
+from gap_jax.models.layers import Layer
 from gap_jax.models.unet import UNet2DCondition
 from gap_jax.models.vae import AutoencoderKL
 from gap_jax.weights.component import parameter_shapes
@@ -119,11 +120,11 @@ def configuration(tensors: Mapping[str, Tensor], path: Path) -> str:
 
 
 def component_tensors(
-    module: UNet2DCondition | AutoencoderKL | CLIPTextModel | ControlNet,
+    module: Layer,
     tensors: Mapping[str, Tensor],
     path: Path,
 ) -> dict[str, Tensor]:
-    """Return the tensors of one network of a file, by the network's own names.
+    """Return the tensors of one network of a file (a UNet, VAE, text encoder or ControlNet) by its own names.
 
     Raises ValueError if the file lacks one of them.
     """
