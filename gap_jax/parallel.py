@@ -6,8 +6,11 @@ is a mesh of one, on which the same programs run.
 
 import functools
 import os
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeVar
 
 import jax
 import numpy as np
@@ -182,6 +185,42 @@ def local_values(tree: Any) -> Any:
         return np.concatenate([np.asarray(shards[start].data) for start in sorted(shards)])
 
     return jax.tree.map(rows, tree)
+
+
+@contextmanager
+def only_job(folder: Path) -> Iterator[None]:
+    """Own a folder as long as the block runs. Every process of a job calls it.
+
+    Raises ValueError if another job owns the folder. The owner is process 0, by a lock on the file `.lock`,
+    which the system gives back when the process ends in any way. On a system without such locks (Windows) and
+    on file systems without them (some network ones), nothing is locked.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as file:
+        _lock(file, folder)
+        yield
+
+
+def _lock(file: IO[str], folder: Path) -> None:
+    """Lock a file of a folder and write into it who holds it; raise ValueError if another process does."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        owner = file.read(100) or "another process"
+        raise ValueError(
+            f"{folder} is in use by {owner}: wait until it ends, or use another folder"
+        ) from error
+    except (ImportError, OSError):
+        return
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
 
 
 def all_agree(condition: bool) -> bool:
