@@ -22,8 +22,9 @@ class Arm:
     - `prompts`: where its prompts come from. `none` generates no images; `agnostic` is the world's fixed
       prompt; `random` draws embeddings from the vocabulary's distribution; `written` uses prompts that a
       person wrote; `optimized` minimises the terms below.
-    - `adversarial`, `guidance`, `text_guidance`: factors on the weights of the model's loss, of CLIP's
-      distance to the target images, and of the distance to the target text. 0 switches a term off.
+    - `adversarial`, `guidance`, `text_guidance`, `inversion`: factors on the weights of the model's loss, of
+      CLIP's distance to the target images, of the distance to the target text, and of textual inversion on
+      the target images. 0 switches a term off.
     - `prompts_of`: the arm whose optimised prompts are used instead of own ones.
     - `strength`: SDEdit's strength when images are generated, in (0,1]; 1 starts from pure noise.
     - `baseline`: True if the arm changes the original images instead of generating new ones.
@@ -35,6 +36,7 @@ class Arm:
     adversarial: float = 0.0
     guidance: float = 0.0
     text_guidance: float = 0.0
+    inversion: float = 0.0
     prompts_of: str | None = None
     strength: float = 1.0
     baseline: bool = False
@@ -43,7 +45,7 @@ class Arm:
     @property
     def guided(self) -> bool:
         """True if its prompts are drawn towards a target domain."""
-        return bool(self.guidance or self.text_guidance)
+        return bool(self.guidance or self.text_guidance or self.inversion)
 
 
 ARMS: dict[str, Arm] = {
@@ -128,6 +130,29 @@ ARMS: dict[str, Arm] = {
         adversarial=1.0,
         text_guidance=1.0,
         experiments=("waterbirds",),
+    ),
+    "guided-inversion": Arm(
+        style=ArmStyle(
+            "Guided (inversion)",
+            "Prompts under which the generator denoises images of the target domain best: textual inversion.",
+            "#f44db3",
+            r"$\clubsuit$",
+        ),
+        prompts="optimized",
+        inversion=1.0,
+        experiments=(),
+    ),
+    "guided-adversarial-inversion": Arm(
+        style=ArmStyle(
+            "Guided adversarial (inversion)",
+            "Prompts optimised both to raise the model’s loss and for textual inversion of the target.",
+            "#9d3023",
+            r"$\spadesuit$",
+        ),
+        prompts="optimized",
+        adversarial=1.0,
+        inversion=1.0,
+        experiments=(),
     ),
     "balanced": Arm(
         style=ArmStyle("Balanced", "No added images; every group is sampled equally often.", "#9aa02c", "p"),

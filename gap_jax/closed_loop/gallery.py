@@ -67,7 +67,8 @@ class Gallery:
 
     def target_pictures(self, name: str) -> Iterator[str]:
         """Save the images of a target domain and yield their paths, relative to the root."""
-        for i, image in enumerate(self._run.world.targets[name].images):
+        images = self._run.world.targets[name].pictures
+        for i, image in enumerate(() if images is None else images):
             yield self._save(self._root / "pictures" / "targets" / f"{name}-{i}.png", image)
 
     def _draw(

@@ -50,7 +50,7 @@ class Programs:
 
     def __init__(self, settings: Settings, world: World):
         self.settings, self.world = settings, world
-        self._terms = ArmTerms(world, settings.optimizing)
+        self._terms = ArmTerms(world, settings)
 
     @cached_property
     def _shared_optimizer(self) -> PromptOptimizer:

@@ -14,6 +14,7 @@ from gap_jax.models.clip import Clip
 from gap_jax.models.network import Network
 from gap_jax.report.results import Legend
 from gap_jax.stages.evaluate import SetKey
+from gap_jax.stages.guidance import FeatureStatistics
 from gap_jax.tasks.metric import ImageLoss, Metric
 from gap_jax.weights.pipeline import load_clip, load_pipeline
 
@@ -89,16 +90,36 @@ class DataSets:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TargetDomain:
-    """A domain that guided prompts are drawn to.
+    """A domain that guided prompts are drawn to, given in one form or in several.
 
-    - `images`: a few images of it, float32 `[n,H,W,3]` in [0,1], without labels.
-    - `text`: the domain in words, for guidance by text.
+    - `images`: a few images of it, float32 `[n,H,W,3]` in [0,1], without labels; or the statistics `[D]` of
+      their features in CLIP.
+    - `text`: the domain in words; or the statistics `[L,D]` of the text states of such words.
     - `subset`: the subset whose prompts are guided to this domain; None: all subsets.
+
+    Arms are guided towards the domains that have the form they need: images or their features for guidance
+    by CLIP, images for textual inversion, a text or its states for guidance by text.
     """
 
-    images: np.ndarray
-    text: str | None = None
+    images: np.ndarray | FeatureStatistics | None = None
+    text: str | FeatureStatistics | None = None
     subset: str | None = None
+
+    @property
+    def form(self) -> str:
+        """The forms that the domain is given in, in words."""
+        forms = {
+            "images": self.pictures is not None,
+            "features of images": isinstance(self.images, FeatureStatistics),
+            "a text": isinstance(self.text, str),
+            "text states": isinstance(self.text, FeatureStatistics),
+        }
+        return " and ".join(name for name, given in forms.items() if given) or "nothing"
+
+    @property
+    def pictures(self) -> np.ndarray | None:
+        """The images themselves; None if there are none, or only their features."""
+        return None if isinstance(self.images, FeatureStatistics) else self.images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

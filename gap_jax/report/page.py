@@ -188,6 +188,7 @@ def _prompt_data(
         "stopped": prompt.stopped,
         "target": prompt.target,
         "targets": [numbers[path] for path in prompt.targets],
+        "target_note": prompt.target_note,
         "words": [[(word, f"{cosine:.2f}") for word, cosine in row] for row in prompt.words],
         "terms": {term: [f"{value:.3g}" for value in values] for term, values in prompt.losses.items()},
         "examples": [_example_data(prompt, example, numbers) for example in prompt.examples],
@@ -253,13 +254,12 @@ def _groups(prompts: Sequence[Mapping[str, Any]], order: Mapping[str, int]) -> l
 
 
 def _guided(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the targets that there are pictures of, each with the groups that are guided towards it."""
+    """Return the targets of prompts with pictures, each with the groups that are guided towards it."""
     targets: dict[str, dict[str, Any]] = {}
     for group in groups:
-        name, target_pictures = group["target"], group["prompts"][0]["targets"]
-        if name and target_pictures:
-            target = targets.setdefault(name, {"name": name, "pictures": target_pictures, "groups": []})
-            target["groups"].append(group)
+        if name := group["target"]:
+            target = {"name": name, "pictures": group["prompts"][0]["targets"], "groups": []}
+            targets.setdefault(name, target)["groups"].append(group)
     return list(targets.values())
 
 

@@ -126,6 +126,7 @@ class Prompt:
       embeddings were returned.
     - `words`: for each placeholder, its nearest words with their cosines, nearest first.
     - `target`, `targets`: a guided prompt's target domain: its name, and pictures of it.
+    - `target_note`: what guided the prompt if it was not these pictures, such as a text in quotes.
     """
 
     arm: str
@@ -137,6 +138,7 @@ class Prompt:
     words: tuple[tuple[tuple[str, float], ...], ...] = ()
     target: str | None = None
     targets: tuple[str, ...] = ()
+    target_note: str = ""
 
     def __post_init__(self) -> None:
         lengths = {term: len(values) for term, values in self.losses.items()}

@@ -47,4 +47,7 @@ class ClassificationFiles:
     # the part of the classifier that is fine-tuned
     trained: Literal["everything", "last layer"] = "everything"
     target_images: int = 64  # number of images that show each target domain, at most
+    # other target domains, in place of the experiment's own: name, and a folder of images, a file of
+    # features, or a text
+    targets: dict[str, str] = dataclasses.field(default_factory=dict)
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # precision of Stable Diffusion and CLIP

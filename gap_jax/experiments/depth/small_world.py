@@ -56,7 +56,7 @@ def build(config: SmallRooms, held_out: int) -> World:
             domains=_styled_rooms(test, range(held_out), DOMAINS),
         ),
         targets={
-            name: TargetDomain(images=batch["image"])
+            name: TargetDomain(images=batch["image"], text=f"a {name} room")
             for name, batch in _styled_rooms(validation, shown, TARGETS).items()
         },
         prompts=FixedPrompts(agnostic="a room", written=WRITTEN),
