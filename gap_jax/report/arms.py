@@ -36,6 +36,16 @@ def arm_styles(results: Results) -> dict[str, ArmStyle]:
     return styles
 
 
+def iterated_arms(results: Results) -> dict[str, tuple[str, ...]]:
+    """Return the names of each arm after iterations 1 to n, by its own name; empty for one iteration."""
+    styles = arm_styles(results)
+    earlier: dict[str, list[str]] = {}
+    for name, style in styles.items():
+        if style.earlier_of is not None:
+            earlier.setdefault(style.earlier_of, []).append(name)
+    return {name: (*names, name) for name, names in earlier.items() if name in styles}
+
+
 def _names(results: Results) -> Iterator[str]:
     for column in results.columns:
         yield from column.scores

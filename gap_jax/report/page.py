@@ -108,6 +108,8 @@ def _figures(results: Results, folder: Path) -> Iterator[tuple[str, Figure]]:
         yield "fidelity", figures.fidelity(results)
     for i, target in enumerate(results.efficiency):
         yield _file_name("efficiency", i, target), figures.efficiency(results, target)
+    for i, shift in enumerate(tables.iterated_shifts(results)):
+        yield _file_name("iterations", i, shift), figures.iterations(results, shift)
     arms, done = arm_styles(results), set()
     for i, prompt in enumerate(results.prompts):
         if prompt.losses:
@@ -154,7 +156,7 @@ def _page(results: Results, gallery: _EmbeddedPictures, figures_by_name: Mapping
         shifts=_shifts(results, figures_by_name),
         fidelity=_fidelity(results, figures_by_name),
         efficiency=_efficiency(results, figures_by_name),
-        iterated=any(arm.earlier_of for arm in arms.values()),
+        iterations=_iterations(results, figures_by_name),
         config=list(_flattened(results.config)),
         constant=CONSTANT,
         uris=gallery.uris,
@@ -319,6 +321,16 @@ def _efficiency(results: Results, figures_by_name: Mapping[str, Figure]) -> list
         figure = figures_by_name[_file_name("efficiency", i, target)]
         svg = figures.to_html(figure, f"efficiency-{i}", title)
         entries.append({"svg": svg, "table": tables.efficiency(results, target)})
+    return entries
+
+
+def _iterations(results: Results, figures_by_name: Mapping[str, Figure]) -> list[dict[str, Any]]:
+    entries = []
+    for i, shift in enumerate(tables.iterated_shifts(results)):
+        title = f"{results.main_metric.name} on {shift} by iteration; the table below has the numbers"
+        figure = figures_by_name[_file_name("iterations", i, shift)]
+        svg = figures.to_html(figure, f"iterations-{i}", title)
+        entries.append({"shift": shift, "svg": svg, "table": tables.iterations(results, shift)})
     return entries
 
 

@@ -145,9 +145,7 @@ def test_terms_that_no_arm_needs_are_left_out(world):
 )
 def test_an_arm_without_a_target_that_it_can_use_is_refused(world, given, arm, form, needed):
     world = with_targets(world, {"night": given[form]})
-    why = (
-        rf"the arm {arm} needs a target domain given {needed}; found night \({form}\): give one with"
-    )
+    why = rf"the arm {arm} needs a target domain given {needed}; found night \({form}\): give one with"
     with pytest.raises(ValueError, match=why):
         check_requirements(settings("control", arm), world)
 
