@@ -6,6 +6,7 @@ white and on near-black; markers are matplotlib's and differ without any colour.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 from gap_jax.report.results import ArmStyle
@@ -189,3 +190,17 @@ ARMS: dict[str, Arm] = {
 def arms_of(experiment: ExperimentName) -> tuple[str, ...]:
     """Return the names of the arms that an experiment compares by default, in the report's order."""
     return tuple(name for name, arm in ARMS.items() if experiment in arm.experiments)
+
+
+def adversarial_arm(arms: Sequence[str]) -> str:
+    """Return the first arm that optimises adversarial prompts of its own; unguided ones come first.
+
+    Raises ValueError if there is none.
+    """
+    found = [name for name in arms if ARMS[name].adversarial and ARMS[name].prompts_of is None]
+    if not found:
+        raise ValueError(
+            f"several models are compared by adversarial prompts, but the arms {', '.join(arms)} have none: "
+            "add the arm adversarial, or leave the further models out"
+        )
+    return min(found, key=lambda name: ARMS[name].guided)

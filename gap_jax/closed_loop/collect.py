@@ -206,12 +206,9 @@ def _target_note(arm: str, target: TargetDomain | None) -> str:
     """Return what guided the prompts of an arm if it was not pictures: a text in quotes, or a file."""
     if target is None:
         return ""
-    given, kind = target.images, "features"
-    if ARMS[arm].text_guidance:
-        given, kind = target.text, "text states"
-    if isinstance(given, str):
-        return f"“{given}”"
-    return f"{kind} from a file" if isinstance(given, FeatureStatistics) else ""
+    if not ARMS[arm].text_guidance:
+        return "features from a file" if isinstance(target.images, FeatureStatistics) else ""
+    return f"“{target.text}”" if isinstance(target.text, str) else "text states from a file"
 
 
 def _history(

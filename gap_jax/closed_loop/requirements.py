@@ -3,7 +3,7 @@
 import jax
 
 from gap_jax.closed_loop.arm_prompts import targets_of
-from gap_jax.closed_loop.arms import ARMS, Arm
+from gap_jax.closed_loop.arms import ARMS, Arm, adversarial_arm
 from gap_jax.closed_loop.settings import Optimizing, Settings
 from gap_jax.closed_loop.terms import guidance, weights_of
 from gap_jax.closed_loop.world import World
@@ -24,6 +24,8 @@ def check_requirements(settings: Settings, world: World) -> None:
             "a student cannot be combined with several iterations: prompts are optimised against the model, "
             "which is not the one that is fine-tuned; set iterations to 1, or leave the student out"
         )
+    if world.models.others:
+        adversarial_arm(settings.arms)  # raises if there is none
     devices = jax.device_count()
     for stage in ("optimizing", "generating", "finetuning"):
         batch = getattr(settings, stage).batch

@@ -1,7 +1,9 @@
 """Everything an experiment is about, as values: generator, models, task, data, target domains."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,11 +52,14 @@ class Models:
     - `model`: the model under improvement; prompts are optimised against it.
     - `critic`: a stronger model that judges whether generated images show their labels.
     - `student`: the model to fine-tune in place of `model`; None: `model` itself.
+    - `others`: further models by name. Adversarial prompts are found against each of them, too, and all
+      models are measured on the images of all these prompts.
     """
 
     model: Network
     critic: Network
     student: Network | None = None
+    others: Mapping[str, Network] = dataclasses.field(default_factory=dict)
 
     @property
     def learner(self) -> Network:
@@ -211,6 +216,17 @@ class World:
     targets: Mapping[str, TargetDomain] = dataclasses.field(default_factory=dict)
     prompts: FixedPrompts = FixedPrompts()
     baselines: Mapping[str, Callable[[], TrainingData]] = dataclasses.field(default_factory=dict)
+
+
+def load_others(models: Sequence[str], load: Callable[[str], Network]) -> dict[str, Network]:
+    """Load further models and return them by name: the last part of a path or hub id, without its suffix.
+
+    Raises ValueError for two models of one name.
+    """
+    names = [Path(model).stem for model in models]
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"several models are named {repeated[0]}: rename a file or a folder")
+    return {name: load(model) for name, model in zip(names, models, strict=True)}
 
 
 def select(source: Source, rows: np.ndarray) -> dict[str, np.ndarray]:

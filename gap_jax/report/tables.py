@@ -187,6 +187,28 @@ def iterated_shifts(results: Results) -> list[str]:
     return list(_grouped(results.columns)) if iterated_arms(results) else []
 
 
+def models(results: Results, metric: str) -> Table:
+    """Return a metric of several models: a row for each kind of images, a column for each model."""
+    style = results.metrics[metric]
+    names = tuple(results.models[0].scores)
+    rows = [
+        Row(
+            "",
+            row.name[:1].upper() + row.name[1:],
+            tuple(_cell(row.scores[name][metric], style) for name in names),
+        )
+        for row in results.models
+    ]
+    title = f"Several models in {style.name}"
+    caption = f"{style.caption}; rows are kinds of images, columns are the models that are measured on them"
+    return Table(title, caption, "Images", names, tuple(rows))
+
+
+def models_tables(results: Results) -> list[Table]:
+    """Return the table of several models in every metric, the main one first; none for one model."""
+    return [models(results, metric) for metric in results.metrics] if results.models else []
+
+
 def main_tables(results: Results) -> list[Table]:
     """Return the main table of every metric that the results have numbers for, the main metric first."""
     metrics = {metric for column in results.columns for scores in column.scores.values() for metric in scores}
@@ -200,7 +222,8 @@ def all_tables(results: Results) -> list[Table]:
     tables += [corruptions(results, kind) for kind in ("cc", "3dcc") if kind in kinds]
     tables += [fidelity(results)] if results.generated else []
     tables += [iterations(results, shift) for shift in iterated_shifts(results)]
-    return tables + [efficiency(results, target) for target in results.efficiency]
+    tables += [efficiency(results, target) for target in results.efficiency]
+    return tables + models_tables(results)
 
 
 def markdown(table: Table) -> str:

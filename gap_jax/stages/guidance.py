@@ -192,7 +192,8 @@ def _checked_statistics(
         if values is not None:
             advice = f"{source} features of this shape, so the target's were computed with another network"
             expect_shape(f"the {name} of the target's features", values, shape, advice)
-    target = FeatureStatistics(*(None if values is None else jnp.asarray(values) for values in target))
+    std = None if target.std is None else jnp.asarray(target.std)
+    target = FeatureStatistics(jnp.asarray(target.mean), std)
     distance(target.mean[None], target)
     return target
 

@@ -4,9 +4,11 @@ import dataclasses
 
 import pytest
 
+from gap_jax.closed_loop.arms import adversarial_arm
 from gap_jax.closed_loop.programs import num_micro_batches
 from gap_jax.closed_loop.requirements import check_requirements
 from gap_jax.closed_loop.settings import Optimizing, Settings
+from gap_jax.closed_loop.world import load_others
 from gap_jax.experiments.depth.settings import SmallRooms
 from gap_jax.experiments.depth.small_world import build
 
@@ -34,6 +36,24 @@ def test_guided_arms_without_targets_are_refused(world):
     ):
         check_requirements(SETTINGS, world)
     check_requirements(dataclasses.replace(SETTINGS, arms=("control", "adversarial")), world)
+
+
+def test_several_models_need_an_adversarial_arm(world):
+    models = dataclasses.replace(world.models, others={"critic": world.models.critic})
+    world = dataclasses.replace(world, models=models)
+    with pytest.raises(ValueError, match="the arms control, guided have none: add the arm adversarial"):
+        check_requirements(dataclasses.replace(SETTINGS, arms=("control", "guided")), world)
+    check_requirements(SETTINGS, world)
+    assert adversarial_arm(("guided-adversarial", "adversarial-sdedit", "adversarial")) == "adversarial"
+    assert adversarial_arm(("control", "adversarial-sdedit", "guided-adversarial")) == "guided-adversarial"
+
+
+def test_two_models_of_one_name_are_refused(world):
+    network = world.models.critic
+    found = load_others(("runs/resnet50.pth", "org/vit-b"), lambda model: network)
+    assert list(found) == ["resnet50", "vit-b"]
+    with pytest.raises(ValueError, match="several models are named resnet50: rename a file or a folder"):
+        load_others(("a/resnet50.pth", "b/resnet50.safetensors"), lambda model: network)
 
 
 def test_baselines_that_the_world_does_not_have_are_refused(world):

@@ -15,6 +15,7 @@ from gap_jax.closed_loop.world import (
     World,
     as_batch,
     load_generator,
+    load_others,
     select,
 )
 from gap_jax.data.batch import HostBatch
@@ -29,6 +30,7 @@ from gap_jax.tasks.depth import NEGATIVE_PROMPT
 from gap_jax.weights.depth import load_depth
 
 TARGET_IMAGES = 8
+UNET_SIZE = 256  # side of the images that XTC's U-Net was trained on
 TARGET_SEVERITY = 3
 CORRUPTED_TARGETS = {"fog": "fog", "blur": "defocus_blur"}  # the paper's targets: Common Corruptions by name
 TARGET_TEXTS = {"fog": "a photo of a room in fog", "blur": "a blurry photo of a room"}
@@ -80,6 +82,7 @@ def build(config: DepthFiles, held_out: int) -> World:
         models=Models(
             model=_network(config.model, config.size),
             critic=_network(config.critic or config.model, config.size),
+            others=load_others(config.models, _network),
         ),
         task=depth_task(config.loss, NEGATIVE_PROMPT),
         data=DataSets(
@@ -95,12 +98,13 @@ def build(config: DepthFiles, held_out: int) -> World:
     )
 
 
-def _network(model: str, size: int) -> Network:
-    """Return a depth model that resizes images to the size it was trained at."""
+def _network(model: str, size: int | None = None) -> Network:
+    """Return a depth model that resizes images to `size`; None: to what it was trained at."""
     module, params = load_depth(model)
+    side = size or getattr(module, "image_size", UNET_SIZE)
 
     def predict(params, images: jax.Array) -> jax.Array:
-        shape = (len(images), size, size, images.shape[-1])
+        shape = (len(images), side, side, images.shape[-1])
         return module.apply({"params": params}, jax.image.resize(images, shape, "bilinear"))
 
     return Network(predict, params)

@@ -27,6 +27,9 @@ class SmallRooms:
     # other target domains: name, and a folder of images, a file of features, or a text; without any, targets
     # are foggy and checkered rooms, given as images and in words
     targets: dict[str, str] = dataclasses.field(default_factory=dict)
+    # further depth models: prompts are found against each, and all models are measured on all their images;
+    # "critic" is the small world's own, others are files, folders or hub ids
+    models: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,9 @@ class DepthFiles:
     model: str = "rgb2depth_consistency.pth"  # depth model to improve: a file, a folder or a hub id
     # stronger depth model that judges generated images; None: the model before fine-tuning
     critic: str | None = None
+    # further depth models: prompts are found against each, and all models are measured on all their images;
+    # files, folders or hub ids
+    models: tuple[str, ...] = ()
     size: int = 256  # side of the images that the depth models see, in pixels
     loss: Literal["l1", "midas"] = "l1"  # fine-tuning loss: L1, or MiDaS's scale- and shift-invariant loss
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # precision of Stable Diffusion and CLIP

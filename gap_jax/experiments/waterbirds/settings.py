@@ -18,6 +18,9 @@ class SmallBirds:
     # other target domains, in place of the experiment's own: name, and a folder of images, a file of
     # features, or a text
     targets: dict[str, str] = dataclasses.field(default_factory=dict)
+    # further classifiers: prompts are found against each, and all models are measured on all their images;
+    # "critic" is the small world's own, others are files, folders or hub ids
+    models: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
