@@ -187,7 +187,7 @@ def test_every_arm_runs_with_targets_of_every_form_a_student_and_several_models(
     torch.save({"mean": torch.randn(width), "std": torch.rand(width)}, tmp_path / "night.pt")
     (tmp_path / "shown").mkdir()
     for i in range(2):
-        Image.fromarray(np.full((SIDE, SIDE, 3), 90 * i, np.uint8)).save(tmp_path / "shown" / f"{i}.png")
+        Image.fromarray(np.full((SIZE, SIZE, 3), 90 * i, np.uint8)).save(tmp_path / "shown" / f"{i}.png")
     given = ["dusk", "a photo at dusk", "night", str(tmp_path / "night.pt"), "shown", str(tmp_path / "shown")]
     student = str(tmp_path / "student")
     more = ["--world.targets", *given, "--world.student", student, "--world.models", student]
