@@ -208,7 +208,10 @@ def _target_note(arm: str, target: TargetDomain | None) -> str:
         return ""
     if not ARMS[arm].text_guidance:
         return "features from a file" if isinstance(target.images, FeatureStatistics) else ""
-    return f"“{target.text}”" if isinstance(target.text, str) else "text states from a file"
+    if isinstance(target.text, FeatureStatistics):
+        return "text states from a file"
+    texts = (target.text,) if isinstance(target.text, str) else target.text or ()
+    return ", ".join(f"“{text}”" for text in texts)
 
 
 def _history(

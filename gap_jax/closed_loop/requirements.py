@@ -33,24 +33,19 @@ def check_requirements(settings: Settings, world: World) -> None:
             raise ValueError(f"{stage}.batch must be a multiple of the {devices} devices; found {batch}")
 
 
-_FORMS = {  # by the term of the objective
-    "guidance": "as images or as features of images",
-    "text guidance": "as a text or as text states",
-    "textual inversion": "as images",
-}
-
-
 def _check_targets(name: str, arm: Arm, config: Optimizing, world: World) -> None:
     """Raise ValueError if a guided arm has no target in the form it needs, or one that does not fit."""
-    terms = [term for term, weight in weights_of(arm, config).items() if weight and term in _FORMS]
     able = targets_of(arm, world)
-    if terms and not able:
+    if not able:
+        need = "as a text or as text states" if arm.text_guidance else "as images"
+        need += " or as features of images" if arm.guidance else ""
         found = ", ".join(f"{other} ({target.form})" for other, target in world.targets.items()) or "none"
         raise ValueError(
-            f"the arm {name} needs a target domain given {_FORMS[terms[0]]}; found {found}: give one with "
+            f"the arm {name} needs a target domain given {need}; found {found}: give one with "
             "--world.targets or in `World.targets`, or leave the arm out"
         )
-    for term in terms:
+    weights = weights_of(arm, config)
+    for term in filter(weights.get, ("guidance", "text guidance")):
         for target_name, target in able.items():
             given = target.text if term == "text guidance" else target.images
             try:

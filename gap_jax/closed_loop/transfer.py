@@ -4,7 +4,7 @@ The arm's work on the model under improvement is part of the usual run. Everythi
 folder `models`: `{model}/optimize` and `{model}/generate` for each further model, and `measurements.json`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -17,14 +17,12 @@ from gap_jax.closed_loop.gallery import Gallery
 from gap_jax.closed_loop.measurements import ModelKey, Scores, read_measurements, write_measurements
 from gap_jax.closed_loop.run import ORIGINAL, Produced, Run
 from gap_jax.closed_loop.settings import STAGES
-from gap_jax.closed_loop.world import as_batch, select
+from gap_jax.closed_loop.world import MODEL, as_batch, select
 from gap_jax.data.batch import HostBatch
 from gap_jax.data.prepared import Prepared
 from gap_jax.models.network import Network
 from gap_jax.report.results import ModelsRow
 from gap_jax.stages.evaluate import SetKey, evaluate
-
-MODEL = "f"  # the name of the model under improvement
 
 
 class SeveralModels:
@@ -81,20 +79,27 @@ class SeveralModels:
     def _measure(self, count: int) -> None:
         """Measure every model on the original images and on those of every row."""
         if not self.measurements.exists():
-            original = self.run.world.data.original
-            sets = {ORIGINAL: select(original, np.arange(min(count, len(original))))}
-            sets |= {key: self._images(work, count) for key, work in self.produced.items()}
             metrics = self.run.world.task.metrics
             scores: Scores = {}
             for name, network in self.networks.items():
-                scores |= evaluate(network.predict, {ModelKey(name): network.params}, sets.items(), metrics)
+                scores |= evaluate(
+                    network.predict,
+                    {ModelKey(name): network.params},
+                    self._sets(count),
+                    metrics,
+                    total=1 + len(self.produced),
+                )
             if jax.process_index() == 0:
                 write_measurements(self.measurements, scores)
         parallel.barrier(f"models {self.run.seed}")
 
-    def _images(self, work: Produced, count: int) -> HostBatch:
-        images = Prepared(work.generated / "tfds", "train", fields=tuple(self.run.world.data.original[0]))
-        return as_batch(images.select(np.arange(min(count, len(images)))))
+    def _sets(self, count: int) -> Iterator[tuple[SetKey, HostBatch]]:
+        """Yield at most `count` original images and, of each row, generated ones."""
+        original = self.run.world.data.original
+        yield ORIGINAL, select(original, np.arange(min(count, len(original))))
+        for key, work in self.produced.items():
+            images = Prepared(work.generated / "tfds", "train", fields=tuple(original[0]))
+            yield key, as_batch(images.select(np.arange(min(count, len(images)))))
 
 
 def prompts_against(model: str) -> SetKey:

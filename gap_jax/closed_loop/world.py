@@ -45,6 +45,9 @@ def load_generator(
     return Generator(pipe=pipe, params=params, clip=clip_model, clip_params=clip_params)
 
 
+MODEL = "f"  # the name of the model under improvement, where there are several
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Models:
     """The vision models of an experiment.
@@ -99,7 +102,8 @@ class TargetDomain:
 
     - `images`: a few images of it, float32 `[n,H,W,3]` in [0,1], without labels; or the statistics `[D]` of
       their features in CLIP.
-    - `text`: the domain in words; or the statistics `[L,D]` of the text states of such words.
+    - `text`: the domain in words, one text or several, whose mean counts; or the statistics `[L,D]` of the
+      states of such texts.
     - `subset`: the subset whose prompts are guided to this domain; None: all subsets.
 
     Arms are guided towards the domains that have the form they need: images or their features for guidance
@@ -107,7 +111,7 @@ class TargetDomain:
     """
 
     images: np.ndarray | FeatureStatistics | None = None
-    text: str | FeatureStatistics | None = None
+    text: str | tuple[str, ...] | FeatureStatistics | None = None
     subset: str | None = None
 
     @property
@@ -116,7 +120,7 @@ class TargetDomain:
         forms = {
             "images": self.pictures is not None,
             "features of images": isinstance(self.images, FeatureStatistics),
-            "a text": isinstance(self.text, str),
+            "a text": self.text is not None and not isinstance(self.text, FeatureStatistics),
             "text states": isinstance(self.text, FeatureStatistics),
         }
         return " and ".join(name for name, given in forms.items() if given) or "nothing"
@@ -221,10 +225,10 @@ class World:
 def load_others(models: Sequence[str], load: Callable[[str], Network]) -> dict[str, Network]:
     """Load further models and return them by name: the last part of a path or hub id, without its suffix.
 
-    Raises ValueError for two models of one name.
+    Raises ValueError for two models of one name, `MODEL` included.
     """
     names = [Path(model).stem for model in models]
-    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+    if repeated := [name for name, count in Counter([MODEL, *names]).items() if count > 1]:
         raise ValueError(f"several models are named {repeated[0]}: rename a file or a folder")
     return {name: load(model) for name, model in zip(names, models, strict=True)}
 

@@ -1,6 +1,7 @@
 """Settings that a world or the devices cannot serve are refused before anything runs."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -52,8 +53,10 @@ def test_two_models_of_one_name_are_refused(world):
     network = world.models.critic
     found = load_others(("runs/resnet50.pth", "org/vit-b"), lambda model: network)
     assert list(found) == ["resnet50", "vit-b"]
-    with pytest.raises(ValueError, match="several models are named resnet50: rename a file or a folder"):
-        load_others(("a/resnet50.pth", "b/resnet50.safetensors"), lambda model: network)
+    for models in (("a/resnet50.pth", "b/resnet50.safetensors"), ("runs/f", "resnet50.pth")):
+        name = Path(models[0]).stem
+        with pytest.raises(ValueError, match=f"several models are named {name}: rename a file or a folder"):
+            load_others(models, lambda model: network)
 
 
 def test_baselines_that_the_world_does_not_have_are_refused(world):

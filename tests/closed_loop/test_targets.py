@@ -165,5 +165,7 @@ def test_the_report_says_what_guided_a_prompt_if_it_was_no_picture(given):
     targets = {form: read_target(value, 8) for form, value in given.items()}
     notes = [_target_note("guided", target) for target in (targets["images"], targets["features of images"])]
     notes += [_target_note("guided-text", target) for target in (targets["a text"], targets["text states"])]
-    assert notes == ["", "features from a file", "“a dark room”", "text states from a file"]
+    notes.append(_target_note("guided-text", TargetDomain(text=("a lake", "a river"))))
+    assert notes[:4] == ["", "features from a file", "“a dark room”", "text states from a file"]
+    assert notes[4] == "“a lake”, “a river”"
     assert _target_note("adversarial", None) == ""

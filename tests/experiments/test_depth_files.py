@@ -130,7 +130,8 @@ def test_every_arm_runs_with_targets_of_every_form_several_models_and_iterations
         "--world.models",
         str(tmp_path / "other.pth"),
     ]
-    results = run("taskonomy-unet", unet, *more, "--iterations", "2", "--optimizing.backprop-steps", "1")
+    more += ["--iterations", "2", "--optimizing.backprop-steps", "1", "--evaluating.severities"]
+    results = run("taskonomy-unet", unet, *more)
     aims = {name: {prompt.target for prompt in results.prompts if prompt.arm == name} for name in arms}
     assert aims["guided"] == aims["guided-adversarial"] == {"night", "shown"}
     assert aims["guided-text"] == aims["guided-adversarial-text"] == {"fog", "text"}
