@@ -38,6 +38,8 @@ _HOMES = {
     "adversarial": "gap_jax.stages.objective",
     "image_guidance": "gap_jax.stages.guidance",
     "text_guidance": "gap_jax.stages.guidance",
+    "FeatureStatistics": "gap_jax.stages.guidance",
+    "load_target_features": "gap_jax.stages.target_features",
     "textual_inversion": "gap_jax.stages.guidance",
     "cosine": "gap_jax.stages.guidance",
     "l2": "gap_jax.stages.guidance",

@@ -21,10 +21,9 @@ from gap_jax.checks import expect_finite, expect_shape
 from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.files import write_whole
 from gap_jax.weights.identify import identify
-from gap_jax.weights.tensors import load_torch, open_safetensors
+from gap_jax.weights.tensors import load_file, open_safetensors, to_array
 
 _HEADER = "gap_jax"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def save(
@@ -72,15 +71,7 @@ def load(path: str | Path) -> np.ndarray:
     NaN or infinity; ImportError for a pickle if torch is not installed.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no prompt file {path}")
-    if path.suffix == ".safetensors":
-        content = {name: tensor.read() for name, tensor in open_safetensors(path).items()}
-    elif path.suffix in _PICKLES:
-        content = load_torch(path)
-    else:
-        suffixes = ", ".join((".safetensors", *_PICKLES))
-        raise ValueError(f"{path} must be a prompt file with one of the suffixes {suffixes}")
+    content = load_file(path, "prompt file")
     return _expect_embeddings(f"the embeddings in {path}", np.atleast_2d(_stacked(content, path)))
 
 
@@ -196,7 +187,7 @@ def _stacked(content: Any, path: Path) -> np.ndarray:
             f"{path} is a textual inversion of Stable Diffusion XL (clip_l, clip_g), which gap_jax does not "
             "have: give one of Stable Diffusion 1.x or 2.x"
         )
-    arrays = {name: _array(value, name, path) for name, value in content.items()}
+    arrays = {name: to_array(value, name, path) for name, value in content.items()}
     if len(arrays) == 1:
         return next(iter(arrays.values()))
     matches = {name: re.fullmatch(r"(.*?)(\d+)(\D*)", str(name)) for name in arrays}
@@ -214,14 +205,6 @@ def _stacked(content: Any, path: Path) -> np.ndarray:
             f"the numbered tokens in {path} must all have one shape [D], found {', '.join(map(str, shapes))}"
         )
     return np.stack(vectors)
-
-
-def _array(value: Any, name: str, path: Path) -> np.ndarray:
-    if hasattr(value, "detach"):
-        value = value.detach().float().numpy()
-    if not isinstance(value, np.ndarray):
-        raise ValueError(f"{name!r} in {path} must be a tensor, found {type(value).__name__}")
-    return value.astype(np.float32)
 
 
 def _expect_embeddings(name: str, embeddings: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from gap_jax import prompts
 from gap_jax.closed_loop.arms import Arm
 from gap_jax.closed_loop.settings import Optimizing
-from gap_jax.closed_loop.world import World
+from gap_jax.closed_loop.world import TargetDomain, World
 from gap_jax.diffusion.pipeline import Pipeline
 
 
@@ -55,6 +55,17 @@ def text_prompts(lines: Sequence[str], subsets: Sequence[str]) -> list[PromptSet
     return sets
 
 
+def targets_of(arm: Arm, world: World) -> dict[str, TargetDomain]:
+    """Return the target domains that have the form which an arm's guidance needs, by name."""
+    return {
+        name: target
+        for name, target in world.targets.items()
+        if (target.images is not None or not arm.guidance)
+        and (target.text is not None or not arm.text_guidance)
+        and (target.pictures is not None or not arm.inversion)
+    }
+
+
 def populations(arm: Arm, world: World) -> list[tuple[str | None, str | None]]:
     """Return the target and the subset of each population of prompts that an arm draws or optimises."""
     data = world.data
@@ -63,7 +74,7 @@ def populations(arm: Arm, world: World) -> list[tuple[str | None, str | None]]:
         return [(None, subset) for subset in subsets]
     return [
         (name, subset)
-        for name, target in world.targets.items()
+        for name, target in targets_of(arm, world).items()
         for subset in ((target.subset,) if target.subset else subsets)
     ]
 

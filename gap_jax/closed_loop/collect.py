@@ -16,8 +16,10 @@ from gap_jax.closed_loop.measurements import WORST_SET, ModelKey, Scores, read_m
 from gap_jax.closed_loop.run import CRITIC, ORIGINAL, Produced, Run
 from gap_jax.closed_loop.settings import Optimizing, Settings
 from gap_jax.closed_loop.terms import weights_of
+from gap_jax.closed_loop.world import TargetDomain
 from gap_jax.report.results import CONSTANT, ArmStyle, Column, Generated, Point, Prompt, Results
 from gap_jax.stages.evaluate import CLEAN, SetKey
+from gap_jax.stages.guidance import FeatureStatistics
 from gap_jax.stages.optimize import load_trajectory
 
 FRAMES = 8  # steps of an optimisation that are drawn, besides the one that was chosen
@@ -196,7 +198,20 @@ def _prompt(
         words=words,
         target=prompt_set.target,
         targets=tuple(gallery.target_pictures(prompt_set.target)) if prompt_set.target else (),
+        target_note=_target_note(work.key.arm, run.world.targets.get(prompt_set.target or "")),
     )
+
+
+def _target_note(arm: str, target: TargetDomain | None) -> str:
+    """Return what guided the prompts of an arm if it was not pictures: a text in quotes, or a file."""
+    if target is None:
+        return ""
+    if not ARMS[arm].text_guidance:
+        return "features from a file" if isinstance(target.images, FeatureStatistics) else ""
+    if isinstance(target.text, FeatureStatistics):
+        return "text states from a file"
+    texts = (target.text,) if isinstance(target.text, str) else target.text or ()
+    return ", ".join(f"“{text}”" for text in texts)
 
 
 def _history(

@@ -50,17 +50,17 @@ class Programs:
 
     def __init__(self, settings: Settings, world: World):
         self.settings, self.world = settings, world
-        self._terms = ArmTerms(world, settings.optimizing)
+        self._terms = ArmTerms(world, settings)
 
-    @cached_property
-    def _shared_optimizer(self) -> PromptOptimizer:
-        """The prompt optimiser that all arms share; `optimizer` adds an arm's weights."""
+    @lru_cache  # noqa: B019 (an object lives as long as its experiment)
+    def _shared_optimizer(self, against: str | None) -> PromptOptimizer:
+        """Return the prompt optimiser that all arms share; `optimizer` adds an arm's weights."""
         config, world = self.settings.optimizing, self.world
         generator = world.generator
         return prompt_optimizer(
             generator.pipe,
             generator.params,
-            world.models.model,
+            world.models.model if against is None else world.models.others[against],
             self._terms(ARMS["control"], None),
             world.task.align(self.settings.sampling.strength),
             adamw(
@@ -78,12 +78,15 @@ class Programs:
             axis_name="data",
         )
 
-    def optimizer(self, arm: Arm, params: Any, target: str | None) -> PromptOptimizer:
+    def optimizer(
+        self, arm: Arm, params: Any, target: str | None, against: str | None = None
+    ) -> PromptOptimizer:
         """Return the optimisation of an arm's prompts against the model `params` towards a target.
 
-        A term that the arm lacks weighs 0; an arm without the adversarial term never stops early.
+        `params` are those of the model `against`, one of the others; None: of the model under improvement. A
+        term that the arm lacks weighs 0; an arm without the adversarial term never stops early.
         """
-        shared = self._shared_optimizer
+        shared = self._shared_optimizer(against)
         weights = shared.weights._replace(model=params, terms=objective(self._terms(arm, target))[1])
         if not arm.adversarial:
             weights = weights._replace(threshold=np.float32(-np.inf))

@@ -26,7 +26,7 @@ from gap_jax.data.prepared import Prepared
 from gap_jax.report.results import CONSTANT
 from gap_jax.stages.evaluate import CLEAN, SetKey, corrupted_sets, domain_sets, evaluate, num_corrupted_sets
 from gap_jax.stages.finetune import Mixture, finetune
-from gap_jax.stages.generate import generate, plan
+from gap_jax.stages.generate import Plan, generate, plan
 from gap_jax.stages.optimize import optimize
 
 EXAMPLES = 3  # original images that a prompt is shown on
@@ -79,7 +79,7 @@ class Run:
                 )
                 if STAGES.index(stage) < STAGES.index("generate"):
                     break
-                images = self.generate(name, prompt_sets, params, iteration)
+                images = self.generate(name, prompt_sets, params, produced[-1].generated)
                 if STAGES.index(stage) < STAGES.index("finetune"):
                     break
                 baseline = self.world.baselines.get(name)
@@ -125,8 +125,13 @@ class Run:
             for prompt_set in initial
         ]
 
-    def optimize(self, arm: Arm, params: Any, prompt_set: PromptSet, folder: Path) -> np.ndarray:
-        """Return the embeddings that a population of prompts ends with, float32 `[prompts,n,D]`."""
+    def optimize(
+        self, arm: Arm, params: Any, prompt_set: PromptSet, folder: Path, against: str | None = None
+    ) -> np.ndarray:
+        """Return the embeddings that a population of prompts ends with, float32 `[prompts,n,D]`.
+
+        `params` and `against` are those of `Programs.optimizer`.
+        """
         config, rows = self.settings.optimizing, source_rows(self.world, prompt_set.subset)
         assert prompt_set.embeddings is not None
 
@@ -139,7 +144,7 @@ class Run:
             watched = select(self.world.data.original, example_rows(self.world, prompt_set.subset))
         return optimize(
             self.world.generator.pipe,
-            self.programs.optimizer(arm, params, prompt_set.target),
+            self.programs.optimizer(arm, params, prompt_set.target, against),
             prompt_set.embeddings,
             load,
             images_per_step=config.batch,
@@ -154,23 +159,26 @@ class Run:
         )
 
     def generate(
-        self, name: str, prompt_sets: list[PromptSet], params: Any, iteration: int
+        self, name: str, prompt_sets: list[PromptSet], params: Any, folder: Path, count: int | None = None
     ) -> Prepared | None:
-        """Return an arm's training set, generated with all its prompts; None if it generates nothing."""
+        """Return an arm's training set, generated with all its prompts; None if it generates nothing.
+
+        `count` limits the number of images; they are the first ones of the whole set.
+        """
         if not prompt_sets:
             return None
         config, world = self.settings.generating, self.world
         named = [(prompt_set, i) for prompt_set in prompt_sets for i in range(len(prompt_set.texts))]
-        folder = self.stage_folder(name, "generate", iteration)
+        planned = plan(
+            config.images,
+            [source_rows(world, prompt_set.subset) for prompt_set, _ in named],
+            self.seed,
+        )
         generate(
             self.programs.generation_step(ARMS[name].strength),
             self.programs.generation_weights(self.programs.arm_contexts(prompt_sets), params),
             lambda sources: select(world.data.original, sources),
-            plan(
-                config.images,
-                [source_rows(world, prompt_set.subset) for prompt_set, _ in named],
-                self.seed,
-            ),
+            Plan(planned.source[:count], planned.prompt[:count]),
             images_per_step=config.batch,
             seed=self.seed,
             folder=folder,

@@ -45,7 +45,10 @@ class Optimizing:
     guidance_weight: float = 1.0  # weight λ of CLIP's distance to the target images
     text_guidance_weight: float = 1.0  # weight λ of the distance to the target text
     text_distance: Literal["l2", "cosine"] = "cosine"  # distance between text states
-    inversion_weight: float = 0.0  # weight of textual inversion on the target images, for guided arms; 0: off
+    inversion_weight: float = 1.0  # weight of textual inversion on the target images
+    # distance between CLIP's features of images and of the target: the cosine to the target's mean, or mean
+    # squares, standardised by the target's deviation or not
+    image_distance: Literal["cosine", "l2", "standardised-l2"] = "cosine"
     adversarial_start: int = 0  # first update in which the adversarial loss counts
     window: int = 3  # number of last updates whose mean adversarial loss early stopping looks at
     # stop a prompt early when the mean of its last adversarial losses falls below this; None: never

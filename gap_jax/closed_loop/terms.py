@@ -1,19 +1,25 @@
 """The terms that the prompts of an arm minimise: the model's loss and the distances to a target domain."""
 
 from functools import lru_cache
+from typing import Any
 
-from gap_jax.closed_loop.arms import Arm
-from gap_jax.closed_loop.settings import Optimizing
-from gap_jax.closed_loop.world import World
-from gap_jax.stages.guidance import Guidance, cosine, image_guidance, l2, text_guidance, textual_inversion
+from gap_jax.closed_loop.arm_prompts import targets_of
+from gap_jax.closed_loop.arms import ARMS, Arm
+from gap_jax.closed_loop.settings import Optimizing, Settings
+from gap_jax.closed_loop.world import TargetDomain, World
+from gap_jax.stages.guidance import (
+    Guidance,
+    cosine,
+    image_guidance,
+    l2,
+    standardised_l2,
+    text_guidance,
+    textual_inversion,
+)
 from gap_jax.stages.objective import Term, adversarial
 
+IMAGE_DISTANCES = {"cosine": cosine, "l2": l2, "standardised-l2": standardised_l2}
 _TEXT_DISTANCES = {"l2": l2, "cosine": cosine}
-
-
-def has_texts(world: World) -> bool:
-    """Return True if every target domain is also given in words."""
-    return bool(world.targets) and all(target.text for target in world.targets.values())
 
 
 def weights_of(arm: Arm, config: Optimizing) -> dict[str, float]:
@@ -22,39 +28,45 @@ def weights_of(arm: Arm, config: Optimizing) -> dict[str, float]:
         "adversarial": arm.adversarial,
         "guidance": arm.guidance * config.guidance_weight,
         "text guidance": arm.text_guidance * config.text_guidance_weight,
-        "textual inversion": arm.guidance * config.inversion_weight,
+        "textual inversion": arm.inversion * config.inversion_weight,
     }
 
 
 class ArmTerms:
-    """The objective terms of all arms, whose targets are encoded once.
+    """The objective terms of an experiment's arms, whose targets are encoded once.
 
-    Every arm gets the same terms with other weights, so that one compiled program serves all of them.
+    All arms get the same terms, those that any of them needs, with other weights, so that one compiled
+    program serves all of them. A term without weight gets some target that has its form.
     """
 
-    def __init__(self, world: World, config: Optimizing):
-        self._world, self._config = world, config
+    def __init__(self, world: World, settings: Settings):
+        self._world, self._config = world, settings.optimizing
+        self._arms = [ARMS[name] for name in settings.arms]
 
     def __call__(self, arm: Arm, target: str | None) -> list[Term]:
         """Return the terms of an arm for a target domain; None is an arm without one."""
         weights, start = weights_of(arm, self._config), self._config.adversarial_start
         terms = [adversarial(self._world.task.adversarial, weights["adversarial"], start)]
-        if self._world.targets:
-            guidances = self._guidance_terms(target or next(iter(self._world.targets)))
-            terms += [Term(name, *guidance, weight=weights[name]) for name, guidance in guidances.items()]
+        for name in ("guidance", "text guidance", "textual inversion"):
+            if users := [other for other in self._arms if weights_of(other, self._config)[name]]:
+                able = targets_of(users[0], self._world)
+                chosen = target if target in able else next(iter(able))
+                terms.append(Term(name, *self._guidance(name, chosen), weight=weights[name]))
         return terms
 
     @lru_cache  # noqa: B019 (an object lives as long as its experiment)
-    def _guidance_terms(self, name: str) -> dict[str, Guidance]:
-        generator, target = self._world.generator, self._world.targets[name]
-        guidances = {"guidance": image_guidance(generator.clip, generator.clip_params, target.images)}
-        if has_texts(self._world):
-            distance = _TEXT_DISTANCES[self._config.text_distance]
-            guidances["text guidance"] = text_guidance(
-                generator.pipe, generator.params, [target.text or ""], distance
-            )
-        if self._config.inversion_weight:
-            guidances["textual inversion"] = textual_inversion(
-                generator.pipe, generator.params, target.images
-            )
-        return guidances
+    def _guidance(self, term: str, target: str) -> Guidance:
+        return guidance(term, self._world, self._world.targets[target], self._config)
+
+
+def guidance(term: str, world: World, target: TargetDomain, config: Optimizing) -> Guidance:
+    """Return the loss and the parameters of the term with this name, for a target in the form it needs."""
+    generator = world.generator
+    images: Any = target.images
+    if term == "guidance":
+        distance = IMAGE_DISTANCES[config.image_distance]
+        return image_guidance(generator.clip, generator.clip_params, images, distance)
+    if term == "textual inversion":
+        return textual_inversion(generator.pipe, generator.params, images)
+    texts: Any = [target.text] if isinstance(target.text, str) else target.text
+    return text_guidance(generator.pipe, generator.params, texts, _TEXT_DISTANCES[config.text_distance])

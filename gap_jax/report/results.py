@@ -114,6 +114,28 @@ class ExamplePictures:
             raise ValueError(f"frames must be one or more, with rising steps from 0 on; found steps {steps}")
 
 
+@dataclass(frozen=True)
+class ModelsExample:
+    """An image with its label, and the pictures of every model's prediction and, if drawn, of its error."""
+
+    label: str
+    image: str
+    predictions: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class ModelsRow:
+    """The images of one kind, such as those of prompts found against one model, and all models on them.
+
+    - `scores`: model -> metric -> one value per seed. The first model is the one under improvement.
+    - `examples`: some of the images.
+    """
+
+    name: str
+    scores: Mapping[str, Mapping[str, Values]]
+    examples: tuple[ModelsExample, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
     """One prompt of one arm. Pictures are given by the paths of PNG files, relative to the results file.
@@ -126,6 +148,7 @@ class Prompt:
       embeddings were returned.
     - `words`: for each placeholder, its nearest words with their cosines, nearest first.
     - `target`, `targets`: a guided prompt's target domain: its name, and pictures of it.
+    - `target_note`: what guided the prompt if it was not these pictures, such as a text in quotes.
     """
 
     arm: str
@@ -137,6 +160,7 @@ class Prompt:
     words: tuple[tuple[tuple[str, float], ...], ...] = ()
     target: str | None = None
     targets: tuple[str, ...] = ()
+    target_note: str = ""
 
     def __post_init__(self) -> None:
         lengths = {term: len(values) for term, values in self.losses.items()}
@@ -175,6 +199,8 @@ class Results:
       prediction, one value per seed. Empty: not measured.
     - `efficiency`: target shift -> arm -> points with rising numbers of images.
     - `prompts`: the prompts that the report shows.
+    - `models`: how several models do on the images of prompts that were found against each of them. Empty:
+      there is one model only.
     """
 
     title: str
@@ -192,6 +218,7 @@ class Results:
     critic_constant: Values
     efficiency: Mapping[str, Mapping[str, tuple[Point, ...]]]
     prompts: tuple[Prompt, ...]
+    models: tuple[ModelsRow, ...] = ()
 
     @property
     def main_metric(self) -> MetricStyle:
@@ -268,6 +295,10 @@ def _values_by_seed(results: Results) -> Iterator[tuple[str, Values]]:
         for arm, points in curves.items():
             for i, point in enumerate(points):
                 yield f"efficiency.{target}.{arm}[{i}].score", point.score
+    for i, row in enumerate(results.models):
+        for model, scores in row.scores.items():
+            for metric, values in scores.items():
+                yield f"models[{i}].scores.{model}.{metric}", values
     for name in ("critic_real", "critic_constant"):
         if getattr(results, name):
             yield name, getattr(results, name)

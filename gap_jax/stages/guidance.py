@@ -63,41 +63,61 @@ def standardised_l2(features: jax.Array, target: FeatureStatistics) -> jax.Array
 
 
 def image_guidance(
-    clip: Clip, clip_params: Params, targets: np.ndarray, distance: Distance = cosine
+    clip: Clip,
+    clip_params: Params,
+    targets: np.ndarray | FeatureStatistics,
+    distance: Distance = cosine,
 ) -> Guidance:
     """Return the loss function and the parameters of a term: the distance to target images in CLIP.
 
     The distance is between the pooled, unprojected features of the generated images and those of the targets.
 
-    - `targets` float `[n,H,W,3]` in [0,1], of any size.
+    - `targets`: images, float `[n,H,W,3]` in [0,1], of any size; or the statistics `[D]` of their features,
+      as `load_target_features` reads them, D being CLIP's width.
     - `distance`: the paper uses `cosine` and `standardised_l2`.
 
     Raises ValueError for no targets, another shape or dtype, NaN, or values outside [0,1].
     """
-    images = _check_images(targets)
     vision_params = {name: weights for name, weights in clip_params.items() if name != "text_model"}
-    features = _encode_in_chunks(lambda chunk: clip.image_features(vision_params, chunk), images)
+    if isinstance(targets, FeatureStatistics):
+        width = clip.model.vision_model.hidden_size
+        target = _checked_statistics(targets, (width,), "this CLIP gives an image", distance)
+    else:
+        images = _check_images(targets)
+        features = _encode_in_chunks(lambda chunk: clip.image_features(vision_params, chunk), images)
+        target = _feature_statistics(features, distance)
 
     def loss(params, sample):
         return distance(clip.image_features(params["clip"], sample.images), params["target"])
 
-    return loss, {"clip": vision_params, "target": _feature_statistics(features, distance)}
+    return loss, {"clip": vision_params, "target": target}
 
 
-def text_guidance(pipe: Pipeline, params: Params, texts: Sequence[str], distance: Distance = l2) -> Guidance:
+def text_guidance(
+    pipe: Pipeline,
+    params: Params,
+    texts: Sequence[str] | FeatureStatistics,
+    distance: Distance = l2,
+) -> Guidance:
     """Return the loss function and the parameters of a term: the distance to target texts.
 
     The distance is between the text states of the prompt and those of `texts`. All positions are compared,
     padding included.
 
+    - `texts`: texts, or the statistics `[L,D]` of their text states, as `load_target_features` reads them.
     - `distance`: `l2`, `cosine` or, for several texts, `standardised_l2`.
 
-    Raises ValueError for no texts. The loss raises ValueError for a context of another length or width than
-    the text states.
+    Raises ValueError for no texts and for statistics of another shape. The loss raises ValueError for a
+    context of another length or width than the text states.
     """
-    if not len(texts):
+    if isinstance(texts, FeatureStatistics):
+        encoder = pipe.text_encoder
+        shape = (encoder.max_position_embeddings, encoder.hidden_size)
+        target = _checked_statistics(texts, shape, "this text encoder gives a text", distance)
+    elif not len(texts):
         raise ValueError("texts is empty: give at least one target text")
-    target = _feature_statistics(pipe.encode_text(params, pipe.tokenize(texts)), distance)
+    else:
+        target = _feature_statistics(pipe.encode_text(params, pipe.tokenize(texts)), distance)
 
     def loss(target, sample):
         shape = (None, *target.mean.shape)
@@ -161,6 +181,20 @@ def _feature_statistics(features: jax.Array, distance: Distance) -> FeatureStati
     std = features.std(0, ddof=1) if len(features) > 1 else None
     target = FeatureStatistics(features.mean(0), std)
     distance(features[:1], target)
+    return target
+
+
+def _checked_statistics(
+    target: FeatureStatistics, shape: tuple[int, ...], source: str, distance: Distance
+) -> FeatureStatistics:
+    """Return the statistics, or raise ValueError for another shape or a distance that refuses them."""
+    for name, values in target._asdict().items():
+        if values is not None:
+            advice = f"{source} features of this shape, so the target's were computed with another network"
+            expect_shape(f"the {name} of the target's features", values, shape, advice)
+    std = None if target.std is None else jnp.asarray(target.std)
+    target = FeatureStatistics(jnp.asarray(target.mean), std)
+    distance(target.mean[None], target)
     return target
 
 

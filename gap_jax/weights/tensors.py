@@ -10,6 +10,8 @@ import numpy as np
 
 from gap_jax.weights.repo import Repo, read_json
 
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")  # the suffixes of torch pickles
+
 
 class Tensor(NamedTuple):
     """A tensor in a file; `read` loads it."""
@@ -160,6 +162,33 @@ def load_torch(path: Path) -> Any:
             f"torch cannot read {path} as weights (weights_only=True): {reason}. Download or copy it again, "
             "or give a file with a state dict only"
         ) from error
+
+
+def load_file(path: Path, purpose: str) -> Any:
+    """Return the content of a file of arrays: safetensors as a dict, or what a torch pickle holds.
+
+    - `purpose`: the kind of file that is expected, for messages, such as "prompt file".
+
+    Raises FileNotFoundError; ValueError for another suffix and a file that is not readable; ImportError for a
+    pickle if torch is not installed.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {purpose} {path}")
+    if path.suffix == ".safetensors":
+        return {name: tensor.read() for name, tensor in open_safetensors(path).items()}
+    if path.suffix in PICKLES:
+        return load_torch(path)
+    suffixes = ", ".join((".safetensors", *PICKLES))
+    raise ValueError(f"{path} must be a {purpose} with one of the suffixes {suffixes}")
+
+
+def to_array(value: Any, name: str, path: Path) -> np.ndarray:
+    """Return an array or a torch tensor as float32; raise ValueError, naming file and entry, for others."""
+    if hasattr(value, "detach"):
+        value = value.detach().float().numpy()
+    if not isinstance(value, np.ndarray):
+        raise ValueError(f"{name!r} in {path} must be a tensor, found {type(value).__name__}")
+    return value.astype(np.float32)
 
 
 def _open_torch(path: Path) -> dict[str, Tensor]:

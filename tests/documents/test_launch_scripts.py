@@ -124,7 +124,8 @@ def test_the_readmes_commands_are_understood(launch, monkeypatch):
             assert ended.returncode == 0, ended.stderr
             config = parse(EXPERIMENT, noted[4:])
             world = config.world
-            used = {world.data, world.held_out, *world.domains.values(), *world.targets.values()} - {None}
+            targets = map(Path, world.targets.values())
+            used = {world.data, world.held_out, *world.domains.values(), *targets} - {None}
             assert {Path(folder.name) for folder in used} <= {Path(folder.name) for folder in folders}, words
             started.add(config.preset)
         assert commands_of(f"experiments/{script}"), f"{script} has no example"

@@ -10,7 +10,10 @@ import sys
 import jax
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from gap_jax.closed_loop.arms import ARMS
 from gap_jax.closed_loop.command import execute, parse
 from gap_jax.data.__main__ import main as prepare
 from gap_jax.data.masked.iwildcam import CATEGORIES
@@ -18,7 +21,7 @@ from gap_jax.experiments.classification.worlds import class_subsets
 from gap_jax.experiments.iwildcam.__main__ import EXPERIMENT as IWILDCAM
 from gap_jax.experiments.waterbirds.__main__ import EXPERIMENT as WATERBIRDS
 from gap_jax.models.resnet import ResNet
-from gap_jax.report.results import WORST, load
+from gap_jax.report.results import CONSTANT, WORST, load
 from gap_jax.weights.classifier import save_classifier
 from tests.data.masked_files import Bird, Shot, write_iwildcam, write_waterbirds
 from tests.experiments.processes import (
@@ -171,6 +174,30 @@ def command(given):
         return [*program, *rest, "--optimizing.checkpoint-every", "1", "--work", str(work), *more]
 
     return command
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("experiment", "name", "classes"), [(WATERBIRDS, "waterbirds", 2), (IWILDCAM, "i_wild_cam", 7)]
+)
+def test_every_arm_runs_with_targets_of_every_form_a_student_and_several_models(
+    run, clip, tmp_path, experiment, name, classes
+):
+    width = clip.clip.model.vision_model.hidden_size
+    torch.save({"mean": torch.randn(width), "std": torch.rand(width)}, tmp_path / "night.pt")
+    (tmp_path / "shown").mkdir()
+    for i in range(2):
+        Image.fromarray(np.full((SIZE, SIZE, 3), 90 * i, np.uint8)).save(tmp_path / "shown" / f"{i}.png")
+    given = ["dusk", "a photo at dusk", "night", str(tmp_path / "night.pt"), "shown", str(tmp_path / "shown")]
+    student = str(tmp_path / "student")
+    more = ["--world.targets", *given, "--world.student", student, "--world.models", student]
+    results = run(experiment, name, classes, tuple(ARMS), *more)
+    aims = {arm: {prompt.target for prompt in results.prompts if prompt.arm == arm} for arm in ARMS}
+    assert aims["guided"] == aims["guided-adversarial"] == {"night", "shown"}
+    assert aims["guided-text"] == aims["guided-adversarial-text"] == {"dusk"}
+    assert aims["guided-inversion"] == aims["guided-adversarial-inversion"] == {"shown"}
+    assert set(domains(results)["clean"]) == {*ARMS, CONSTANT}
+    assert [row.name for row in results.models][-1] == "prompts against student"
 
 
 @pytest.mark.slow

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from gap_jax.closed_loop.world import FixedPrompts, Generator, Models, World, as_batch, load_generator
+from gap_jax.closed_loop.world import (
+    FixedPrompts,
+    Generator,
+    Models,
+    World,
+    as_batch,
+    load_generator,
+    load_others,
+)
 from gap_jax.data.batch import HostBatch
 from gap_jax.data.loader import Source, unstack
 from gap_jax.data.prepared import Prepared
@@ -30,6 +38,7 @@ def models_from(config: ClassificationFiles) -> Models:
         model=_classifier_from(config, config.model),
         critic=_classifier_from(config, config.critic or config.model),
         student=_classifier_from(config, config.student) if config.student else None,
+        others=load_others(config.models, lambda model: _classifier_from(config, model)),
     )
 
 
@@ -90,6 +99,7 @@ def parts_from_files(
 
 def small_parts(
     experiment: str,
+    others: Sequence[str],
     *,
     title: str,
     train: HostBatch,
@@ -97,14 +107,20 @@ def small_parts(
     test: HostBatch,
     prompts: FixedPrompts,
 ) -> Parts:
-    """Return rendered pictures with the small world's models for `waterbirds` or `iwildcam`."""
+    """Return rendered pictures with the small world's models for `waterbirds` or `iwildcam`.
+
+    `others` are further classifiers: "critic", the small world's own, or files, folders or hub ids.
+    """
+
+    def network(model: str) -> Network:
+        own = model in ("model", "critic")
+        part = experiment if model == "model" else f"{experiment}_critic"
+        return classifier("wildlife" if own else model, 64, part=part)
+
     return Parts(
         title=title,
         generator=load_generator("wildlife", "wildlife"),
-        models=Models(
-            model=classifier("wildlife", 64, part=experiment),
-            critic=classifier("wildlife", 64, part=f"{experiment}_critic"),
-        ),
+        models=Models(model=network("model"), critic=network("critic"), others=load_others(others, network)),
         original=unstack(train, FIELDS),
         grouped=unstack(train, (*FIELDS, "group")),
         validation=validation,
@@ -116,7 +132,7 @@ def small_parts(
 def with_checked_classes(world: World) -> World:
     """Return the world; raise ValueError if one of its networks does not have the task's classes."""
     models, images, classes = world.models, world.data.test["image"][:1], world.task.classes or ()
-    networks = {"model": models.model, "critic": models.critic, "student": models.student}
+    networks = {"model": models.model, "critic": models.critic, "student": models.student, **models.others}
     for name, network in networks.items():
         if network is None:
             continue

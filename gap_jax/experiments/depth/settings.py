@@ -24,6 +24,12 @@ class SmallRooms:
 
     original: int = 512  # number of rooms that the model is fine-tuned on and images are generated from
     target_images: int = 8  # number of images that show each target domain
+    # other target domains: name, and a folder of images, a file of features, or a text; without any, targets
+    # are foggy and checkered rooms, given as images and in words
+    targets: dict[str, str] = dataclasses.field(default_factory=dict)
+    # further depth models: prompts are found against each, and all models are measured on all their images;
+    # "critic" is the small world's own, others are files, folders or hub ids
+    models: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,9 +41,10 @@ class DepthFiles:
     held_out: Path | None = None
     # further test sets: name and prepared data set
     domains: dict[str, Path] = dataclasses.field(default_factory=dict)
-    # target domains: name and image folder, or the data set of one of the domains, 8 of whose images are
-    # then not tested; without any, targets are validation images in fog and under defocus blur
-    targets: dict[str, Path] = dataclasses.field(default_factory=dict)
+    # target domains: name, and a folder of images, a file of features, a text, or the data set of one of the
+    # domains, 8 of whose images are then not tested; without any, targets are validation images in fog and
+    # under defocus blur, also given in words
+    targets: dict[str, str] = dataclasses.field(default_factory=dict)
     corrupted: Path | None = None  # folder of precomputed 3D Common Corruptions of the test images
     pipeline: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # folder or hub id of Stable Diffusion
     # folder or hub id of the ControlNet; None: the pipeline's
@@ -46,6 +53,9 @@ class DepthFiles:
     model: str = "rgb2depth_consistency.pth"  # depth model to improve: a file, a folder or a hub id
     # stronger depth model that judges generated images; None: the model before fine-tuning
     critic: str | None = None
+    # further depth models: prompts are found against each, and all models are measured on all their images;
+    # files, folders or hub ids
+    models: tuple[str, ...] = ()
     size: int = 256  # side of the images that the depth models see, in pixels
     loss: Literal["l1", "midas"] = "l1"  # fine-tuning loss: L1, or MiDaS's scale- and shift-invariant loss
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # precision of Stable Diffusion and CLIP
@@ -87,6 +97,6 @@ PRESETS = {
         dataclasses.replace(
             UNET, arms=("control", "agnostic", "guided", "adversarial", "guided-adversarial")
         ),
-        DepthFiles(domains={"replica": REPLICA}, targets={"replica": REPLICA}),
+        DepthFiles(domains={"replica": REPLICA}, targets={"replica": str(REPLICA)}),
     ),
 }

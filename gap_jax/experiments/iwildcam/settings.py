@@ -20,6 +20,12 @@ class SmallAnimals:
     # number of pictures that the classifier is fine-tuned on and images are generated from
     original: int = 504
     target_images: int = 8  # number of images that show each target domain
+    # other target domains, in place of the experiment's own: name, and a folder of images, a file of
+    # features, or a text
+    targets: dict[str, str] = dataclasses.field(default_factory=dict)
+    # further classifiers: prompts are found against each, and all models are measured on all their images;
+    # "critic" is the small world's own, others are files, folders or hub ids
+    models: tuple[str, ...] = ()
     # the pair of unseen cameras; validation's serve to choose settings
     unseen: Literal["validation", "test"] = "test"
     adversarial: AdversarialLoss = "background"  # loss that adversarial prompts minimise

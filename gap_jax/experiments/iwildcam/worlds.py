@@ -50,6 +50,7 @@ def build_small(config: SmallAnimals, held_out: int) -> World:
     shown = wildlife.render_kinds(config.unseen, unseen, numbers)
     parts = worlds.small_parts(
         "iwildcam",
+        config.models,
         title="iWildCam in the small world",
         train=train,
         validation=validation,

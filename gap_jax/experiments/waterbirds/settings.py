@@ -15,6 +15,12 @@ class SmallBirds:
     # number of pictures that the classifier is fine-tuned on and images are generated from
     original: int = 512
     target_images: int = 8  # number of images that show each target domain
+    # other target domains, in place of the experiment's own: name, and a folder of images, a file of
+    # features, or a text
+    targets: dict[str, str] = dataclasses.field(default_factory=dict)
+    # further classifiers: prompts are found against each, and all models are measured on all their images;
+    # "critic" is the small world's own, others are files, folders or hub ids
+    models: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,7 @@ def build_small(config: SmallBirds, held_out: int) -> World:
     shown = {group: wildlife.render_kinds("validation", kinds[group], numbers) for group in SMALL_TEXTS}
     parts = worlds.small_parts(
         "waterbirds",
+        config.models,
         title="Waterbirds in the small world",
         train=train,
         validation=validation,
