@@ -31,8 +31,27 @@ def check_requirements(settings: Settings, world: World) -> None:
             "a student cannot be combined with several iterations: prompts are optimised against the model, "
             "which is not the one that is fine-tuned; set iterations to 1, or leave the student out"
         )
+    _check_size(settings.sampling.size, world)
     devices = jax.device_count()
     for stage in ("optimizing", "generating", "finetuning"):
         batch = getattr(settings, stage).batch
         if batch % devices:
             raise ValueError(f"{stage}.batch must be a multiple of the {devices} devices; found {batch}")
+
+
+def _check_size(size: int | None, world: World) -> None:
+    """Raise ValueError if images cannot be generated at `size` pixels from the original ones."""
+    if size is None:
+        return
+    height, width = world.data.original[0]["image"].shape[:2]
+    downscale = world.generator.pipe.downscale
+    if size % downscale:
+        raise ValueError(
+            f"sampling.size must be a multiple of {downscale}, the factor of the VAE; found {size}"
+        )
+    if height != width or height < size:
+        raise ValueError(
+            f"images are generated at {size}x{size} pixels (sampling.size), but the original images have "
+            f"{width}x{height}: prepare the data with --size {size} or more, or set sampling.size to what "
+            "they have"
+        )

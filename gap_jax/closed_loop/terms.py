@@ -26,6 +26,11 @@ def weights_of(arm: Arm, config: Optimizing) -> dict[str, float]:
     }
 
 
+def adversarial_start(arm: Arm, config: Optimizing) -> int:
+    """Return the first update in which an arm's adversarial loss counts; without guidance, the very first."""
+    return config.adversarial_start if arm.guided else 0
+
+
 class ArmTerms:
     """The objective terms of all arms, whose targets are encoded once.
 
@@ -37,7 +42,7 @@ class ArmTerms:
 
     def __call__(self, arm: Arm, target: str | None) -> list[Term]:
         """Return the terms of an arm for a target domain; None is an arm without one."""
-        weights, start = weights_of(arm, self._config), self._config.adversarial_start
+        weights, start = weights_of(arm, self._config), adversarial_start(arm, self._config)
         terms = [adversarial(self._world.task.adversarial, weights["adversarial"], start)]
         if self._world.targets:
             guidances = self._guidance_terms(target or next(iter(self._world.targets)))
@@ -50,9 +55,8 @@ class ArmTerms:
         guidances = {"guidance": image_guidance(generator.clip, generator.clip_params, target.images)}
         if has_texts(self._world):
             distance = _TEXT_DISTANCES[self._config.text_distance]
-            guidances["text guidance"] = text_guidance(
-                generator.pipe, generator.params, [target.text or ""], distance
-            )
+            texts = [target.text or ""] if not isinstance(target.text, tuple) else target.text
+            guidances["text guidance"] = text_guidance(generator.pipe, generator.params, texts, distance)
         if self._config.inversion_weight:
             guidances["textual inversion"] = textual_inversion(
                 generator.pipe, generator.params, target.images

@@ -71,7 +71,7 @@ class DataSets:
     - `domains`: further test sets, by name.
     - `precomputed`: yields further versions of the clean test set's images, such as corruptions from files.
     - `num_precomputed`: the number of versions that `precomputed` yields.
-    - `worst_of`: domains whose worst result is reported as a column of its own.
+    - `summarised`: domains whose worst and average results are reported as columns of their own.
     - `subsets`: row numbers of `original` by name, such as each class's; images are generated from these.
     - `prompts_per_subset`: True if each subset gets optimised prompts of its own.
     """
@@ -82,7 +82,7 @@ class DataSets:
     domains: Mapping[str, HostBatch] = dataclasses.field(default_factory=dict)
     precomputed: Callable[[], Iterable[tuple[SetKey, np.ndarray]]] = tuple
     num_precomputed: int = 0
-    worst_of: tuple[str, ...] = ()
+    summarised: tuple[str, ...] = ()
     subsets: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     prompts_per_subset: bool = False
 
@@ -92,13 +92,16 @@ class TargetDomain:
     """A domain that guided prompts are drawn to.
 
     - `images`: a few images of it, float32 `[n,H,W,3]` in [0,1], without labels.
-    - `text`: the domain in words, for guidance by text.
+    - `text`: the domain in words, for guidance by text; of several texts, the mean of their states counts.
     - `subset`: the subset whose prompts are guided to this domain; None: all subsets.
+    - `sources`: the numbers of the original examples that suit it, int `[m]`: its prompts are optimised on
+      them and generate from them. None: all examples.
     """
 
     images: np.ndarray
-    text: str | None = None
+    text: str | tuple[str, ...] | None = None
     subset: str | None = None
+    sources: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,6 +154,8 @@ class Task:
 
     - `align(strength)`: the alignment that keeps generated images faithful to their labels; a strength below
       1 starts from the original image (SDEdit).
+    - `generation_align(strength)`: the alignment of images that are trained on; None: `align`, which then
+      serves the optimisation of prompts alone.
     - `adversarial`: the loss that adversarial prompts minimise.
     - `loss`: the loss that fine-tuning minimises.
     - `metrics`: the metrics by name. The first one is the main metric; it is a mean over images.
@@ -170,6 +175,7 @@ class Task:
     pictures: Pictures
     negative_prompt: str = ""
     classes: tuple[str, ...] | None = None
+    generation_align: Callable[[float], Alignment] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

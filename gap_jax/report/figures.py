@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from gap_jax.report.arms import INK, arm_styles
-from gap_jax.report.results import CONSTANT, ArmStyle, Frame, Prompt, Results, Values
+from gap_jax.report.results import AVERAGE, CONSTANT, ArmStyle, Frame, Prompt, Results, Values
 from gap_jax.report.tables import average, estimate, plain_name
 from gap_jax.tasks.metric import MetricStyle
 
@@ -131,7 +131,8 @@ def fidelity(results: Results) -> Figure:
 def efficiency(results: Results, target: str) -> Figure:
     """Return each arm's main metric on a target shift by the number of generated images.
 
-    The axis of images is logarithmic, except that it begins at 0.
+    The axis of images is logarithmic, except that it begins at 0. A dashed line marks the metric without
+    generated images.
     """
     metric, curves = results.main_metric, results.efficiency[target]
     arms = {name: arm for name, arm in arm_styles(results).items() if name in curves}
@@ -146,6 +147,9 @@ def efficiency(results: Results, target: str) -> Figure:
             elinewidth=0.9,
             **_line_style(name, arm),
         )
+    without = next((points[0].score for points in curves.values() if points[0].images == 0), ())
+    if without:
+        axis.axhline(metric.scale * estimate(without).mean, color=FAINT, lw=1, ls=(0, (3, 2)))
     counts = sorted({point.images for points in curves.values() for point in points})
     least = next((count for count in counts if count), 1)
     axis.set_xscale("symlog", linthresh=least, linscale=0.6)
@@ -154,7 +158,8 @@ def efficiency(results: Results, target: str) -> Figure:
     axis.margins(x=0.04)
     axis.grid(axis="y")
     axis.set_xlabel("generated images")
-    axis.set_ylabel(f"{metric.name} {metric.unit}")
+    name = f"Average {metric.name.lower()}" if target == AVERAGE else metric.name
+    axis.set_ylabel(f"{name} {metric.unit}")
     return figure
 
 
