@@ -11,7 +11,7 @@ from gap_jax.closed_loop.command import parse
 from gap_jax.data.masked.waterbirds import GROUPS
 from gap_jax.experiments.classification.task import classification_task, classifier, cropped_rows
 from gap_jax.experiments.iwildcam.__main__ import EXPERIMENT as IWILDCAM
-from gap_jax.experiments.iwildcam.worlds import target_rows, rows_to_test
+from gap_jax.experiments.iwildcam.worlds import rows_to_test, target_rows
 from gap_jax.experiments.waterbirds.settings import SmallBirds
 from gap_jax.experiments.waterbirds.worlds import SHARED, build_small
 from gap_jax.stages.classifier_tuning import all_parameters, last_layer, masked_optimizer

@@ -8,7 +8,6 @@ import numpy as np
 
 from gap_jax.closed_loop.world import DataSets, FixedPrompts, TargetDomain, World, select
 from gap_jax.data.batch import HostBatch
-from gap_jax.data.inventory import sample_evenly
 from gap_jax.data.masked.iwildcam import CLASSES, TEST_LOCATIONS, time_of_day
 from gap_jax.data.prepared import Prepared
 from gap_jax.experiments.classification import worlds
@@ -138,7 +137,7 @@ def target_rows(
     They are at most `count` of each, and leave at least the share `tested_share` for the test.
     """
     shown = {
-        name: np.array(sample_evenly(rows, min(count, int(len(rows) * (1 - tested_share)))), int)
+        name: _evenly(rows, min(count, int(len(rows) * (1 - tested_share))))
         for name, rows in times.items()
         if not name.endswith(OTHER_HOURS)
     }
@@ -154,10 +153,12 @@ def rows_to_test(
     """
     left = {name: np.setdiff1d(rows, shown.get(name, ())) for name, rows in times.items()}
     share = min(count / sum(map(len, left.values())), 1)
-    return {
-        name: np.array(sample_evenly(rows, math.ceil(round(share * len(rows), 6))), int)
-        for name, rows in left.items()
-    }
+    return {name: _evenly(rows, math.ceil(round(share * len(rows), 6))) for name, rows in left.items()}
+
+
+def _evenly(rows: np.ndarray, count: int) -> np.ndarray:
+    """Return `count` rows at even distances, from the first to the last."""
+    return rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
 
 
 def _world(
