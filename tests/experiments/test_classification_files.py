@@ -15,6 +15,7 @@ from gap_jax.closed_loop.command import execute, parse
 from gap_jax.data.__main__ import main as prepare
 from gap_jax.data.masked.iwildcam import CATEGORIES
 from gap_jax.data.masked.waterbirds import CLASSES
+from gap_jax.data.prepared import Prepared
 from gap_jax.experiments.classification.worlds import class_subsets
 from gap_jax.experiments.iwildcam.__main__ import EXPERIMENT as IWILDCAM
 from gap_jax.experiments.waterbirds.__main__ import EXPERIMENT as WATERBIRDS
@@ -157,6 +158,42 @@ def test_iwildcam_is_guided_by_camera_and_time_and_fine_tunes_the_last_layer_of_
     agnostic = [prompt.name for prompt in results.prompts if prompt.arm == "agnostic"]
     assert len(agnostic) == 7 and "a camera trap photo of a cattle" in agnostic
     assert not np.isnan(results.critic_real).any()
+
+
+@pytest.fixture
+def build(given):
+    """`build(experiment, data set, classes, …)`: the world of an experiment on the miniatures."""
+
+    def build(experiment, name, classes, *more):
+        options = parse(experiment, [*given(name, classes, ("control",)), *more])
+        return experiment.build_world(options.world, 16)
+
+    return build
+
+
+def test_waterbirds_checkpoints_are_chosen_by_the_biased_groups_and_its_target_has_all(build, data):
+    biased = build(WATERBIRDS, "waterbirds", 2, "--world.target-images", "4")
+    assert len(biased.data.validation["clean"]["label"]) == 6
+    every = build(WATERBIRDS, "waterbirds", 2, "--world.validation", "all groups")
+    assert len(every.data.validation["clean"]["label"]) == 12
+    examples = Prepared(data / "waterbirds", "validation", fields=("image", "group"))
+    groups = {examples[i]["image"].tobytes(): int(examples[i]["group"]) for i in range(len(examples))}
+    assert sorted(groups[image.tobytes()] for image in biased.targets[SHARED].images) == [0, 1, 2, 3]
+    chosen = biased.data.validation["clean"]["image"]
+    assert sorted(groups[image.tobytes()] for image in chosen) == [0, 0, 0, 3, 3, 3]
+
+
+def test_iwildcam_makes_images_of_the_targets_time_and_of_the_classes_that_are_kept(build, data):
+    hours = Prepared(data / "i_wild_cam", "train", fields=("hour",)).column("hour")
+    world = build(IWILDCAM, "i_wild_cam", 7, "--world.keep-classes", "zebras", "giraffes")
+    assert set(world.data.subsets) == {"zebras", "giraffes"}
+    for name, target in world.targets.items():
+        assert set(hours[target.sources]) == {12 if name.endswith("day") else 23}
+    night = build(IWILDCAM, "i_wild_cam", 7, "--world.time", "night")
+    assert set(hours[np.concatenate(list(night.data.subsets.values()))]) == {23}
+    assert all(target.sources is None for target in night.targets.values())
+    with pytest.raises(ValueError, match=r"keep_classes must be among background, .*; found zebra$"):
+        build(IWILDCAM, "i_wild_cam", 7, "--world.keep-classes", "zebra")
 
 
 def test_a_classifier_of_other_classes_is_refused(run):
