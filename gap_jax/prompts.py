@@ -109,6 +109,11 @@ def check_tokens(names: Sequence[str]) -> None:
                 )
 
 
+def vocabulary(params: Params) -> jax.Array:
+    """Return the embeddings of all tokens of a pipeline's text encoder, float32 `[tokens,D]`."""
+    return params["text_encoder"]["embeddings.token_embedding"]["embedding"].astype(jnp.float32)
+
+
 def from_word(pipe: Pipeline, params: Params, word: str, n: int) -> jax.Array:
     """Return the embedding of `word`, repeated n times, float32 `[n,D]`.
 
@@ -118,7 +123,13 @@ def from_word(pipe: Pipeline, params: Params, word: str, n: int) -> jax.Array:
     if len(ids) != 1:
         tokens = ", ".join(repr(_text(pipe, i)) for i in ids) or "none"
         raise ValueError(f"{word!r} must be a single token of the vocabulary, found {len(ids)}: {tokens}")
-    return jnp.repeat(_vocabulary(params)[ids[0]][None], n, 0)
+    return jnp.repeat(vocabulary(params)[ids[0]][None], n, 0)
+
+
+def from_random_words(pipe: Pipeline, params: Params, n: int, key: jax.Array) -> jax.Array:
+    """Return the embeddings of n different random tokens of the vocabulary, float32 `[n,D]`."""
+    ids = jax.random.choice(key, pipe.text_encoder.vocab_size, (n,), replace=False)
+    return vocabulary(params)[ids]
 
 
 def from_vocabulary(params: Params, n: int, key: jax.Array) -> jax.Array:
@@ -126,14 +137,17 @@ def from_vocabulary(params: Params, n: int, key: jax.Array) -> jax.Array:
 
     It has the mean and the covariance of all token embeddings of the text encoder.
     """
-    return from_distribution(_vocabulary(params), n, key)
+    return from_distribution(vocabulary(params), n, key)
 
 
-def from_distribution(embeddings: jax.Array, n: int, key: jax.Array) -> jax.Array:
+def from_distribution(
+    embeddings: jax.Array | np.ndarray, n: int, key: jax.Array, mean: jax.Array | None = None
+) -> jax.Array:
     """Draw n embeddings from the normal distribution of `embeddings` `[m,D]`, float32 `[n,D]`.
 
-    It has the embeddings' mean and sample covariance (divided by m-1), for example of earlier runs. With
-    m ≤ D, the covariance is singular: draws stay in the space that the embeddings span around their mean.
+    It has the embeddings' sample covariance (divided by m-1), for example of earlier runs, and their mean or
+    another one, `mean` `[D]`. With m ≤ D, the covariance is singular: draws stay in the space that the
+    embeddings span around the mean.
 
     Raises ValueError unless m is 2 or more.
     """
@@ -142,10 +156,10 @@ def from_distribution(embeddings: jax.Array, n: int, key: jax.Array) -> jax.Arra
             f"embeddings must have shape [m, D] with m at least 2, found {list(embeddings.shape)}"
         )
     embeddings = jnp.asarray(embeddings, jnp.float32)
-    mean, m = embeddings.mean(0), len(embeddings)
+    centre, m = embeddings.mean(0), len(embeddings)
     # Standard normal rows times the centred embeddings have the sample covariance: no square root is needed.
     noise = jax.random.normal(key, (n, m)) / jnp.sqrt(m - 1.0)
-    return mean + jnp.matmul(noise, embeddings - mean, precision="highest")
+    return (centre if mean is None else mean) + jnp.matmul(noise, embeddings - centre, precision="highest")
 
 
 def nearest_words(
@@ -158,7 +172,7 @@ def nearest_words(
 
     Raises ValueError for another shape, NaN or infinity.
     """
-    table = _unit(np.asarray(_vocabulary(params)))
+    table = _unit(np.asarray(vocabulary(params)))
     cosines = _unit(_expect_embeddings("embeddings", np.asarray(embeddings, np.float32))) @ table.T
     return [_nearest(pipe, row, k) for row in cosines]
 
@@ -213,10 +227,6 @@ def _expect_embeddings(name: str, embeddings: np.ndarray) -> np.ndarray:
         raise ValueError(f"{name} must not be empty, found {list(embeddings.shape)}")
     expect_finite(name, embeddings)
     return embeddings
-
-
-def _vocabulary(params: Params) -> jax.Array:
-    return params["text_encoder"]["embeddings.token_embedding"]["embedding"].astype(jnp.float32)
 
 
 def _token_ids(pipe: Pipeline, text: str) -> list[int]:

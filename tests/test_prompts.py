@@ -253,8 +253,17 @@ def test_draws_from_fewer_runs_than_dimensions_have_their_singular_covariance(sd
     assert relative_error(draws.mean(0), runs.mean(0)) < 0.01
     assert relative_error(np.cov(draws.T), np.cov(runs.T.astype(np.float64))) < 0.03
     assert np.linalg.matrix_rank(draws - runs.mean(0), tol=1e-2) == 3
+    moved = np.asarray(prompts.from_distribution(runs, 20_000, jax.random.key(0), vectors(1, 48)[0]))
+    np.testing.assert_allclose(moved - vectors(1, 48)[0], draws - runs.mean(0), atol=1e-4)
     with pytest.raises(ValueError, match=r"\[m, D\] with m at least 2, found \[1, 48\]"):
         prompts.from_distribution(runs[:1], 2, jax.random.key(0))
+
+
+def test_random_words_are_different_tokens_of_the_vocabulary(sd15):
+    drawn = np.asarray(prompts.from_random_words(sd15.pipe, sd15.params, 20, jax.random.key(0)))
+    known = [row.tobytes() for row in table(sd15)]
+    found = [known.index(row.tobytes()) for row in drawn]
+    assert len(set(found)) == 20 and max(found) > 100
 
 
 def test_start_values_of_a_population_are_drawn_by_vmap(sd15):

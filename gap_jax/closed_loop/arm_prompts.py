@@ -1,4 +1,4 @@
-"""The prompts of an arm: fixed texts, or populations of embeddings that are drawn or optimised."""
+"""The prompts of an arm, fixed texts or populations of embeddings, and the images that they are made from."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,9 +6,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from gap_jax import prompts
 from gap_jax.closed_loop.arms import Arm
 from gap_jax.closed_loop.settings import Optimizing
+from gap_jax.closed_loop.starts import population_size, starts
 from gap_jax.closed_loop.world import TargetDomain, World
 from gap_jax.diffusion.pipeline import Pipeline
 
@@ -82,39 +82,77 @@ def populations(arm: Arm, world: World) -> list[tuple[str | None, str | None]]:
 def initial_prompts(arm: Arm, world: World, config: Optimizing, seed: int) -> list[PromptSet]:
     """Return an arm's populations before optimisation; an arm that is not optimised keeps them.
 
-    All arms of a seed begin at the same embeddings, drawn from the seed alone.
+    All arms of a seed begin at the same embeddings, drawn from the seed alone. Raises the errors of `starts`.
     """
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), config.prompts)
-    word = None if arm.prompts == "random" else config.start
-    starts = np.stack([_start(world, config, word, key) for key in keys])
-    names = tuple(f"<gap-{i}>" for i in range(config.prompts))
-    return [PromptSet(names, starts, target, subset) for target, subset in populations(arm, world)]
+    size = population_size(arm, config)
+    embeddings = starts(
+        world.generator.pipe,
+        world.generator.params,
+        config,
+        size,
+        jax.random.fold_in(jax.random.key(seed), 1),
+        random=arm.prompts == "random",
+    )
+    names = tuple(f"<gap-{i}>" for i in range(size.prompts))
+    return [PromptSet(names, embeddings, target, subset) for target, subset in populations(arm, world)]
 
 
-def _start(world: World, config: Optimizing, word: str | None, key: jax.Array) -> jax.Array:
-    """Return the embeddings `[n,D]` that one prompt begins as: a word's, or drawn from the vocabulary."""
-    generator = world.generator
-    if word is None:
-        return prompts.from_vocabulary(generator.params, config.placeholders, key)
-    return prompts.from_word(generator.pipe, generator.params, word, config.placeholders)
+def source_groups(world: World, subset: str | None, target: str | None) -> list[np.ndarray]:
+    """Return the numbers of the original examples that prompts may use, a group for each subset of the data.
 
-
-def source_rows(world: World, subset: str | None) -> np.ndarray:
-    """Return the numbers of the original examples that prompts of a subset generate from.
-
-    Without a subset, they are those of all subsets or, where the data has none, all numbers.
+    They are examples of `subset` (None: of all subsets or, where the data has none, of all data) that suit
+    the `target` (None: any). Raises ValueError if there are none.
     """
-    subsets = world.data.subsets
-    if subset is not None:
-        return subsets[subset]
-    return np.concatenate(list(subsets.values())) if subsets else np.arange(len(world.data.original))
+    data = world.data
+    names = tuple(data.subsets) if subset is None else (subset,)
+    groups = [data.subsets[name] for name in names] or [np.arange(len(data.original))]
+    sources = None if target is None else world.targets[target].sources
+    if sources is not None:
+        groups = [rows[np.isin(rows, sources)] for rows in groups]
+    groups = [rows for rows in groups if len(rows)]
+    if not groups:
+        raise ValueError(
+            f"no original image of {subset or 'any subset'} is among the sources of the target domain "
+            f"{target!r}: leave this target out, or give it other sources"
+        )
+    return groups
 
 
-def contexts(pipe: Pipeline, params: dict, prompt_set: PromptSet, suffix: str) -> np.ndarray:
-    """Return the text states of prompts, float32 `[prompts,L,D]`; `suffix` follows embeddings only."""
+def optimizing_rows(world: World, prompt_set: PromptSet, images: int | None, seed: int) -> np.ndarray:
+    """Return the numbers of the original examples that prompts are optimised on.
+
+    They are all that the prompts may use, or about `images` of them: a random choice of equally many from
+    each subset, or as many as it has.
+    """
+    groups = source_groups(world, prompt_set.subset, prompt_set.target)
+    if images is not None:
+        random, each = np.random.default_rng([seed, 4]), max(images // len(groups), 1)
+        groups = [random.permutation(rows)[:each] for rows in groups]
+    return np.concatenate(groups)
+
+
+def generating_rows(world: World, prompt_set: PromptSet, balanced: bool) -> np.ndarray:
+    """Return the numbers of the original examples that prompts generate images from.
+
+    With `balanced`, those of smaller subsets are repeated, so that all subsets are equally frequent.
+    """
+    groups = source_groups(world, prompt_set.subset, prompt_set.target)
+    if balanced:
+        largest = max(map(len, groups))
+        groups = [np.resize(rows, largest) for rows in groups]
+    return np.concatenate(groups)
+
+
+def contexts(
+    pipe: Pipeline, params: dict, prompt_set: PromptSet, suffix: str, joiner: str = ","
+) -> np.ndarray:
+    """Return the text states of prompts, float32 `[prompts,L,D]`.
+
+    `joiner` comes between the placeholders of embeddings, and `suffix` follows them; texts stay as they are.
+    """
     if prompt_set.embeddings is None:
         return np.asarray(pipe.encode_text(params, pipe.tokenize(list(prompt_set.texts))))
     count = prompt_set.embeddings.shape[1]
-    text = ",".join(f"<{i}>" for i in range(count)) + suffix
+    text = joiner.join(f"<{i}>" for i in range(count)) + suffix
     ids = pipe.tokenize([text], count)
     return np.concatenate([pipe.encode_text(params, ids, embedding) for embedding in prompt_set.embeddings])

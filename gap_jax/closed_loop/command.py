@@ -128,9 +128,18 @@ def shortened(settings: Settings) -> Settings:
     return dataclasses.replace(
         settings,
         arms=tuple(arms),
-        optimizing=dataclasses.replace(settings.optimizing, prompts=1, steps=4, backprop_steps=1),
+        optimizing=dataclasses.replace(
+            settings.optimizing,
+            prompts=1,
+            prompts_per_target=None,
+            random_prompts=None,
+            steps=4,
+            unguided_steps=None,
+            adversarial_start=min(settings.optimizing.adversarial_start, 2),
+            backprop_steps=1,
+        ),
         generating=dataclasses.replace(settings.generating, images=32, denoising_steps=5),
-        finetuning=dataclasses.replace(settings.finetuning, steps=20),
+        finetuning=dataclasses.replace(settings.finetuning, steps=20, checkpoints=4),
         evaluating=Evaluating(images=16, severities=settings.evaluating.severities[2:3], efficiency=()),
     )
 

@@ -52,8 +52,8 @@ class Gallery:
         - `index`: the prompt's place in its set; `number`: its place in its arm, as generation counts.
         - `paths`: by step, the embeddings `[n,D]` to draw, or None for a text.
         """
-        rows = example_rows(self._run.world, prompt_set.subset)
-        labels = select(self._run.world.data.original, rows)
+        rows = example_rows(self._run.world, prompt_set)
+        labels = select(self._run.originals, rows)
         shown = self._draw(produced, prompt_set, index, number, paths, rows, labels)
         arm = result_arm(produced.key, self._run.settings.iterations)
         folder = self._root / "pictures" / arm / f"{prompt_set.label}-{index}"
@@ -74,8 +74,8 @@ class Gallery:
         `name` is the folder of the pictures. None in place of `produced` stands for the original images.
         """
         prompt_set = PromptSet(("",)) if produced is None else produced.prompt_sets[0]
-        rows = example_rows(self._run.world, prompt_set.subset)
-        labels = select(self._run.world.data.original, rows)
+        rows = example_rows(self._run.world, prompt_set)
+        labels = select(self._run.originals, rows)
         images = labels["image"]
         if produced is not None:
             path = {0: None if prompt_set.embeddings is None else prompt_set.embeddings[0]}

@@ -26,6 +26,7 @@ def check_requirements(settings: Settings, world: World) -> None:
         )
     if world.models.others:
         adversarial_arm(settings.arms)  # raises if there is none
+    _check_size(settings.sampling.size, world)
     devices = jax.device_count()
     for stage in ("optimizing", "generating", "finetuning"):
         batch = getattr(settings, stage).batch
@@ -59,3 +60,21 @@ def _check_targets(name: str, arm: Arm, config: Optimizing, world: World) -> Non
                     f"target domain {target_name} has one image, and standardised-l2 needs a deviation: give "
                     "two or more, or choose another image-distance"
                 )
+
+
+def _check_size(size: int | None, world: World) -> None:
+    """Raise ValueError if images cannot be generated at `size` pixels from the original ones."""
+    if size is None:
+        return
+    height, width = world.data.original[0]["image"].shape[:2]
+    downscale = world.generator.pipe.downscale
+    if size % downscale:
+        raise ValueError(
+            f"sampling.size must be a multiple of {downscale}, the factor of the VAE; found {size}"
+        )
+    if height != width or height < size:
+        raise ValueError(
+            f"images are generated at {size}x{size} pixels (sampling.size), but the original images have "
+            f"{width}x{height}: prepare the data with --size {size} or more, or set sampling.size to what "
+            "they have"
+        )

@@ -32,6 +32,11 @@ def weights_of(arm: Arm, config: Optimizing) -> dict[str, float]:
     }
 
 
+def adversarial_start(arm: Arm, config: Optimizing) -> int:
+    """Return the first update in which an arm's adversarial loss counts; without guidance, the very first."""
+    return config.adversarial_start if arm.guided else 0
+
+
 class ArmTerms:
     """The objective terms of an experiment's arms, whose targets are encoded once.
 
@@ -45,7 +50,7 @@ class ArmTerms:
 
     def __call__(self, arm: Arm, target: str | None) -> list[Term]:
         """Return the terms of an arm for a target domain; None is an arm without one."""
-        weights, start = weights_of(arm, self._config), self._config.adversarial_start
+        weights, start = weights_of(arm, self._config), adversarial_start(arm, self._config)
         terms = [adversarial(self._world.task.adversarial, weights["adversarial"], start)]
         for name in ("guidance", "text guidance", "textual inversion"):
             if users := [other for other in self._arms if weights_of(other, self._config)[name]]:

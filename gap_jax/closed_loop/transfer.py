@@ -95,7 +95,7 @@ class SeveralModels:
 
     def _sets(self, count: int) -> Iterator[tuple[SetKey, HostBatch]]:
         """Yield at most `count` original images and, of each row, generated ones."""
-        original = self.run.world.data.original
+        original = self.run.originals
         yield ORIGINAL, select(original, np.arange(min(count, len(original))))
         for key, work in self.produced.items():
             images = Prepared(work.generated / "tfds", "train", fields=tuple(original[0]))

@@ -80,7 +80,7 @@ class DataSets:
     - `domains`: further test sets, by name.
     - `precomputed`: yields further versions of the clean test set's images, such as corruptions from files.
     - `num_precomputed`: the number of versions that `precomputed` yields.
-    - `worst_of`: domains whose worst result is reported as a column of its own.
+    - `summarised`: domains whose worst and average results are reported as columns of their own.
     - `subsets`: row numbers of `original` by name, such as each class's; images are generated from these.
     - `prompts_per_subset`: True if each subset gets optimised prompts of its own.
     """
@@ -91,7 +91,7 @@ class DataSets:
     domains: Mapping[str, HostBatch] = dataclasses.field(default_factory=dict)
     precomputed: Callable[[], Iterable[tuple[SetKey, np.ndarray]]] = tuple
     num_precomputed: int = 0
-    worst_of: tuple[str, ...] = ()
+    summarised: tuple[str, ...] = ()
     subsets: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     prompts_per_subset: bool = False
 
@@ -105,6 +105,8 @@ class TargetDomain:
     - `text`: the domain in words, one text or several, whose mean counts; or the statistics `[L,D]` of the
       states of such texts.
     - `subset`: the subset whose prompts are guided to this domain; None: all subsets.
+    - `sources`: the numbers of the original examples that suit it, int `[m]`: its prompts are optimised on
+      them and generate from them. None: all examples.
 
     Arms are guided towards the domains that have the form they need: images or their features for guidance
     by CLIP, images for textual inversion, a text or its states for guidance by text.
@@ -113,6 +115,7 @@ class TargetDomain:
     images: np.ndarray | FeatureStatistics | None = None
     text: str | tuple[str, ...] | FeatureStatistics | None = None
     subset: str | None = None
+    sources: np.ndarray | None = None
 
     @property
     def form(self) -> str:
@@ -181,6 +184,8 @@ class Task:
 
     - `align(strength)`: the alignment that keeps generated images faithful to their labels; a strength below
       1 starts from the original image (SDEdit).
+    - `generation_align(strength)`: the alignment of images that are trained on; None: `align`, which then
+      serves the optimisation of prompts alone.
     - `adversarial`: the loss that adversarial prompts minimise.
     - `loss`: the loss that fine-tuning minimises.
     - `metrics`: the metrics by name. The first one is the main metric; it is a mean over images.
@@ -200,6 +205,7 @@ class Task:
     pictures: Pictures
     negative_prompt: str = ""
     classes: tuple[str, ...] | None = None
+    generation_align: Callable[[float], Alignment] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

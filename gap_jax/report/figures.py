@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from gap_jax.report.arms import INK, arm_styles
-from gap_jax.report.results import CONSTANT, ArmStyle, Frame, Prompt, Results, Values
+from gap_jax.report.results import AVERAGE, CONSTANT, ArmStyle, Frame, Prompt, Results, Values
 from gap_jax.report.tables import average, estimate, plain_name, values_by_iteration
 from gap_jax.tasks.metric import MetricStyle
 
@@ -131,11 +131,17 @@ def fidelity(results: Results) -> Figure:
 def efficiency(results: Results, target: str) -> Figure:
     """Return each arm's main metric on a target shift by the number of generated images.
 
-    The axis of images is logarithmic, except that it begins at 0.
+    The axis of images is logarithmic, except that it begins at 0. A dashed line marks the metric without
+    generated images.
     """
-    curves = results.efficiency[target]
+    metric, curves = results.main_metric, results.efficiency[target]
     points = {arm: [(point.images, point.score) for point in points] for arm, points in curves.items()}
     figure, axis, counts = _curves(results, points, "generated images")
+    without = next((points[0].score for points in curves.values() if points[0].images == 0), ())
+    if without:
+        axis.axhline(metric.scale * estimate(without).mean, color=FAINT, lw=1, ls=(0, (3, 2)))
+    name = f"Average {metric.name.lower()}" if target == AVERAGE else metric.name
+    axis.set_ylabel(f"{name} {metric.unit}")
     least = next((count for count in counts if count), 1)
     axis.set_xscale("symlog", linthresh=least, linscale=0.6)
     axis.set_xticks(counts, [str(count) for count in counts])

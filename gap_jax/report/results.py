@@ -17,6 +17,7 @@ from gap_jax.tasks.metric import MetricStyle
 
 KINDS = ("clean", "cc", "3dcc", "domain")
 CONSTANT = "constant"  # the arm whose prediction is the same for every image
+AVERAGE = "average"  # the column with the mean result of several domains
 WORST = "worst group"  # the column with the worst result of several domains
 SEVERITIES = range(1, 6)
 

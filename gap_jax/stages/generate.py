@@ -45,11 +45,12 @@ class Plan(NamedTuple):
     prompt: np.ndarray
 
 
-def plan(count: int, pools: Sequence[np.ndarray], seed: int) -> Plan:
+def plan(count: int, pools: Sequence[np.ndarray], seed: int, proportional: bool = False) -> Plan:
     """Return a plan of `count` images; each of `pools` holds the source numbers of one prompt, int `[n]`.
 
-    The prompts take turns, so that any stretch of the plan has them in even shares. Prompts with equal pools
-    share one, and repeat no source before all of its sources were used.
+    The prompts take turns, so that any stretch of the plan has them in even shares; with `proportional`, the
+    shares are random, in proportion to the sizes of their pools. Prompts with equal pools share one, and
+    repeat no source before all of its sources were used.
 
     Raises ValueError if there is nothing to generate: no image, no prompt or an empty pool.
     """
@@ -60,7 +61,8 @@ def plan(count: int, pools: Sequence[np.ndarray], seed: int) -> Plan:
             "for these prompts; each number must be 1 or more"
         )
     random = np.random.default_rng([seed, 1])
-    prompt, source = _repeated_shuffles(random, np.arange(len(pools)), count), np.zeros(count, int)
+    turns = np.repeat(np.arange(len(pools)), [len(pool) if proportional else 1 for pool in pools])
+    prompt, source = _repeated_shuffles(random, turns, count), np.zeros(count, int)
     pool_of_prompt = np.array(
         [next(i for i, other in enumerate(pools) if np.array_equal(other, pool)) for pool in pools]
     )

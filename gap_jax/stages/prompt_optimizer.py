@@ -29,7 +29,11 @@ DEPTH_SAMPLING = Sampling()  # the paper's settings for depth
 
 
 class EarlyStop(NamedTuple):
-    """A rule that stops once the mean of the last `window` adversarial losses falls below `threshold`."""
+    """A rule that stops once the mean of the last `window` adversarial losses falls below `threshold`.
+
+    The prompt then gets the embeddings after the oldest update of the window, as in the code of the paper's
+    authors; with a window of 1, these are the last ones.
+    """
 
     window: int
     threshold: float | np.float32 | jax.Array
@@ -43,7 +47,7 @@ class PromptState(NamedTuple):
     - `key`: the random key that all images' keys derive from; it never changes.
     - `step` int32: the number of steps so far, including skipped ones.
     - `losses` float32 `[window]`: the latest adversarial losses, oldest first; NaN before the first ones.
-    - `past` float32 `[window,n,D]`: the embeddings that had these losses.
+    - `past` float32 `[window,n,D]`: the embeddings after the updates that began with these losses.
     - `stopped` bool: True after early stopping; further steps change only `step`.
     - `skipped` int32: the number of consecutive updates skipped because a value was not finite.
     """
@@ -121,7 +125,7 @@ def prompt_optimizer(
     `skipped` (consecutive updates skipped) and `stopped` (0 or 1). An image's noise is drawn from the state's
     key, the step and the image's position in the global batch, so the numbers of devices and micro-batches do
     not matter. An update is skipped if its loss or gradient is not finite. Early stopping sets the embeddings
-    back to the oldest ones of the window, from before the images lost their labels.
+    back to those after the oldest update of the window, from before the images lost their labels.
 
     Raises ValueError for settings that do not fit together, before anything is compiled. `step` raises
     ValueError for a batch that does not divide into micro-batches.
@@ -213,16 +217,16 @@ def next_state(
     `adversarial` is the adversarial loss of the state's embeddings, a float32 scalar.
     """
     updates, opt_state = optimizer.update(jnp.where(finite, gradient, 0.0), state.opt_state, state.embeddings)
+    embeddings = optax.apply_updates(state.embeddings, updates)
     updated = state._replace(
-        embeddings=optax.apply_updates(state.embeddings, updates),
+        embeddings=embeddings,
         opt_state=opt_state,
         losses=jnp.append(state.losses[1:], adversarial),
-        past=jnp.concatenate([state.past[1:], state.embeddings[None]]),
+        past=jnp.concatenate([state.past[1:], embeddings[None]]),
     )
     if early_stop is not None:
         stops = updated.losses.mean() < early_stop.threshold  # False while the window has a NaN
-        embeddings = jnp.where(stops, updated.past[0], updated.embeddings)
-        updated = updated._replace(embeddings=embeddings, stopped=stops)
+        updated = updated._replace(embeddings=jnp.where(stops, updated.past[0], embeddings), stopped=stops)
     unchanged = state.stopped | ~finite
     skipped = jnp.where(finite | state.stopped, 0, state.skipped + 1)
     without_key: dict[str, Any] = {"key": None}

@@ -8,7 +8,7 @@ import pytest
 from gap_jax.closed_loop.arms import adversarial_arm
 from gap_jax.closed_loop.programs import num_micro_batches
 from gap_jax.closed_loop.requirements import check_requirements
-from gap_jax.closed_loop.settings import Optimizing, Settings
+from gap_jax.closed_loop.settings import Optimizing, SamplingSettings, Settings
 from gap_jax.closed_loop.world import load_others
 from gap_jax.experiments.depth.settings import SmallRooms
 from gap_jax.experiments.depth.small_world import build
@@ -68,6 +68,19 @@ def test_a_batch_that_does_not_divide_is_refused(world, monkeypatch):
     monkeypatch.setattr("jax.device_count", lambda: 3)
     with pytest.raises(ValueError, match=r"optimizing.batch must be a multiple of the 3 devices; found 2"):
         check_requirements(SETTINGS, world)
+
+
+def test_images_are_not_generated_larger_than_the_original_ones(world):
+    def sized(size):
+        return dataclasses.replace(SETTINGS, sampling=SamplingSettings(size=size))
+
+    why = r"generated at 128x128 pixels .* have 64x64: prepare the data with --size 128 or more"
+    with pytest.raises(ValueError, match=why):
+        check_requirements(sized(128), world)
+    with pytest.raises(ValueError, match=r"sampling.size must be a multiple of \d+, .*; found 33"):
+        check_requirements(sized(33), world)
+    check_requirements(sized(64), world)
+    check_requirements(sized(32), world)
 
 
 @pytest.mark.parametrize(("images", "at_most", "count"), [(8, 8, 1), (8, 3, 4), (12, 8, 2), (5, 2, 5)])

@@ -109,8 +109,8 @@ def test_the_readmes_commands_are_understood(launch, monkeypatch):
     made = []
 
     @wraps(data.run_prepare)
-    def prepare(layout, root, data_dir, size=256, tolerance=0.01):
-        made.append((data_dir, size))
+    def prepare(layout, root, data_dir, size=None, tolerance=0.01):
+        made.append((data_dir, size or layout.size))
 
     monkeypatch.setattr(data, "run_prepare", prepare)
     for words in commands_of("gap_jax.data"):

@@ -26,7 +26,8 @@ SIDE = 64
 BUILDINGS = {"oak": "train", "elm": "val", "ash": "test"}
 SHORT = shlex.split(
     "--optimizing.steps 2 --optimizing.batch 2 --optimizing.micro-batch 2 --optimizing.denoising-steps 2 "
-    "--generating.images 4 --generating.batch 2 --generating.denoising-steps 2 --finetuning.steps 2 "
+    "--sampling.size 64 --optimizing.random-prompts 2 --generating.images 4 --generating.batch 2 "
+    "--generating.denoising-steps 2 --finetuning.steps 2 "
     "--finetuning.batch 2 --evaluating.images 4 --evaluating.severities 1"
 )
 
@@ -99,12 +100,15 @@ def unet(tmp_path):
 
 
 def test_taskonomy_with_the_unet_runs_through_all_stages(data, run, unet):
-    results = run("taskonomy-unet", unet, "--world.corrupted", str(data / "3dcc"))
+    arms = ("control", "agnostic", "agnostic-random", "guided-adversarial")
+    results = run("taskonomy-unet", unet, "--world.corrupted", str(data / "3dcc"), "--arms", *arms)
     found = scores(results)
     assert ("clean", "clean") in found and ("3dcc", "occlusion") in found and ("cc", "fog") in found
     assert results.generated["guided-adversarial"].kept == 4
     targets = {prompt.target for prompt in results.prompts if prompt.arm == "guided-adversarial"}
     assert targets == {"fog", "blur"}
+    words = [len(prompt.words) for prompt in results.prompts if prompt.arm == "agnostic-random"]
+    assert words == [1, 1]  # prompts of one placeholder each
 
 
 @pytest.mark.slow

@@ -65,6 +65,16 @@ def test_a_plan_repeats_no_source_before_all_were_used_and_has_prompts_in_even_s
     assert not np.array_equal(planned.source, plan(20, [np.arange(SOURCES)] * 2, seed=1).source)
 
 
+def test_a_plan_has_prompts_in_proportion_to_their_pools_if_asked_to():
+    pools = [np.arange(30), np.arange(30, 40)]
+    planned = plan(40, pools, seed=0, proportional=True)
+    assert np.bincount(planned.prompt).tolist() == [30, 10]
+    for number, pool in enumerate(pools):
+        assert sorted(planned.source[planned.prompt == number]) == pool.tolist()
+    half = plan(20, pools, seed=0, proportional=True)
+    np.testing.assert_array_equal(half.prompt, planned.prompt[:20])
+
+
 def test_a_prompt_has_sources_of_its_own_pool_only():
     pools = [np.array([0, 2, 4]), np.array([5]), np.array([0, 2, 4])]
     planned = plan(18, pools, seed=0)

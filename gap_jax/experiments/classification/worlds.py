@@ -45,7 +45,7 @@ def models_from(config: ClassificationFiles) -> Models:
 def _classifier_from(config: ClassificationFiles, model: str) -> Network:
     trainable = last_layer if config.trained == "last layer" else all_parameters
     plain = {} if config.normalised else {"image_mean": (0.0,) * 3, "image_std": (1.0,) * 3}
-    return classifier(model, config.size, trainable, config.rows, **plain)
+    return classifier(model, config.size, trainable, config.crop, config.batch_norm, **plain)
 
 
 def held_out_set(config: ClassificationFiles, split: str, count: int, *fields: str) -> dict[str, np.ndarray]:
@@ -145,8 +145,12 @@ def with_checked_classes(world: World) -> World:
 
 
 def keep_rows(batch: HostBatch, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the rows of a batch that are chosen by number or by a bool for each row."""
-    return {name: array[rows] for name, array in batch.items()}
+    """Return the rows of a batch that are chosen by a bool for each row; neighbours are not copied."""
+    numbers = np.flatnonzero(rows)
+    chosen: np.ndarray | slice = numbers
+    if len(numbers) and numbers[-1] - numbers[0] == len(numbers) - 1:
+        chosen = slice(numbers[0], numbers[-1] + 1)
+    return {name: array[chosen] for name, array in batch.items()}
 
 
 def labels_and_foregrounds(source: Source) -> tuple[np.ndarray, np.ndarray]:
@@ -157,14 +161,23 @@ def labels_and_foregrounds(source: Source) -> tuple[np.ndarray, np.ndarray]:
 
 
 def class_subsets(
-    labels: np.ndarray, kept: np.ndarray, classes: Sequence[str], background: int | None = None
+    labels: np.ndarray,
+    kept: np.ndarray,
+    classes: Sequence[str],
+    background: int | None = None,
+    keep: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
     """Return the numbers of each class's examples that have a foreground.
 
-    The class `background`, if there is one, comes last and with all of its examples. Raises ValueError for a
-    class without an example.
+    The class `background`, if there is one, comes last and with all of its examples. `keep` names the classes
+    to return; none given: all. Raises ValueError for a class without an example, and for an unknown name.
     """
+    if unknown := set(keep) - set(classes):
+        raise ValueError(
+            f"keep_classes must be among {', '.join(classes)}; found {', '.join(sorted(unknown))}"
+        )
     order = sorted(range(len(classes)), key=lambda i: i == background)
+    order = [i for i in order if not keep or classes[i] in keep]
     subsets = {classes[i]: np.flatnonzero((labels == i) & (kept | (i == background))) for i in order}
     empty = ", ".join(name for name, rows in subsets.items() if not len(rows))
     if empty:

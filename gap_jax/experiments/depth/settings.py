@@ -63,36 +63,44 @@ class DepthFiles:
 
 REPLICA = Path("data/omnidata")
 UNET = Settings(
-    sampling=SamplingSettings(guidance_scale=7.0),
+    sampling=SamplingSettings(guidance_scale=7.0, size=384),
     optimizing=Optimizing(
         prompts=8,
         placeholders=4,
+        random_prompts=123,
+        random_placeholders=1,
         steps=500,
+        flips=True,
         batch=8,
         micro_batch=1,  # all prompts are optimised together
         learning_rate=5e-4,
         weight_decay=1e-2,
         denoising_steps=5,
-        window=10,
+        window=1,
         threshold=-0.2,
         checkpoint_every=20,
         picture_every=50,
     ),
     generating=Generating(
-        images=8000, batch=8, denoising_steps=15, suffix=",photo,highly detailed,photorealistic"
+        images=8000,
+        batch=8,
+        denoising_steps=15,
+        guidance_scale=7.5,
+        joiner="",
+        suffix=",photo,highly detailed,photorealistic",
     ),
     finetuning=Finetuning(steps=10_000, batch=32, learning_rate=3e-5, schedule="constant", share=0.5),
     evaluating=Evaluating(images=1000, efficiency=(10, 100, 1000)),
 )
 DPT = dataclasses.replace(
     UNET,
-    optimizing=dataclasses.replace(UNET.optimizing, threshold=-2.0),
+    optimizing=dataclasses.replace(UNET.optimizing, threshold=-1.0),
     finetuning=Finetuning(steps=10_000, batch=16, learning_rate=1e-5, schedule="constant", share=0.5),
 )
 PRESETS = {
     "small": Preset(Settings(), SmallRooms()),
     "taskonomy-unet": Preset(UNET, DepthFiles()),
-    "taskonomy-dpt": Preset(DPT, DepthFiles(model="omnidata_dpt_depth_v2.ckpt", size=384, loss="midas")),
+    "taskonomy-dpt": Preset(DPT, DepthFiles(model="omnidata_dpt_depth_v1.ckpt", size=384, loss="midas")),
     "replica": Preset(
         dataclasses.replace(
             UNET, arms=("control", "agnostic", "guided", "adversarial", "guided-adversarial")
