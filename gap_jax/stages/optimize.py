@@ -160,16 +160,13 @@ def _read_chunk(path: Path) -> dict[str, np.ndarray]:
     try:
         with safe_open(path, "numpy") as file:
             chunk = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            is_whole = (file.metadata() or {}).get("digest") == digest(chunk)
+            if (file.metadata() or {}).get("digest") != digest(chunk):
+                raise SafetensorError("its digest is that of other tensors")
     except SafetensorError as error:
-        is_whole, cause = False, error
-    else:
-        cause = None
-    if not is_whole:
         raise ValueError(
             f"{path} is damaged: delete {path.parent.parent} and run the same command again, which makes it "
             "anew"
-        ) from cause
+        ) from error
     return chunk
 
 
