@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import optax
 
+from gap_jax import parallel
 from gap_jax.closed_loop.arm_prompts import PromptSet, contexts, populations, text_prompts
 from gap_jax.closed_loop.arms import ARMS, Arm
 from gap_jax.closed_loop.settings import Settings
@@ -50,7 +51,7 @@ class Programs:
 
     def __init__(self, settings: Settings, world: World):
         self.settings, self.world = settings, world
-        self._terms = ArmTerms(world, settings.optimizing)
+        self._terms = ArmTerms(world, settings)
 
     @cached_property
     def _shared_optimizer(self) -> PromptOptimizer:
@@ -76,6 +77,7 @@ class Programs:
             accumulation=num_micro_batches(config.batch // jax.device_count(), config.micro_batch),
             early_stop=None if config.threshold is None else EarlyStop(config.window, config.threshold),
             axis_name="data",
+            population_axes=parallel.POPULATION_AXES,
         )
 
     def optimizer(self, arm: Arm, params: Any, target: str | None) -> PromptOptimizer:

@@ -42,10 +42,18 @@ class Optimizing:
     denoising_steps: int = 5  # denoising steps per image while prompts are optimised
     # number of last denoising steps to differentiate through; None: all of them
     backprop_steps: int | None = None
-    guidance_weight: float = 1.0  # weight λ of CLIP's distance to the target images
+    # weight λ of CLIP's distance to the target images: to their mean or, for the arms "guided-set" and
+    # "guided-adversarial-set", to the set of them
+    guidance_weight: float = 1.0
+    # smoothing of the distance between two sets of images, in units of 1 - cosine similarity: each image
+    # counts its near neighbours in the other set, and fewer of them at a lower temperature
+    set_temperature: float = 0.02
     text_guidance_weight: float = 1.0  # weight λ of the distance to the target text
     text_distance: Literal["l2", "cosine"] = "cosine"  # distance between text states
     inversion_weight: float = 0.0  # weight of textual inversion on the target images, for guided arms; 0: off
+    # weight of the similarity, in CLIP, of images that different prompts of a population generate, for all
+    # optimised arms; 0: off
+    diversity_weight: float = 0.0
     adversarial_start: int = 0  # first update in which the adversarial loss counts
     window: int = 3  # number of last updates whose mean adversarial loss early stopping looks at
     # stop a prompt early when the mean of its last adversarial losses falls below this; None: never
@@ -62,6 +70,9 @@ class Generating:
     batch: int = 32  # images generated at once, over all devices
     denoising_steps: int = 10  # denoising steps per generated image
     suffix: str = ""  # text that is appended to optimised prompts
+    # keep only images whose loss under the model lies between these two quantiles of an arm's images, such as
+    # 0.2 0.8, and generate more until the number of images is reached; None: keep all
+    difficulty: tuple[float, float] | None = None
     max_critic_loss: float | None = None  # drop images on which the critic's loss is larger; None: keep all
     # drop images less similar to the subject in CLIP; None: keep all
     min_clip_similarity: float | None = None
@@ -119,6 +130,13 @@ class Settings:
             raise ValueError(f"severities must be between 1 and 5; found {self.evaluating.severities}")
         if self.optimizing.micro_batch < 1:
             raise ValueError(f"micro_batch must be 1 or more images; found {self.optimizing.micro_batch}")
+        if self.optimizing.diversity_weight and self.optimizing.prompts < 2:
+            raise ValueError(
+                f"a diversity_weight needs several prompts to compare: set prompts to 2 or more; found "
+                f"{self.optimizing.prompts}"
+            )
+        if not self.optimizing.set_temperature > 0:
+            raise ValueError(f"set_temperature must be positive; found {self.optimizing.set_temperature:g}")
 
     def written_lines(self) -> tuple[str, ...]:
         """Return the prompts in the file `written`, without empty lines; no prompts without a file.
