@@ -162,12 +162,13 @@ class Run:
         config, world = self.settings.generating, self.world
         named = [(prompt_set, i) for prompt_set in prompt_sets for i in range(len(prompt_set.texts))]
         folder = self.stage_folder(name, "generate", iteration)
+        band = self.programs.band
         generate(
             self.programs.generation_step(ARMS[name].strength),
             self.programs.generation_weights(self.programs.arm_contexts(prompt_sets), params),
             lambda sources: select(world.data.original, sources),
             plan(
-                config.images,
+                config.images if band is None else band.most_candidates,
                 [source_rows(world, prompt_set.subset) for prompt_set, _ in named],
                 self.seed,
             ),
@@ -177,6 +178,7 @@ class Run:
             config=self.config,
             prompt_names=tuple(prompt_set.name(i) for prompt_set, i in named),
             filters=self.programs.filters,
+            band=band,
             class_names=world.task.classes,
         )
         return Prepared(folder / "tfds", "train", fields=tuple(world.data.original[0]))

@@ -135,6 +135,12 @@ class Settings:
                 f"a diversity_weight needs several prompts to compare: set prompts to 2 or more; found "
                 f"{self.optimizing.prompts}"
             )
+        if self.generating.difficulty is not None:
+            low, high = self.generating.difficulty
+            if not 0 <= low < high <= 1:
+                raise ValueError(
+                    f"difficulty must be two quantiles with 0 <= low < high <= 1; found {low:g} {high:g}"
+                )
         if not self.optimizing.set_temperature > 0:
             raise ValueError(f"set_temperature must be positive; found {self.optimizing.set_temperature:g}")
 

@@ -1,7 +1,5 @@
 """Set terms against scipy and torch: their values, and their gradients however the set is spread."""
 
-from types import SimpleNamespace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,17 +9,21 @@ import torch
 from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 
-from gap_jax.diffusion.align import Alignment, Start, fold_keys
-from gap_jax.models.network import Network
-from gap_jax.stages.objective import Sample, SetTerm, Term, adversarial, objective
-from gap_jax.stages.prompt_optimizer import prompt_optimizer
+from gap_jax.stages.objective import Sample, SetTerm, Term, objective
 from gap_jax.stages.set_terms import diversity, mean_similarity, set_guidance, soft_chamfer
 from tests.stages.test_guidance import pictures, torch_features
+from tests.stages.toy_prompts import (
+    DEPTH,
+    PLACEHOLDERS,
+    PROMPTS,
+    ROWS,
+    STARTS,
+    WIDTH,
+    toy_optimizer,
+    vectors,
+    whole_gradient,
+)
 from tests.torch_references.folders import nchw, nhwc, relative_error
-
-
-def vectors(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 0.02, 1.0])
@@ -169,92 +171,11 @@ def test_set_terms_of_other_shapes_are_named(term, message):
         evaluate(params, Sample(jnp.ones((3, 2, 2, 3)), None, None, {}, None), 0)
 
 
-PROMPTS, ROWS, PLACEHOLDERS, WIDTH, WEIGHT = 4, 4, 2, 3, 3.0
-TARGETS = vectors(3, 6, seed=2)
-
-
-def image_features(kernel, sample):
-    return sample.images.mean((1, 2)) @ kernel
-
-
-def chamfer_to_targets(_, features):
-    return soft_chamfer(features.reshape(-1, features.shape[-1]), TARGETS, 0.1)
-
-
-class ToyEncoder:
-    """A text encoder that compiles fast: the states of a prompt are its embeddings' sums and products."""
-
-    text_encoder = SimpleNamespace(hidden_size=WIDTH)
-
-    def tokenize(self, texts, placeholders=0):
-        return np.zeros((len(texts), 77), int)
-
-    def encode_text(self, params, ids, embeddings):
-        return jnp.stack([embeddings.sum(0), embeddings.prod(0)])[None]
-
-
-def draw_images(pipe, params, context, uncond, batch, keys, alignment, sampling):
-    """Stand in for sampling: images that depend on the prompt, the label and the noise of each row."""
-    colour = jnp.tanh(context.sum(1))[:, None, None]
-    noise = jax.vmap(lambda key: jax.random.normal(key, (4, 4, WIDTH)))(fold_keys(keys, "noise"))
-    return jax.nn.sigmoid(3 * colour * batch["depth"] + noise)
-
-
-@pytest.fixture
-def step_of(monkeypatch):
-    """`step_of(accumulation, axis_name)`: an optimiser whose updates are minus the gradient."""
-    monkeypatch.setattr("gap_jax.stages.prompt_optimizer.generate", draw_images)
-
-    def make(accumulation=1, axis_name=None, population_axes=("prompt", "population")):
-        return prompt_optimizer(
-            ToyEncoder(),
-            {},
-            Network(lambda _, images: images.mean(-1, keepdims=True), jnp.zeros(1)),
-            [
-                adversarial(lambda prediction, label: -jnp.abs(prediction - label["depth"]).mean((1, 2, 3))),
-                SetTerm("set", image_features, chamfer_to_targets, vectors(3, 6, seed=3), WEIGHT),
-            ],
-            Alignment(lambda *arguments: Start(None)),
-            optax.sgd(1.0),
-            placeholders=PLACEHOLDERS,
-            negative_prompt=None,
-            accumulation=accumulation,
-            axis_name=axis_name,
-            population_axes=population_axes,
-        )
-
-    return make
-
-
-STARTS = vectors(PROMPTS, PLACEHOLDERS, WIDTH, seed=4)
-DEPTH = np.random.default_rng(5).random((ROWS, 4, 4, 1), dtype=np.float32)
-
-
-def whole_gradient():
-    """Return the value of the set term, and the gradient of all prompts' objectives on all images at once."""
-
-    def objectives(embeddings):
-        images = []
-        for prompt, key in zip(embeddings, jax.random.split(jax.random.key(0), PROMPTS), strict=True):
-            step_key = jax.random.fold_in(key, 0)
-            keys = jax.vmap(lambda i, key=step_key: jax.random.fold_in(key, i))(jnp.arange(ROWS))
-            context = ToyEncoder().encode_text(None, None, prompt)
-            images.append(draw_images(None, None, context, None, {"depth": DEPTH}, keys, None, None))
-        images = jnp.stack(images)
-        error = -jnp.abs(images.mean(-1, keepdims=True) - DEPTH).mean((1, 2, 3, 4))
-        distance = chamfer_to_targets(None, images.mean((2, 3)) @ vectors(3, 6, seed=3))
-        return (error + WEIGHT * distance).sum(), distance
-
-    return jax.jit(jax.value_and_grad(objectives, has_aux=True))(jnp.asarray(STARTS))
-
-
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_the_gradient_is_that_of_the_whole_set_over_prompts_micro_batches_and_devices(
-    step_of, devices, accumulation
-):
+def test_the_gradient_is_that_of_the_whole_set_over_prompts_micro_batches_and_devices(devices, accumulation):
     """Mapped axes stand for devices; test_distributed.py has real ones."""
-    made = step_of(accumulation, "data")
+    made = toy_optimizer(accumulation, "data")
     by_data = jax.vmap(made.step, (None, None, 0), axis_name="data")
     by_population = jax.vmap(by_data, (None, 0, None), axis_name="population")
     step = jax.jit(jax.vmap(by_population, (None, 0, None), axis_name="prompt"))
@@ -270,9 +191,9 @@ def test_the_gradient_is_that_of_the_whole_set_over_prompts_micro_batches_and_de
         assert relative_error(update[:, device], -gradient) < 1e-4
 
 
-def test_without_axes_of_a_population_each_prompt_is_a_set_of_its_own(step_of):
+def test_without_axes_of_a_population_each_prompt_is_a_set_of_its_own():
     def distances(population_axes):
-        made = step_of(population_axes=population_axes)
+        made = toy_optimizer(population_axes=population_axes)
         states = jax.vmap(made.init)(jax.random.split(jax.random.key(0), PROMPTS), STARTS)
         step = jax.jit(jax.vmap(made.step, (None, 0, None), axis_name="population"))
         return step(made.weights, states, {"depth": DEPTH})[1]["set"]
