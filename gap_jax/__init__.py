@@ -35,6 +35,7 @@ _HOMES = {
     "latent_mask": "gap_jax.diffusion.align",
     # objectives: what prompts are optimised for
     "Term": "gap_jax.stages.objective",
+    "SetTerm": "gap_jax.stages.objective",
     "adversarial": "gap_jax.stages.objective",
     "image_guidance": "gap_jax.stages.guidance",
     "text_guidance": "gap_jax.stages.guidance",
@@ -44,12 +45,15 @@ _HOMES = {
     "cosine": "gap_jax.stages.guidance",
     "l2": "gap_jax.stages.guidance",
     "standardised_l2": "gap_jax.stages.guidance",
+    "set_guidance": "gap_jax.stages.set_terms",
+    "diversity": "gap_jax.stages.set_terms",
     # stages
     "EarlyStop": "gap_jax.stages.prompt_optimizer",
     "adamw": "gap_jax.stages.prompt_optimizer",
     "prompt_optimizer": "gap_jax.stages.prompt_optimizer",
     "optimize": "gap_jax.stages.optimize",
     "Filter": "gap_jax.stages.generate",
+    "Band": "gap_jax.stages.band",
     "Plan": "gap_jax.stages.generate",
     "plan": "gap_jax.stages.generate",
     "generate": "gap_jax.stages.generate",

@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 _Tree = TypeVar("_Tree")
+POPULATION_AXES = ("prompt", "population")  # over which a `population_step` maps its prompts, outermost first
 
 
 def initialize(
@@ -88,10 +89,11 @@ def population_step(
     """Map `step(weights, state, batch) -> (state, metrics)` of one prompt over a population, and compile it.
 
     In the returned function, states and metrics have a leading axis of prompts, which is split over `prompt`;
-    each leaf of the batch is split along its first axis over `data`, which `step` may name in collectives;
-    weights are replicated. The function is cached: it is compiled once for each step and mesh.
+    each leaf of the batch is split along its first axis over `data`; weights are replicated. `step` may name
+    `data` and POPULATION_AXES in collectives. The function is cached: it is compiled once for each step and
+    mesh.
     """
-    population = jax.vmap(step, (None, 0, None))
+    population = jax.vmap(step, (None, 0, None), axis_name=POPULATION_AXES[1])
     per_device = jax.shard_map(
         population,
         mesh=mesh,

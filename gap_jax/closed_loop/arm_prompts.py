@@ -62,7 +62,7 @@ def targets_of(arm: Arm, world: World) -> dict[str, TargetDomain]:
         for name, target in world.targets.items()
         if (target.images is not None or not arm.guidance)
         and (target.text is not None or not arm.text_guidance)
-        and (target.pictures is not None or not arm.inversion)
+        and (target.pictures is not None or not (arm.inversion or arm.set_guidance))
     }
 
 

@@ -23,9 +23,10 @@ class Arm:
     - `prompts`: where its prompts come from. `none` generates no images; `agnostic` is the world's fixed
       prompt; `random` draws embeddings from the vocabulary's distribution; `written` uses prompts that a
       person wrote; `optimized` minimises the terms below.
-    - `adversarial`, `guidance`, `text_guidance`, `inversion`: factors on the weights of the model's loss, of
-      CLIP's distance to the target images, of the distance to the target text, and of textual inversion on
-      the target images. 0 switches a term off.
+    - `adversarial`, `guidance`, `set_guidance`, `text_guidance`, `inversion`: factors on the weights of the
+      model's loss, of CLIP's distance to the mean of the target images, of its distance to the set of them,
+      of the distance to the target text, and of textual inversion on the target images. 0 switches a term
+      off.
     - `prompts_of`: the arm whose optimised prompts are used instead of own ones.
     - `strength`: SDEdit's strength when images are generated, in (0,1]; 1 starts from pure noise.
     - `baseline`: True if the arm changes the original images instead of generating new ones.
@@ -36,6 +37,7 @@ class Arm:
     prompts: Literal["none", "agnostic", "random", "written", "optimized"] = "none"
     adversarial: float = 0.0
     guidance: float = 0.0
+    set_guidance: float = 0.0
     text_guidance: float = 0.0
     inversion: float = 0.0
     prompts_of: str | None = None
@@ -46,7 +48,7 @@ class Arm:
     @property
     def guided(self) -> bool:
         """True if its prompts are drawn towards a target domain."""
-        return bool(self.guidance or self.text_guidance or self.inversion)
+        return bool(self.guidance or self.set_guidance or self.text_guidance or self.inversion)
 
 
 ARMS: dict[str, Arm] = {
@@ -108,6 +110,29 @@ ARMS: dict[str, Arm] = {
         prompts="optimized",
         adversarial=1.0,
         guidance=1.0,
+    ),
+    "guided-set": Arm(
+        style=ArmStyle(
+            "Guided (set)",
+            "Prompts optimised so that together their images match all images of a target domain.",
+            "#be05aa",
+            "$S$",
+        ),
+        prompts="optimized",
+        set_guidance=1.0,
+        experiments=(),
+    ),
+    "guided-adversarial-set": Arm(
+        style=ArmStyle(
+            "Guided adversarial (set)",
+            "Prompts optimised both to raise the model’s loss and, together, to match all target images.",
+            "#736ec8",
+            "$A$",
+        ),
+        prompts="optimized",
+        adversarial=1.0,
+        set_guidance=1.0,
+        experiments=(),
     ),
     "guided-text": Arm(
         style=ArmStyle(

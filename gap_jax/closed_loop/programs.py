@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import optax
 
+from gap_jax import parallel
 from gap_jax.closed_loop.arm_prompts import PromptSet, contexts, populations, text_prompts
 from gap_jax.closed_loop.arms import ARMS, Arm
 from gap_jax.closed_loop.settings import Settings
@@ -21,6 +22,7 @@ from gap_jax.data.batch import Batch
 from gap_jax.diffusion.align import Sampling
 from gap_jax.diffusion.align import generate as sample
 from gap_jax.diffusion.pipeline import Params
+from gap_jax.stages.band import Band
 from gap_jax.stages.classifier_tuning import freeze, masked_optimizer
 from gap_jax.stages.generate import Filter
 from gap_jax.stages.guidance import FeatureStatistics, cosine
@@ -85,6 +87,7 @@ class Programs:
             accumulation=num_micro_batches(config.batch // jax.device_count(), config.micro_batch),
             early_stop=None if config.threshold is None else EarlyStop(config.window, config.threshold),
             axis_name="data",
+            population_axes=parallel.POPULATION_AXES,
         )
 
     def optimizer(
@@ -194,6 +197,12 @@ class Programs:
         if config.min_clip_similarity is not None:
             filters.append(Filter("clip_similarity", low=config.min_clip_similarity))
         return tuple(filters)
+
+    @cached_property
+    def band(self) -> Band | None:
+        """The band of difficulty in which generated images are kept; None: all are."""
+        config = self.settings.generating
+        return None if config.difficulty is None else Band("model_loss", *config.difficulty, config.images)
 
     @cached_property
     def predict_trainable(self) -> Callable[[Any, jax.Array], Any]:

@@ -186,8 +186,9 @@ class Run:
             return None
         config, world = self.settings.generating, self.world
         named = [(prompt_set, i) for prompt_set in prompt_sets for i in range(len(prompt_set.texts))]
+        band = self.programs.band if count is None else None
         planned = plan(
-            config.images,
+            config.images if band is None else band.most_candidates,
             [generating_rows(world, prompt_set, config.balanced) for prompt_set, _ in named],
             self.seed,
             proportional=not config.balanced,
@@ -203,6 +204,7 @@ class Run:
             config=self.config,
             prompt_names=tuple(prompt_set.name(i) for prompt_set, i in named),
             filters=self.programs.filters,
+            band=band,
             class_names=world.task.classes,
         )
         return Prepared(folder / "tfds", "train", fields=tuple(world.data.original[0]))

@@ -56,10 +56,18 @@ class Optimizing:
     denoising_steps: int = 5  # denoising steps per image while prompts are optimised
     # number of last denoising steps to differentiate through; None: all of them
     backprop_steps: int | None = None
-    guidance_weight: float = 1.0  # weight λ of CLIP's distance to the target images
+    # weight λ of CLIP's distance to the target images: to their mean or, for the arms "guided-set" and
+    # "guided-adversarial-set", to the set of them
+    guidance_weight: float = 1.0
+    # smoothing of the distance between two sets of images, in units of 1 - cosine similarity: each image
+    # counts its near neighbours in the other set, and fewer of them at a lower temperature
+    set_temperature: float = 0.02
     text_guidance_weight: float = 1.0  # weight λ of the distance to the target text
     text_distance: Literal["l2", "cosine"] = "cosine"  # distance between text states
     inversion_weight: float = 1.0  # weight of textual inversion on the target images
+    # weight of the similarity, in CLIP, of images that different prompts of a population generate, for all
+    # optimised arms; 0: off
+    diversity_weight: float = 0.0
     # distance between CLIP's features of images and of the target: the cosine to the target's mean, or mean
     # squares, standardised by the target's deviation or not
     image_distance: Literal["cosine", "l2", "standardised-l2"] = "cosine"
@@ -83,6 +91,9 @@ class Generating:
     suffix: str = ""  # text that is appended to optimised prompts
     # generate equally many images of each subset; otherwise, in proportion to the subsets' sizes
     balanced: bool = True
+    # keep only images whose loss under the model lies between these two quantiles of an arm's images, such as
+    # 0.2 0.8, and generate more until the number of images is reached; None: keep all
+    difficulty: tuple[float, float] | None = None
     max_critic_loss: float | None = None  # drop images on which the critic's loss is larger; None: keep all
     # drop images less similar to the subject in CLIP; None: keep all
     min_clip_similarity: float | None = None
@@ -146,6 +157,19 @@ class Settings:
         ):
             if value < 1:
                 raise ValueError(f"{name} must be 1 or more; found {value}")
+        if self.optimizing.diversity_weight and self.optimizing.prompts < 2:
+            raise ValueError(
+                f"a diversity_weight needs several prompts to compare: set prompts to 2 or more; found "
+                f"{self.optimizing.prompts}"
+            )
+        if self.generating.difficulty is not None:
+            low, high = self.generating.difficulty
+            if not 0 <= low < high <= 1:
+                raise ValueError(
+                    f"difficulty must be two quantiles with 0 <= low < high <= 1; found {low:g} {high:g}"
+                )
+        if not self.optimizing.set_temperature > 0:
+            raise ValueError(f"set_temperature must be positive; found {self.optimizing.set_temperature:g}")
 
     def written_lines(self) -> tuple[str, ...]:
         """Return the prompts in the file `written`, without empty lines; no prompts without a file.

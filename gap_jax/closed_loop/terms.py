@@ -16,7 +16,8 @@ from gap_jax.stages.guidance import (
     text_guidance,
     textual_inversion,
 )
-from gap_jax.stages.objective import Term, adversarial
+from gap_jax.stages.objective import SetTerm, Term, adversarial
+from gap_jax.stages.set_terms import SetLoss, diversity, set_guidance
 
 IMAGE_DISTANCES = {"cosine": cosine, "l2": l2, "standardised-l2": standardised_l2}
 _TEXT_DISTANCES = {"l2": l2, "cosine": cosine}
@@ -27,8 +28,10 @@ def weights_of(arm: Arm, config: Optimizing) -> dict[str, float]:
     return {
         "adversarial": arm.adversarial,
         "guidance": arm.guidance * config.guidance_weight,
+        "set guidance": arm.set_guidance * config.guidance_weight,
         "text guidance": arm.text_guidance * config.text_guidance_weight,
         "textual inversion": arm.inversion * config.inversion_weight,
+        "diversity": config.diversity_weight if arm.prompts == "optimized" else 0.0,
     }
 
 
@@ -48,16 +51,38 @@ class ArmTerms:
         self._world, self._config = world, settings.optimizing
         self._arms = [ARMS[name] for name in settings.arms]
 
-    def __call__(self, arm: Arm, target: str | None) -> list[Term]:
+    def __call__(self, arm: Arm, target: str | None) -> list[Term | SetTerm]:
         """Return the terms of an arm for a target domain; None is an arm without one."""
         weights, start = weights_of(arm, self._config), adversarial_start(arm, self._config)
-        terms = [adversarial(self._world.task.adversarial, weights["adversarial"], start)]
+        terms: list[Term | SetTerm] = [
+            adversarial(self._world.task.adversarial, weights["adversarial"], start)
+        ]
         for name in ("guidance", "text guidance", "textual inversion"):
-            if users := [other for other in self._arms if weights_of(other, self._config)[name]]:
-                able = targets_of(users[0], self._world)
-                chosen = target if target in able else next(iter(able))
+            if chosen := self._chosen(name, target):
                 terms.append(Term(name, *self._guidance(name, chosen), weight=weights[name]))
+        if self._config.diversity_weight:
+            terms.append(SetTerm("diversity", *self._diversity(), weight=weights["diversity"]))
+        if chosen := self._chosen("set guidance", target):
+            terms.append(SetTerm("set guidance", *self._set_guidance(chosen), weight=weights["set guidance"]))
         return terms
+
+    def _chosen(self, term: str, target: str | None) -> str | None:
+        """Return `target`, or another that has the form which a term needs; None if no arm has the term."""
+        users = [arm for arm in self._arms if weights_of(arm, self._config)[term]]
+        if not users:
+            return None
+        able = targets_of(users[0], self._world)
+        return target if target in able else next(iter(able))
+
+    def _diversity(self) -> SetLoss:
+        return diversity(self._world.generator.clip, self._world.generator.clip_params)
+
+    @lru_cache  # noqa: B019 (an object lives as long as its experiment)
+    def _set_guidance(self, target: str) -> SetLoss:
+        generator, images = self._world.generator, self._world.targets[target].pictures
+        assert images is not None  # targets_of looked
+        temperature = self._config.set_temperature
+        return set_guidance(generator.clip, generator.clip_params, images, temperature)
 
     @lru_cache  # noqa: B019 (an object lives as long as its experiment)
     def _guidance(self, term: str, target: str) -> Guidance:

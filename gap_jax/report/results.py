@@ -64,7 +64,7 @@ class Generated:
     """The images that one arm generated, over all seeds.
 
     - `kept`: the number of images that the model was trained on.
-    - `removed`: reason (`one colour`, `not finite` or a filter's name) -> number of images dropped.
+    - `removed`: reason (such as `one colour`, `not finite` or a filter's name) -> number of images dropped.
     - `critic`: label fidelity, one value per seed: the main metric of the critic, a stronger model, on the
       kept images. It is good where images show what their labels say.
     """

@@ -43,7 +43,7 @@ def cosine(features: jax.Array, target: FeatureStatistics) -> jax.Array:
 
     The similarity is taken along the last axis and averaged over the axes between.
     """
-    return _mean_per_row(1 - (_normalised(features) * _normalised(target.mean)).sum(-1))
+    return _mean_per_row(1 - (normalised(features) * normalised(target.mean)).sum(-1))
 
 
 def l2(features: jax.Array, target: FeatureStatistics) -> jax.Array:
@@ -62,6 +62,11 @@ def standardised_l2(features: jax.Array, target: FeatureStatistics) -> jax.Array
     return _mean_per_row(jnp.square(features - target.mean) / jnp.maximum(target.std, 1e-3))
 
 
+def normalised(x: jax.Array) -> jax.Array:
+    """Return x `[…,D]` divided by its norm along the last axis, with a finite gradient at 0."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-16))
+
+
 def image_guidance(
     clip: Clip,
     clip_params: Params,
@@ -78,19 +83,31 @@ def image_guidance(
 
     Raises ValueError for no targets, another shape or dtype, NaN, or values outside [0,1].
     """
-    vision_params = {name: weights for name, weights in clip_params.items() if name != "text_model"}
     if isinstance(targets, FeatureStatistics):
-        width = clip.model.vision_model.hidden_size
+        vision_params, width = vision_part(clip_params), clip.model.vision_model.hidden_size
         target = _checked_statistics(targets, (width,), "this CLIP gives an image", distance)
     else:
-        images = _check_images(targets)
-        features = _encode_in_chunks(lambda chunk: clip.image_features(vision_params, chunk), images)
+        vision_params, features = target_features(clip, clip_params, targets)
         target = _feature_statistics(features, distance)
 
     def loss(params, sample):
         return distance(clip.image_features(params["clip"], sample.images), params["target"])
 
     return loss, {"clip": vision_params, "target": target}
+
+
+def target_features(clip: Clip, clip_params: Params, targets: np.ndarray) -> tuple[dict[str, Any], jax.Array]:
+    """Return the `vision_part` of CLIP's parameters, and the features of target images, float32 `[n,D]`.
+
+    The features are pooled and unprojected. `targets` and errors are those of `image_guidance`.
+    """
+    images, params = _check_images(targets), vision_part(clip_params)
+    return params, _encode_in_chunks(lambda chunk: clip.image_features(params, chunk), images)
+
+
+def vision_part(clip_params: Params) -> dict[str, Any]:
+    """Return CLIP's parameters without those of its text encoder."""
+    return {name: weights for name, weights in clip_params.items() if name != "text_model"}
 
 
 def text_guidance(
@@ -170,10 +187,6 @@ def textual_inversion(pipe: Pipeline, params: Params, targets: np.ndarray) -> Gu
 
 def _mean_per_row(x: jax.Array) -> jax.Array:
     return x.mean(tuple(range(1, x.ndim)))
-
-
-def _normalised(x: jax.Array) -> jax.Array:
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-16))
 
 
 def _feature_statistics(features: jax.Array, distance: Distance) -> FeatureStatistics:

@@ -22,7 +22,8 @@ from gap_jax.data.batch import Batch
 from gap_jax.diffusion.align import Alignment, Sampling, fold_keys, generate
 from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.models.network import Network
-from gap_jax.stages.objective import Sample, Term, objective
+from gap_jax.stages.objective import Sample, SetTerm, Term, objective, set_features
+from gap_jax.stages.population import Population
 
 Metrics = Mapping[str, jax.Array]
 DEPTH_SAMPLING = Sampling()  # the paper's settings for depth
@@ -97,7 +98,7 @@ def prompt_optimizer(
     pipe: Pipeline,
     params: Params,
     model: Network,
-    terms: Sequence[Term],
+    terms: Sequence[Term | SetTerm],
     alignment: Alignment,
     optimizer: optax.GradientTransformation,
     *,
@@ -107,6 +108,7 @@ def prompt_optimizer(
     accumulation: int = 1,
     early_stop: EarlyStop | None = None,
     axis_name: str | None = None,
+    population_axes: tuple[str, ...] = (),
 ) -> PromptOptimizer:
     """Return the optimisation of a prompt `<0>,<1>,…` whose generated images minimise the sum of `terms`.
 
@@ -120,6 +122,9 @@ def prompt_optimizer(
       gradients are averaged.
     - `axis_name`: the mapped axis over which a batch is spread, if any. Every device must have equally many
       images.
+    - `population_axes`: the mapped axes over which the prompts of a population are spread, outermost first;
+      `parallel.POPULATION_AXES` in a `parallel.population_step`. Set terms then see the images of all
+      prompts; without these axes, the images of each prompt are a set of their own.
 
     A step's metrics are float32 scalars: `loss`, the value of each term by its name, `gradient_norm`,
     `skipped` (consecutive updates skipped) and `stopped` (0 or 1). An image's noise is drawn from the state's
@@ -127,10 +132,16 @@ def prompt_optimizer(
     not matter. An update is skipped if its loss or gradient is not finite. Early stopping sets the embeddings
     back to those after the oldest update of the window, from before the images lost their labels.
 
+    A set term needs the images of all micro-batches, devices and prompts. If there is one and A is more than
+    1, each step first generates all images once without a gradient and keeps only their features. Each
+    micro-batch then replaces its own features by differentiable ones. The sum of the gradients is that of the
+    whole set at once, and the memory is that of one micro-batch; the price is one more forward pass.
+
     Raises ValueError for settings that do not fit together, before anything is compiled. `step` raises
     ValueError for a batch that does not divide into micro-batches.
     """
-    evaluate_terms, term_params = objective(terms)
+    (evaluate_terms, term_params), features_of = objective(terms), set_features(terms)
+    has_sets = any(isinstance(term, SetTerm) for term in terms)
     _check_settings(terms, placeholders, accumulation, early_stop)
     prompt = ",".join(f"<{i}>" for i in range(placeholders))
     token_ids = pipe.tokenize([prompt], placeholders)
@@ -150,20 +161,41 @@ def prompt_optimizer(
     def render(weights: PromptWeights, embeddings: jax.Array, batch: Batch, keys: jax.Array) -> jax.Array:
         return generate_images(weights, embeddings, batch, keys)[1]
 
-    def loss(embeddings, weights, batch, keys, step):
+    def sample_of(embeddings, weights, batch, keys):
         context, images = generate_images(weights, embeddings, batch, keys)
         prediction = model.predict(weights.model, images)
-        sample = Sample(images, context, prediction, batch, fold_keys(keys, "terms"))
-        return evaluate_terms(weights.terms, sample, step)
+        return Sample(images, context, prediction, batch, fold_keys(keys, "terms"))
+
+    population = Population(axis_name, population_axes)
+
+    def constant_features(weights, state, stacked):
+        """Return the features of all images of the population by term, or None if one pass has them all."""
+        if accumulation == 1 or not has_sets:
+            return None
+        by_micro_batch = jax.lax.map(
+            lambda micro_batch: features_of(
+                weights.terms, sample_of(state.embeddings, weights, *micro_batch), state.step
+            ),
+            stacked,
+        )
+        return {name: population.gather(jnp.concatenate(rows)) for name, rows in by_micro_batch.items()}
 
     def step(weights: PromptWeights, state: PromptState, batch: Batch) -> tuple[PromptState, Metrics]:
         stacked = _split_micro_batches((batch, _image_keys(state, batch, axis_name)), accumulation)
+        constant = constant_features(weights, state, stacked)
 
-        def differentiate(_, micro_batch):
-            value_and_gradient = jax.value_and_grad(loss, has_aux=True)
-            return None, value_and_gradient(state.embeddings, weights, *micro_batch, state.step)
+        def loss(embeddings, number, micro_batch):
+            def together(name, own):
+                of_all = population.gather(jax.lax.stop_gradient(own)) if constant is None else constant[name]
+                return population.replace(of_all, own, number)
 
-        _, outputs = jax.lax.scan(differentiate, None, stacked)
+            sample = sample_of(embeddings, weights, *micro_batch)
+            return evaluate_terms(weights.terms, sample, state.step, together)
+
+        def differentiate(_, numbered):
+            return None, jax.value_and_grad(loss, has_aux=True)(state.embeddings, *numbered)
+
+        _, outputs = jax.lax.scan(differentiate, None, (jnp.arange(accumulation), stacked))
         (total, values), gradient = jax.tree.map(lambda x: x.mean(0), outputs)
         if axis_name is not None:
             total, values, gradient = jax.lax.pmean((total, values, gradient), axis_name)
@@ -277,7 +309,7 @@ def adamw(
 
 
 def _check_settings(
-    terms: Sequence[Term], placeholders: int, accumulation: int, early_stop: EarlyStop | None
+    terms: Sequence[Term | SetTerm], placeholders: int, accumulation: int, early_stop: EarlyStop | None
 ) -> None:
     if placeholders < 1:
         raise ValueError(f"placeholders must be at least 1, found {placeholders}")
