@@ -40,6 +40,7 @@ _HOMES = {
     "text_guidance": "gap_jax.stages.guidance",
     "textual_inversion": "gap_jax.stages.guidance",
     "cosine": "gap_jax.stages.guidance",
+    "cosine_over_positions": "gap_jax.stages.guidance",
     "l2": "gap_jax.stages.guidance",
     "standardised_l2": "gap_jax.stages.guidance",
     # stages

@@ -44,7 +44,12 @@ class Optimizing:
     backprop_steps: int | None = None
     guidance_weight: float = 1.0  # weight λ of CLIP's distance to the target images
     text_guidance_weight: float = 1.0  # weight λ of the distance to the target text
-    text_distance: Literal["l2", "cosine"] = "cosine"  # distance between text states
+    # distance between the text states of a prompt and of the target: the paper's cosine over the positions of
+    # the text, the cosine over the features of each position, the mean squared difference (l2), or l2 with
+    # each difference divided by the standard deviation of several target texts
+    text_distance: Literal["cosine-over-positions", "cosine-over-features", "l2", "standardised-l2"] = (
+        "cosine-over-positions"
+    )
     inversion_weight: float = 0.0  # weight of textual inversion on the target images, for guided arms; 0: off
     adversarial_start: int = 0  # first update in which the adversarial loss counts
     window: int = 3  # number of last updates whose mean adversarial loss early stopping looks at

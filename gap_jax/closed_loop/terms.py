@@ -5,10 +5,24 @@ from functools import lru_cache
 from gap_jax.closed_loop.arms import Arm
 from gap_jax.closed_loop.settings import Optimizing
 from gap_jax.closed_loop.world import World
-from gap_jax.stages.guidance import Guidance, cosine, image_guidance, l2, text_guidance, textual_inversion
+from gap_jax.stages.guidance import (
+    Guidance,
+    cosine,
+    cosine_over_positions,
+    image_guidance,
+    l2,
+    standardised_l2,
+    text_guidance,
+    textual_inversion,
+)
 from gap_jax.stages.objective import Term, adversarial
 
-_TEXT_DISTANCES = {"l2": l2, "cosine": cosine}
+_TEXT_DISTANCES = {
+    "cosine-over-positions": cosine_over_positions,
+    "cosine-over-features": cosine,
+    "l2": l2,
+    "standardised-l2": standardised_l2,
+}
 
 
 def has_texts(world: World) -> bool:
