@@ -43,6 +43,7 @@ _HOMES = {
     "load_target_features": "gap_jax.stages.target_features",
     "textual_inversion": "gap_jax.stages.guidance",
     "cosine": "gap_jax.stages.guidance",
+    "cosine_over_positions": "gap_jax.stages.guidance",
     "l2": "gap_jax.stages.guidance",
     "standardised_l2": "gap_jax.stages.guidance",
     "set_guidance": "gap_jax.stages.set_terms",

@@ -22,6 +22,7 @@ from gap_jax.data.batch import Batch
 from gap_jax.diffusion.align import Sampling
 from gap_jax.diffusion.align import generate as sample
 from gap_jax.diffusion.pipeline import Params
+from gap_jax.stages.amsgrad import amsgrad
 from gap_jax.stages.band import Band
 from gap_jax.stages.classifier_tuning import freeze, masked_optimizer
 from gap_jax.stages.generate import Filter
@@ -219,7 +220,7 @@ class Programs:
         rate: optax.ScalarOrSchedule = config.learning_rate
         if config.schedule == "cosine":
             rate = optax.cosine_decay_schedule(config.learning_rate, config.steps)
-        rule = optax.amsgrad(rate) if config.optimizer == "amsgrad" else optax.sgd(rate, momentum=0.9)
+        rule = amsgrad(rate) if config.optimizer == "amsgrad" else optax.sgd(rate, momentum=0.9)
         rule = optax.chain(optax.add_decayed_weights(config.weight_decay), rule)
         trainable = self.world.models.learner.trainable
         return rule if trainable is None else masked_optimizer(rule, trainable)

@@ -63,7 +63,12 @@ class Optimizing:
     # counts its near neighbours in the other set, and fewer of them at a lower temperature
     set_temperature: float = 0.02
     text_guidance_weight: float = 1.0  # weight λ of the distance to the target text
-    text_distance: Literal["l2", "cosine"] = "cosine"  # distance between text states
+    # distance between the text states of a prompt and of the target: the paper's cosine over the positions of
+    # the text, the cosine over the features of each position, the mean squared difference (l2), or l2 with
+    # each difference divided by the standard deviation of several target texts
+    text_distance: Literal["cosine-over-positions", "cosine-over-features", "l2", "standardised-l2"] = (
+        "cosine-over-positions"
+    )
     inversion_weight: float = 1.0  # weight of textual inversion on the target images
     # weight of the similarity, in CLIP, of images that different prompts of a population generate, for all
     # optimised arms; 0: off

@@ -10,6 +10,7 @@ from gap_jax.closed_loop.world import TargetDomain, World
 from gap_jax.stages.guidance import (
     Guidance,
     cosine,
+    cosine_over_positions,
     image_guidance,
     l2,
     standardised_l2,
@@ -20,7 +21,12 @@ from gap_jax.stages.objective import SetTerm, Term, adversarial
 from gap_jax.stages.set_terms import SetLoss, diversity, set_guidance
 
 IMAGE_DISTANCES = {"cosine": cosine, "l2": l2, "standardised-l2": standardised_l2}
-_TEXT_DISTANCES = {"l2": l2, "cosine": cosine}
+_TEXT_DISTANCES = {
+    "cosine-over-positions": cosine_over_positions,
+    "cosine-over-features": cosine,
+    "l2": l2,
+    "standardised-l2": standardised_l2,
+}
 
 
 def weights_of(arm: Arm, config: Optimizing) -> dict[str, float]:

@@ -46,6 +46,16 @@ def cosine(features: jax.Array, target: FeatureStatistics) -> jax.Array:
     return _mean_per_row(1 - (normalised(features) * normalised(target.mean)).sum(-1))
 
 
+def cosine_over_positions(states: jax.Array, target: FeatureStatistics) -> jax.Array:
+    """Return 1 - cosine similarity of text states `[B,L,D]` and the target mean `[L,D]`, float32 `[B]`.
+
+    The similarity is taken along the L positions and averaged over the D features. This is the form of the
+    paper's authors, whose weights belong to it; `cosine` compares the D features at each position.
+    """
+    by_feature = target._replace(mean=target.mean.swapaxes(-1, -2))
+    return cosine(states.swapaxes(-1, -2), by_feature)
+
+
 def l2(features: jax.Array, target: FeatureStatistics) -> jax.Array:
     """Return the mean squared difference of `features` `[B,…,D]` and the target mean, float32 `[B]`."""
     return _mean_per_row(jnp.square(features - target.mean))
@@ -122,7 +132,8 @@ def text_guidance(
     padding included.
 
     - `texts`: texts, or the statistics `[L,D]` of their text states, as `load_target_features` reads them.
-    - `distance`: `l2`, `cosine` or, for several texts, `standardised_l2`.
+    - `distance`: the paper uses `l2`, `cosine_over_positions` and, for several texts, `standardised_l2`;
+      `cosine` is another possibility.
 
     Raises ValueError for no texts and for statistics of another shape. The loss raises ValueError for a
     context of another length or width than the text states.

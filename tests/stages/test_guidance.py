@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from gap_jax.stages.guidance import (
     FeatureStatistics,
     cosine,
+    cosine_over_positions,
     image_guidance,
     l2,
     standardised_l2,
@@ -45,11 +46,12 @@ def pictures(count, height, width, seed=0):
 
 
 def torch_distances(features, targets):
-    """Return the distances of each row of features to the targets."""
+    """Return the distances of each row of features to the targets; torch's default axis is 1."""
     mean, std = targets.mean(0, keepdim=True), targets.std(0, keepdim=True)
     squares = (features - mean).pow(2)
     return {
         cosine: 1 - F.cosine_similarity(features, mean, dim=-1).reshape(len(features), -1).mean(1),
+        cosine_over_positions: 1 - F.cosine_similarity(features, mean).reshape(len(features), -1).mean(1),
         l2: squares.flatten(1).mean(1),
         standardised_l2: (squares / std.clamp_min(1e-3)).flatten(1).mean(1),
     }
@@ -126,7 +128,7 @@ def test_image_guidance_does_not_keep_the_text_encoder(clip):
     assert "vision_model" in params["clip"] and "text_model" not in params["clip"]
 
 
-@pytest.mark.parametrize("distance", [cosine, l2, standardised_l2])
+@pytest.mark.parametrize("distance", [cosine, cosine_over_positions, l2, standardised_l2])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_text_guidance_and_its_gradient_equal_torchs(sd15, distance, batch):
     texts = ["a room", "fog", "a blurred room"]
@@ -144,10 +146,10 @@ def test_text_guidance_and_its_gradient_equal_torchs(sd15, distance, batch):
     assert relative_error(gradient, variable.grad) < 1e-3
 
 
-@pytest.mark.parametrize("distance", [cosine, l2, standardised_l2])
+@pytest.mark.parametrize("distance", [cosine, cosine_over_positions, l2, standardised_l2])
 def test_distances_have_finite_gradients_at_zero(distance):
-    target = FeatureStatistics(jnp.zeros(4), jnp.zeros(4))
-    gradient = jax.grad(lambda x: distance(x, target).sum())(jnp.zeros((2, 4)))
+    target = FeatureStatistics(jnp.zeros((3, 4)), jnp.zeros((3, 4)))
+    gradient = jax.grad(lambda x: distance(x, target).sum())(jnp.zeros((2, 3, 4)))
     assert np.isfinite(gradient).all()
 
 
