@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.training.dynamic_scale import DynamicScale
 
 from gap_jax.checks import expect_shape
 from gap_jax.data.batch import Batch
@@ -49,8 +50,10 @@ class PromptState(NamedTuple):
     - `step` int32: the number of steps so far, including skipped ones.
     - `losses` float32 `[window]`: the latest adversarial losses, oldest first; NaN before the first ones.
     - `past` float32 `[window,n,D]`: the embeddings after the updates that began with these losses.
-    - `stopped` bool: True after early stopping; further steps change only `step`.
+    - `stopped` bool: True after early stopping; further steps change only `step` and `loss_scale`.
     - `skipped` int32: the number of consecutive updates skipped because a value was not finite.
+    - `loss_scale`: the factor by which the loss is multiplied before it is differentiated in float16; None in
+      other precisions.
     """
 
     embeddings: jax.Array
@@ -61,6 +64,7 @@ class PromptState(NamedTuple):
     past: jax.Array
     stopped: jax.Array
     skipped: jax.Array
+    loss_scale: DynamicScale | None = None
 
 
 class PromptWeights(NamedTuple):
@@ -126,11 +130,16 @@ def prompt_optimizer(
       `parallel.POPULATION_AXES` in a `parallel.population_step`. Set terms then see the images of all
       prompts; without these axes, the images of each prompt are a set of their own.
 
+    A pipeline in float16 gets dynamic loss scaling (Micikevicius et al., arXiv 1710.03740), because gradients
+    with respect to pixels and activations are often too small for float16. The scale starts at 2^16, is
+    halved after a micro-batch whose gradient overflows, and doubled after 2,000 without overflow.
+
     A step's metrics are float32 scalars: `loss`, the value of each term by its name, `gradient_norm`,
-    `skipped` (consecutive updates skipped) and `stopped` (0 or 1). An image's noise is drawn from the state's
-    key, the step and the image's position in the global batch, so the numbers of devices and micro-batches do
-    not matter. An update is skipped if its loss or gradient is not finite. Early stopping sets the embeddings
-    back to those after the oldest update of the window, from before the images lost their labels.
+    `skipped` (consecutive updates skipped), `stopped` (0 or 1) and, in float16, `loss_scale`. An image's
+    noise is drawn from the state's key, the step and the image's position in the global batch, so the numbers
+    of devices and micro-batches do not matter. An update is skipped if its loss or gradient is not finite.
+    Early stopping sets the embeddings back to those after the oldest update of the window, from before the
+    images lost their labels.
 
     A set term needs the images of all micro-batches, devices and prompts. If there is one and A is more than
     1, each step first generates all images once without a gradient and keeps only their features. Each
@@ -151,7 +160,8 @@ def prompt_optimizer(
 
     def init(key: jax.Array, embeddings: jax.Array) -> PromptState:
         expect_shape("embeddings", embeddings, (placeholders, pipe.text_encoder.hidden_size))
-        return initial_state(key, embeddings, optimizer=optimizer, early_stop=early_stop)
+        state = initial_state(key, embeddings, optimizer=optimizer, early_stop=early_stop)
+        return state._replace(loss_scale=_first_loss_scale(pipe))
 
     def generate_images(weights, embeddings, batch, keys):
         context = pipe.encode_text(weights.pipeline, token_ids, embeddings)
@@ -192,10 +202,16 @@ def prompt_optimizer(
             sample = sample_of(embeddings, weights, *micro_batch)
             return evaluate_terms(weights.terms, sample, state.step, together)
 
-        def differentiate(_, numbered):
-            return None, jax.value_and_grad(loss, has_aux=True)(state.embeddings, *numbered)
+        def differentiate(loss_scale, numbered):
+            if loss_scale is None:
+                return None, jax.value_and_grad(loss, has_aux=True)(state.embeddings, *numbered)
+            loss_scale, _, value, gradient = loss_scale.value_and_grad(
+                loss, has_aux=True, axis_name=axis_name
+            )(state.embeddings, *numbered)
+            return loss_scale, (value, gradient)
 
-        _, outputs = jax.lax.scan(differentiate, None, (jnp.arange(accumulation), stacked))
+        numbered = jnp.arange(accumulation), stacked
+        loss_scale, outputs = jax.lax.scan(differentiate, state.loss_scale, numbered)
         (total, values), gradient = jax.tree.map(lambda x: x.mean(0), outputs)
         if axis_name is not None:
             total, values, gradient = jax.lax.pmean((total, values, gradient), axis_name)
@@ -204,6 +220,9 @@ def prompt_optimizer(
         adversarial = values.get("adversarial", total)
         rule = None if early_stop is None else early_stop._replace(threshold=weights.threshold)
         state = next_state(state, gradient, finite, adversarial, optimizer=optimizer, early_stop=rule)
+        if loss_scale is not None:
+            state = state._replace(loss_scale=loss_scale)
+            metrics["loss_scale"] = loss_scale.scale
         return state, metrics | {"skipped": state.skipped.astype(jnp.float32), "stopped": state.stopped * 1.0}
 
     weights = PromptWeights(params, model.params, term_params, uncond)
@@ -324,6 +343,13 @@ def _check_settings(
                 f"early_stop watches the term named 'adversarial', which is missing; found {', '.join(names)}"
                 ": add gap_jax.adversarial(…) to the terms, or leave early_stop out"
             )
+
+
+def _first_loss_scale(pipe: Pipeline) -> DynamicScale | None:
+    networks = (pipe.text_encoder, pipe.vae, pipe.unet, pipe.controlnet)
+    if not any(network is not None and network.dtype == jnp.float16 for network in networks):
+        return None
+    return DynamicScale(fin_steps=jnp.int32(0), scale=jnp.float32(2**16))
 
 
 def _image_keys(state: PromptState, batch: Batch, axis_name: str | None) -> jax.Array:
