@@ -65,6 +65,11 @@ def test_a_plan_repeats_no_source_before_all_were_used_and_has_prompts_in_even_s
     assert not np.array_equal(planned.source, plan(20, [np.arange(SOURCES)] * 2, seed=1).source)
 
 
+def test_prompts_may_outnumber_the_images():
+    planned = plan(2, [np.array([i]) for i in range(5)], seed=0)
+    assert len(set(planned.prompt)) == 2 and planned.source.tolist() == planned.prompt.tolist()
+
+
 def test_a_prompt_has_sources_of_its_own_pool_only():
     pools = [np.array([0, 2, 4]), np.array([5]), np.array([0, 2, 4])]
     planned = plan(18, pools, seed=0)
