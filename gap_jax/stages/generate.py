@@ -68,7 +68,7 @@ def plan(count: int, pools: Sequence[np.ndarray], seed: int, proportional: bool 
     pool_of_prompt = np.array(
         [next(i for i, other in enumerate(pools) if np.array_equal(other, pool)) for pool in pools]
     )
-    for number in np.unique(pool_of_prompt):
+    for number in np.unique(pool_of_prompt[prompt]):
         uses_pool = pool_of_prompt[prompt] == number
         source[uses_pool] = _repeated_shuffles(random, pools[number], uses_pool.sum())
     return Plan(source, prompt)

@@ -75,6 +75,11 @@ def test_a_plan_has_prompts_in_proportion_to_their_pools_if_asked_to():
     np.testing.assert_array_equal(half.prompt, planned.prompt[:20])
 
 
+def test_prompts_may_outnumber_the_images():
+    planned = plan(2, [np.array([i]) for i in range(5)], seed=0)
+    assert len(set(planned.prompt)) == 2 and planned.source.tolist() == planned.prompt.tolist()
+
+
 def test_a_prompt_has_sources_of_its_own_pool_only():
     pools = [np.array([0, 2, 4]), np.array([5]), np.array([0, 2, 4])]
     planned = plan(18, pools, seed=0)
