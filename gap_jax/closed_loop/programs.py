@@ -12,10 +12,9 @@ import numpy as np
 import optax
 
 from gap_jax import parallel
-from gap_jax.closed_loop.arm_prompts import PromptSet, contexts, populations, text_prompts
+from gap_jax.closed_loop.arm_prompts import PromptSet, contexts, population_size, populations, text_prompts
 from gap_jax.closed_loop.arms import ARMS, Arm
 from gap_jax.closed_loop.settings import Settings
-from gap_jax.closed_loop.starts import population_size
 from gap_jax.closed_loop.terms import ArmTerms, adversarial_start
 from gap_jax.closed_loop.world import World
 from gap_jax.data.batch import Batch

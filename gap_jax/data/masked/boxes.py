@@ -71,7 +71,7 @@ def _read_json(path: Path) -> Iterator[Box]:
             return
         names = {image["id"]: image["file_name"] for image in document["images"]}
         boxes = [(annotation["image_id"], annotation["bbox"]) for annotation in document["annotations"]]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} must be JSON with images (id, file_name) and annotations (image_id, bbox), or with "
             f"images (file or id, detections with bbox): {error!r}"
