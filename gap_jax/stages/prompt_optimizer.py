@@ -305,7 +305,7 @@ def adamw(
 
 
 def _check_settings(
-    terms: Sequence[Term], placeholders: int, accumulation: int, early_stop: EarlyStop | None
+    terms: Sequence[Term | SetTerm], placeholders: int, accumulation: int, early_stop: EarlyStop | None
 ) -> None:
     if placeholders < 1:
         raise ValueError(f"placeholders must be at least 1, found {placeholders}")
