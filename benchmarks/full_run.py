@@ -1,14 +1,15 @@
 """A whole depth experiment at full size, as short as possible: the time and the memory of each stage.
 
     python -m benchmarks.full_run --folder DIR
-    python -m benchmarks.full_run --folder DIR --tiny      # with small networks, to try the script
+    python -m benchmarks.full_run --folder DIR --side 64   # with smaller images
+    python -m benchmarks.full_run --folder DIR --tiny      # with small networks, too, to try the script
 
 torch writes Stable Diffusion 1.5, ControlNet, CLIP ViT-L/14 and XTC's U-Net in their published shapes, with
 random weights, and `gap_jax.data prepare` reads a few rooms in Taskonomy's layout. The command line then runs
 the preset `taskonomy-unet`, each stage in a process of its own: one prompt, one image, one update; two
 generated images; one fine-tuning step; two test images, clean and under one corruption. Prints seconds and
 peak memory of each stage. Linux; at full size, the files take 8 GB, and a stage up to 20 GB of memory. The
-report stays in `DIR/work/report`.
+report stays in `DIR/side-384/work/report`.
 """
 
 import argparse
@@ -26,7 +27,6 @@ from gap_jax.data.corruptions.common import corrupt
 from gap_jax.small_worlds import rooms
 from tests.data import depth_files
 
-SIDE = 384  # of the images in the files, and of generated images
 BUILDINGS = {"oak": "train", "elm": "val", "ash": "test"}
 POINTS = 4  # images of each building
 TARGETS = 2
@@ -62,10 +62,14 @@ def write_networks(folder: Path, tiny: bool) -> None:
     torch.save(TorchUNet(*((2, 8) if tiny else (6, 16))).state_dict(), folder / "rgb2depth_consistency.pth")
 
 
-def write_data(folder: Path, sizes: tuple[int, ...]) -> None:
-    """Write rooms in Taskonomy's layout, prepare them at these sizes, and write a target and a corruption."""
+def write_data(folder: Path, side: int, size: int) -> None:
+    """Write rooms of `side` pixels in Taskonomy's layout, a target domain and a corruption.
+
+    The rooms are prepared at `side` and at `size`, that of the depth model.
+    """
     raw, count = folder / "taskonomy", POINTS * len(BUILDINGS)
-    rendered = rooms.render(0, range(count), [rooms.Style()] * count, SIDE)
+    rendered = rooms.render(0, range(count), [rooms.Style()] * count, side)
+    folder.mkdir(parents=True, exist_ok=True)
     depth_files.write_taskonomy(raw, BUILDINGS, points=0)  # the table of splits alone
     foggy = corrupt(rendered.image / np.float32(255), "fog", 3, ids=np.arange(count))
     for i in range(count):
@@ -77,26 +81,25 @@ def write_data(folder: Path, sizes: tuple[int, ...]) -> None:
         depth_files.save(folder / "corrupted" / "fog" / "3" / paths[0].relative_to(raw), fog)
         if i < TARGETS:
             depth_files.save(folder / "target" / f"{i}.png", fog)
-    for size in sizes:
-        prepare = f"prepare taskonomy --root {raw} --data-dir {folder / str(size)} --size {size}"
+    for pixels in {side, size}:
+        prepare = f"prepare taskonomy --root {raw} --data-dir {folder / str(pixels)} --size {pixels}"
         subprocess.run([sys.executable, "-m", "gap_jax.data", *prepare.split()], check=True)
 
 
-def command(folder: Path, tiny: bool) -> list[str]:
+def command(networks: Path, data: Path, side: int, size: int) -> list[str]:
     """Return the command line of the experiment, without the stage."""
-    size = 64 if tiny else 256
     world = {
-        "data": folder / str(64 if tiny else SIDE),
-        "held-out": folder / str(size),
+        "data": data / str(side),
+        "held-out": data / str(size),
         "size": size,
-        "corrupted": folder / "corrupted",
-        "pipeline": folder / "pipeline",
-        "controlnet": folder / "pipeline" / "controlnet",
-        "clip": folder / "clip",
-        "model": folder / "rgb2depth_consistency.pth",
+        "corrupted": data / "corrupted",
+        "pipeline": networks / "pipeline",
+        "controlnet": networks / "pipeline" / "controlnet",
+        "clip": networks / "clip",
+        "model": networks / "rgb2depth_consistency.pth",
     }
-    given = ["--preset", "taskonomy-unet", "--work", folder / "work"]
-    given += ["--world.targets", "fog", folder / "target"]
+    given = ["--preset", "taskonomy-unet", "--work", data / "work"]
+    given += ["--world.targets", "fog", data / "target"]
     for name, value in world.items():
         given += [f"--world.{name}", value]
     for name, values in SETTINGS.items():
@@ -120,17 +123,17 @@ def run_stage(arguments: list[str]) -> tuple[float, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True, help="folder for networks, data and results")
+    parser.add_argument("--side", type=int, default=384, help="side of images, in pixels")
     parser.add_argument("--tiny", action="store_true", help="use small networks and images of 64 pixels")
-    parser.add_argument("--only-write", action="store_true", help="write networks and data, and run nothing")
     args = parser.parse_args()
-    folder = args.folder.absolute()
-    if not (folder / "rgb2depth_consistency.pth").exists():
-        in_new_process(write_networks, folder, args.tiny)
-    if not (folder / "target").exists():
-        write_data(folder, (64,) if args.tiny else (256, SIDE))
-    if args.only_write:
-        return
-    given = command(folder, args.tiny)
+    side, size = (64, 64) if args.tiny else (args.side, 256)
+    networks = args.folder.absolute()
+    data = networks / f"side-{side}"
+    if not (networks / "rgb2depth_consistency.pth").exists():
+        in_new_process(write_networks, networks, args.tiny)
+    if not (data / "target").exists():
+        write_data(data, side, size)
+    given = command(networks, data, side, size)
     print("python -m gap_jax.experiments.depth STAGE", *given, flush=True)
     measured = {stage: run_stage([stage, *given]) for stage in STAGES}
     for stage, (seconds, memory) in measured.items():

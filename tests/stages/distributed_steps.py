@@ -22,7 +22,7 @@ from gap_jax.stages.generate import generate, plan
 from gap_jax.stages.objective import adversarial
 from gap_jax.stages.prompt_optimizer import adamw, prompt_optimizer
 from gap_jax.tasks import depth
-from tests.stages import toy_prompts
+from tests import toy_prompts
 
 PLACEHOLDERS, ROWS, STEPS, SIDE = 2, 16, 3, 16
 KERNEL = np.random.default_rng(9).standard_normal((3, 1)).astype(np.float32)

@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from tests.stages.toy_prompts import whole_gradient
 from tests.torch_references.folders import relative_error
+from tests.toy_prompts import whole_gradient
 
 
 def start(devices, *arguments):

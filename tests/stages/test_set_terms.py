@@ -12,7 +12,8 @@ from scipy.special import logsumexp
 from gap_jax.stages.objective import Sample, SetTerm, Term, objective
 from gap_jax.stages.set_terms import diversity, mean_similarity, set_guidance, soft_chamfer
 from tests.stages.test_guidance import pictures, torch_features
-from tests.stages.toy_prompts import (
+from tests.torch_references.folders import nchw, nhwc, relative_error
+from tests.toy_prompts import (
     DEPTH,
     PLACEHOLDERS,
     PROMPTS,
@@ -23,7 +24,6 @@ from tests.stages.toy_prompts import (
     vectors,
     whole_gradient,
 )
-from tests.torch_references.folders import nchw, nhwc, relative_error
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 0.02, 1.0])
