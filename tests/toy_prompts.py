@@ -29,7 +29,9 @@ DEPTH = np.random.default_rng(5).random((ROWS, 4, 4, 1), dtype=np.float32)
 class ToyEncoder:
     """A text encoder that compiles fast: the states of a prompt are its embeddings' sum and product."""
 
-    text_encoder = SimpleNamespace(hidden_size=WIDTH)
+    text_encoder = SimpleNamespace(hidden_size=WIDTH, dtype=np.float32)
+    vae = unet = SimpleNamespace(dtype=np.float32)
+    controlnet = None
 
     def tokenize(self, texts, placeholders=0):
         return np.zeros((len(texts), 77), int)

@@ -12,7 +12,7 @@ from gap_jax.diffusion.align import Alignment, Sampling
 from gap_jax.models.network import Network
 from gap_jax.stages.objective import adversarial
 from gap_jax.stages.prompt_optimizer import adamw, prompt_optimizer
-from tests.stages.distributed_steps import start_from_noise
+from tests.stages.processes.distributed_steps import start_from_noise
 from tests.stages.test_prompt_optimizer import KERNEL, PLACEHOLDERS, batch_of, predict_depth, start
 from tests.torch_references.folders import relative_error
 
@@ -52,7 +52,8 @@ def half(models):
         split = {name: array.reshape(2, -1, *array.shape[1:]) for name, array in batch.items()}
         states, metrics = on_devices(ours.weights, before._replace(key=state.key), split)
         results = states._replace(key=()), metrics
-        first, second = (jax.tree.map(lambda leaf: leaf[device], results) for device in (0, 1))
+        first = jax.tree.map(lambda leaf: leaf[0], results)
+        second = jax.tree.map(lambda leaf: leaf[1], results)
         jax.tree.map(np.testing.assert_array_equal, first, second)
         return first
 

@@ -14,7 +14,8 @@ from tests.toy_prompts import whole_gradient
 
 def start(devices, *arguments):
     flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
-    command = [sys.executable, "-W", "ignore", "-m", "tests.stages.distributed_steps", *map(str, arguments)]
+    module = "tests.stages.processes.distributed_steps"
+    command = [sys.executable, "-W", "ignore", "-m", module, *map(str, arguments)]
     return subprocess.Popen(
         command,
         env=os.environ | {"XLA_FLAGS": flags},

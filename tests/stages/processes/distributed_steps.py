@@ -1,6 +1,6 @@
 """The program of `test_distributed.py`: run a few optimisation steps on a mesh and save the embeddings.
 
-python -m tests.stages.distributed_steps MODEL_FOLDER OUTPUT.npz [PROCESSES PROCESS PORT]
+python -m tests.stages.processes.distributed_steps MODEL_FOLDER OUTPUT.npz [PROCESSES PROCESS PORT]
 """
 
 import dataclasses
