@@ -54,12 +54,16 @@ def _check_targets(name: str, arm: Arm, config: Optimizing, world: World) -> Non
                     guidance(term, world, target, config)  # raises for features of another network
             except ValueError as error:
                 raise ValueError(f"target domain {target_name}: {error}") from error
-            one_image = target.pictures is not None and len(target.pictures) == 1
-            if term == "guidance" and one_image and config.image_distance == "standardised-l2":
+            if term == "guidance":
+                kind, single = "image", target.pictures is not None and len(target.pictures) == 1
+            else:
+                kind, single = "text", isinstance(target.text, str) or len(target.text or ()) == 1
+            if single and getattr(config, f"{kind}_distance") == "standardised-l2":
                 raise ValueError(
-                    f"target domain {target_name} has one image, and standardised-l2 needs a deviation: give "
-                    "two or more, or choose another image-distance"
+                    f"target domain {target_name} has one {kind}, and standardised-l2 needs a deviation: give "
+                    f"two or more, or choose another {kind}-distance"
                 )
+
 
 
 def _check_size(size: int | None, world: World) -> None:

@@ -159,6 +159,11 @@ def test_features_that_do_not_fit_are_refused_before_anything_runs(world):
         check_requirements(
             settings("guided", image_distance="standardised-l2"), dataclasses.replace(world, targets=single)
         )
+    text = {"night": TargetDomain(text="a dark room")}
+    with pytest.raises(ValueError, match="target domain night has one text, and standardised-l2 needs"):
+        check_requirements(
+            settings("guided-text", text_distance="standardised-l2"), dataclasses.replace(world, targets=text)
+        )
 
 
 def test_the_report_says_what_guided_a_prompt_if_it_was_no_picture(given):
