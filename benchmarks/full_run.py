@@ -39,7 +39,7 @@ SETTINGS = {
     "generating.batch": (1,),
     "generating.denoising-steps": (3,),  # of the preset's 15: the report draws six images more
     "finetuning.steps": (1,),
-    "finetuning.batch": (2,),
+    "finetuning.batch": (4,),
     "evaluating.images": (2,),
     "evaluating.severities": (),
     "evaluating.efficiency": (),
@@ -99,7 +99,7 @@ def command(networks: Path, data: Path, side: int, size: int) -> list[str]:
         "model": networks / "rgb2depth_consistency.pth",
     }
     given = ["--preset", "taskonomy-unet", "--work", data / "work"]
-    given += ["--world.targets", "fog", data / "target"]
+    given += ["--sampling.size", side, "--world.targets", "fog", data / "target"]
     for name, value in world.items():
         given += [f"--world.{name}", value]
     for name, values in SETTINGS.items():
@@ -135,9 +135,9 @@ def main() -> None:
         write_data(data, side, size)
     given = command(networks, data, side, size)
     print("python -m gap_jax.experiments.depth STAGE", *given, flush=True)
-    measured = {stage: run_stage([stage, *given]) for stage in STAGES}
-    for stage, (seconds, memory) in measured.items():
-        print(f"{stage:10}{seconds:8.0f} s   peak memory {memory / 1e9:5.1f} GB")
+    for stage in STAGES:
+        seconds, memory = run_stage([stage, *given])
+        print(f"{stage:10}{seconds:8.0f} s   peak memory {memory / 1e9:5.1f} GB", flush=True)
 
 
 if __name__ == "__main__":
