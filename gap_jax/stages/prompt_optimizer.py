@@ -122,14 +122,15 @@ def prompt_optimizer(
       images.
 
     A pipeline in float16 gets dynamic loss scaling (Micikevicius et al., arXiv 1710.03740), because gradients
-    with respect to pixels and activations are often too small for float16. The scale starts at 2^16, is halved
-    after a micro-batch whose gradient overflows, and doubled after 2,000 without overflow.
+    with respect to pixels and activations are often too small for float16. The scale starts at 2^16. It is
+    halved after each micro-batch whose gradient overflows, and doubled after 2,000 without an overflow.
 
     A step's metrics are float32 scalars: `loss`, the value of each term by its name, `gradient_norm`,
-    `skipped` (consecutive updates skipped), `stopped` (0 or 1) and, in float16, `loss_scale`. An image's noise is drawn from the state's
-    key, the step and the image's position in the global batch, so the numbers of devices and micro-batches do
-    not matter. An update is skipped if its loss or gradient is not finite. Early stopping sets the embeddings
-    back to the oldest ones of the window, from before the images lost their labels.
+    `skipped` (consecutive updates skipped), `stopped` (0 or 1) and, in float16, `loss_scale`. An image's
+    noise is drawn from the state's key, the step and the image's position in the global batch, so the numbers
+    of devices and micro-batches do not matter. An update is skipped if its loss or gradient is not finite.
+    Early stopping sets the embeddings back to the oldest ones of the window, from before the images lost
+    their labels.
 
     Raises ValueError for settings that do not fit together, before anything is compiled. `step` raises
     ValueError for a batch that does not divide into micro-batches.

@@ -1,4 +1,4 @@
-"""Tests the depth U-Net against a torch module with the published names, which ends with a 1x1 convolution."""
+"""Tests the depth U-Net against a torch module with the published names and the published last layer."""
 
 import itertools
 

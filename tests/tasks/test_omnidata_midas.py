@@ -1,4 +1,4 @@
-"""The MiDaS loss of the paper's authors against its formula in torch, with the whole test set as one batch."""
+"""The authors' and Omnidata's MiDaS loss against the formula in torch, with a whole test set as one batch."""
 
 import jax
 import numpy as np
@@ -68,7 +68,7 @@ def test_the_metric_is_the_formulas_over_the_whole_set(name, weight):
 
 
 def test_the_gradient_matching_term_ignores_the_scale_and_shift_of_inverse_depth():
-    prediction, label, mask = images()
+    _, label, mask = images()
     _, _, term = depth.omnidata_midas_parts(1 / (2 / label + 3), label, mask).T
     np.testing.assert_allclose(term, 0, atol=1e-3)
 
