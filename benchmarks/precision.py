@@ -2,13 +2,13 @@
 
     python -m benchmarks.precision [--side 256] [--steps 5]
 
-Stable Diffusion 1.5 with ControlNet generates one image, in float32, bfloat16 and float16. The gradient that
-the depth U-Net's negative L1 has with respect to float32's pixels is pulled back to the prompt in each of
-them. It is made as small as that of an image of 384², the presets' size. In float16, it is multiplied by
-several loss scales before, and the result is divided by them.
+Stable Diffusion 1.5 with ControlNet generates one image, in float32, bfloat16 and float16. The gradient of
+the depth U-Net's negative L1 with respect to float32's pixels is pulled back to the prompt in each of them.
+It is made as small as that of an image of 384², the presets' size. In float16, it is multiplied by several
+loss scales before, and the result is divided by them.
 
 Prints the part of float32's gradient that is left (1: all of it), the cosine with it, and the share of the
-pixels' gradient that becomes 0. Linux; one process for each precision, 13 GB of memory.
+pixels' gradient that becomes 0. Linux; one process for each precision, 16 GB of memory.
 """
 
 import argparse

@@ -65,7 +65,6 @@ def _check_targets(name: str, arm: Arm, config: Optimizing, world: World) -> Non
                 )
 
 
-
 def _check_size(size: int | None, world: World) -> None:
     """Raise ValueError if images cannot be generated at `size` pixels from the original ones."""
     if size is None:

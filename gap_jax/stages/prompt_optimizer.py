@@ -131,8 +131,8 @@ def prompt_optimizer(
       prompts; without these axes, the images of each prompt are a set of their own.
 
     A pipeline in float16 gets dynamic loss scaling (Micikevicius et al., arXiv 1710.03740), because gradients
-    with respect to pixels and activations are often too small for float16. The scale starts at 2^16, is
-    halved after a micro-batch whose gradient overflows, and doubled after 2,000 without overflow.
+    with respect to pixels and activations are often too small for float16. The scale starts at 2^16. It is
+    halved after each micro-batch whose gradient overflows, and doubled after 2,000 without an overflow.
 
     A step's metrics are float32 scalars: `loss`, the value of each term by its name, `gradient_norm`,
     `skipped` (consecutive updates skipped), `stopped` (0 or 1) and, in float16, `loss_scale`. An image's

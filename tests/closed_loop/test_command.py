@@ -41,12 +41,14 @@ def test_a_signal_stops_it_with_what_is_done(tmp_path, capsys, monkeypatch, numb
             raise
 
     monkeypatch.setattr(command, "_run", run)
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as stopped:
         execute(experiment(None), options(tmp_path))
     assert stopped.value.code == status and events == ["saved"]
     assert "run the same command again to continue" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before
+    signal.signal(signal.SIGINT, interrupt)
 
 
 OWNER = """

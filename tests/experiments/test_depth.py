@@ -205,7 +205,7 @@ def test_the_help_shows_the_first_preset_as_default_and_the_given_ones_settings(
         parse(EXPERIMENT, ["--preset", "taskonomy-dpt", "--help"])
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "sets the defaults of all other options (default: small)" in text
-    assert "(default: omnidata_dpt_depth_v2.ckpt)" in text
+    assert "(default: omnidata_dpt_depth_v1.ckpt)" in text
 
 
 @pytest.mark.parametrize("error", [ValueError, FileNotFoundError, ImportError, FloatingPointError])

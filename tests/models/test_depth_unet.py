@@ -1,4 +1,4 @@
-"""Tests the depth U-Net against a torch module with the published names, whose last layer has no ReLU."""
+"""Tests the depth U-Net against a torch module with the published names and the published last layer."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""The MiDaS loss of the authors against its formula in torch, with the whole test set as one batch."""
+"""The authors' and Omnidata's MiDaS loss against the formula in torch, with a whole test set as one batch."""
 
 import jax
 import numpy as np

@@ -64,17 +64,17 @@ def test_torch_transformers_sees_the_same_in_clip(truth):
 
 
 @pytest.mark.parametrize(("part", "width"), [("depth", 8), ("critic", 16)])
-def test_the_depth_models_end_with_the_relu_that_they_were_trained_with(part, width, truth):
+def test_the_depth_models_end_with_the_relu_that_they_were_trained_with(part, width):
     model, params = gap_jax.load_depth("small", part)
     theirs = TorchUNet(3, width)
     theirs.load_state_dict(load_file(shipped("small", part) / "model.safetensors"))
-    images = np.concatenate(
-        [truth.image / np.float32(255), -np.ones((1, *truth.image.shape[1:]), np.float32)]
-    )
+    patches = np.random.default_rng(0).normal(0, 10, (4, 4, 4, 3)).astype(np.float32)
+    images = patches.repeat(16, 1).repeat(16, 2)
     with torch.no_grad():
-        expected = torch.relu(theirs(nchw(images)))
+        before = theirs(nchw(images))
     depth = jax.jit(model.apply)({"params": params}, images)
-    np.testing.assert_allclose(depth, nhwc(expected), atol=1e-4)
+    assert before.min() < -0.01
+    np.testing.assert_allclose(depth, nhwc(torch.relu(before)), rtol=1e-3, atol=1e-3)
 
 
 def test_clip_tells_the_styles():
