@@ -60,8 +60,8 @@ def _check_targets(name: str, arm: Arm, config: Optimizing, world: World) -> Non
                 kind, single = "text", isinstance(target.text, str) or len(target.text or ()) == 1
             if single and getattr(config, f"{kind}_distance") == "standardised-l2":
                 raise ValueError(
-                    f"target domain {target_name} has one {kind}, and standardised-l2 needs a deviation: give "
-                    f"two or more, or choose another {kind}-distance"
+                    f"target domain {target_name} has one {kind}, and standardised-l2 needs a deviation: "
+                    f"give two or more, or choose another {kind}-distance"
                 )
 
 
