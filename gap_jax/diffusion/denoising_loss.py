@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gap_jax.diffusion.align import depth_condition
+from gap_jax.diffusion.conditions import depth_condition
 from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.diffusion.schedule import Schedule
 
