@@ -17,6 +17,8 @@ _HOMES = {
     "add_controlnet": "gap_jax.weights.pipeline",
     "ddim": "gap_jax.diffusion.schedule",
     "dpm_solver": "gap_jax.diffusion.schedule",
+    "euler": "gap_jax.diffusion.schedule",
+    "lcm": "gap_jax.diffusion.schedule",
     # CLIP
     "Clip": "gap_jax.models.clip",
     "load_clip": "gap_jax.weights.pipeline",
@@ -34,9 +36,18 @@ _HOMES = {
     # alignments: how images keep their labels
     "Alignment": "gap_jax.diffusion.align",
     "Sampling": "gap_jax.diffusion.align",
+    "Start": "gap_jax.diffusion.align",
+    "controlnet": "gap_jax.diffusion.align",
     "controlnet_depth": "gap_jax.diffusion.align",
     "inpaint": "gap_jax.diffusion.align",
     "latent_mask": "gap_jax.diffusion.align",
+    "first_noise": "gap_jax.diffusion.align",
+    "sdedit_start": "gap_jax.diffusion.align",
+    "fold_keys": "gap_jax.diffusion.align",
+    "depth_condition": "gap_jax.diffusion.conditions",
+    "class_condition": "gap_jax.diffusion.conditions",
+    "normal_condition": "gap_jax.diffusion.conditions",
+    "canny_condition": "gap_jax.diffusion.conditions",
     # objectives: what prompts are optimised for
     "Term": "gap_jax.stages.objective",
     "SetTerm": "gap_jax.stages.objective",

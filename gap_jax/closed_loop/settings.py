@@ -22,6 +22,8 @@ class SamplingSettings:
     # SDEdit's strength: 1 starts from pure noise, less from the original image with noise added
     strength: float = 1.0
     size: int | None = None  # side of generated images in pixels; None: that of the original images
+    # rule of the denoising steps; euler is for SD-Turbo and the like, lcm for latent consistency models
+    solver: Literal["ddim", "dpm-solver", "euler", "lcm"] = "ddim"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

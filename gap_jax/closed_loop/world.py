@@ -196,7 +196,8 @@ class Task:
     - `check(batch)`: raises ValueError for labels that make no sense.
     - `constant(source)`: the best prediction that ignores the image, the same for all images.
     - `pictures`: the way labels and predictions are drawn.
-    - `negative_prompt`: the negative prompt of classifier-free guidance.
+    - `negative_prompt`: the negative prompt of classifier-free guidance; None switches guidance off, which
+      halves the work of each denoising step.
     - `classes`: the class names; `batch["label"]` is an index into them. None if the task has no classes.
     """
 
@@ -207,7 +208,7 @@ class Task:
     check: Callable[[HostBatch], None]
     constant: Callable[[Source], np.ndarray]
     pictures: Pictures
-    negative_prompt: str = ""
+    negative_prompt: str | None = ""
     classes: tuple[str, ...] | None = None
     generation_align: Callable[[float], Alignment] | None = None
 

@@ -115,8 +115,10 @@ def generate(
     and where the TFDS data set is (`tfds`). If the process is killed and started again, only missing images
     are generated.
 
-    Raises OSError for a full disk, with all earlier chunks kept; ValueError for another config, and if the
-    plan ends before a band has enough images.
+    All fields of an example but `image` are kept as they are; docs/data.md lists the kinds.
+
+    Raises OSError for a full disk, with all earlier chunks kept; ValueError for another config, for a field
+    that cannot be kept, before the first image, and if the plan ends before a band has enough images.
     """
     folder = Path(folder)
     mesh = mesh or parallel.make_mesh()
@@ -149,8 +151,11 @@ def generate(
                 numbers = (first + np.arange(images_per_step) % num_new)[rows]
                 sources, prompts = planned.source[numbers], planned.prompt[numbers]
                 keys = image_keys(seed, sources, prompts, repeats[numbers])
-                batch = {**load(sources), "prompt": prompts}
-                fed = parallel.feed(mesh, images_per_step, {**batch, "key": keys})
+                loaded = load(sources)
+                generated.check_fields(loaded)
+                batch = {**loaded, "prompt": prompts}
+                seen = {name: array for name, array in batch.items() if array.dtype.kind != "U"}
+                fed = parallel.feed(mesh, images_per_step, {**seen, "key": keys})
                 fed_keys = jax.random.wrap_key_data(fed.pop("key"))
                 images, values = parallel.local_values(program(weights, fed, fed_keys))
                 records = {

@@ -34,7 +34,8 @@ class ClassificationFiles:
     data: Path  # prepared data set with the splits train, validation and test
     pipeline: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # folder or hub id of Stable Diffusion
     clip: str = "openai/clip-vit-large-patch14"  # folder or hub id of CLIP
-    # classifier to improve, against which prompts are optimised: a file, folder or hub id
+    # classifier to improve, against which prompts are optimised: a file, folder or hub id, or module:factory,
+    # a function that returns a torch module
     model: str = "classifier"
     student: str | None = None  # another classifier to fine-tune in its place; None: the model itself
     # stronger classifier that judges generated images; None: the model before fine-tuning

@@ -64,7 +64,7 @@ def classification_task(
     *,
     paste: bool,
     weights: np.ndarray | None = None,
-    negative_prompt: str = classification.NEGATIVE_PROMPT,
+    negative_prompt: str | None = classification.NEGATIVE_PROMPT,
 ) -> Task:
     """Return the task of classifying the foreground that masks keep, while everything else is inpainted.
 

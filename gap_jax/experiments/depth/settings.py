@@ -50,7 +50,9 @@ class DepthFiles:
     # folder or hub id of the ControlNet; None: the pipeline's
     controlnet: str | None = "lllyasviel/sd-controlnet-depth"
     clip: str = "openai/clip-vit-large-patch14"  # folder or hub id of CLIP
-    model: str = "rgb2depth_consistency.pth"  # depth model to improve: a file, a folder or a hub id
+    # depth model to improve: a file, folder or hub id, or module:factory, a function that returns a torch
+    # module
+    model: str = "rgb2depth_consistency.pth"
     # stronger depth model that judges generated images; None: the model before fine-tuning
     critic: str | None = None
     # further depth models: prompts are found against each, and all models are measured on all their images;
