@@ -140,11 +140,22 @@ def test_waterbirds_has_a_prompt_for_each_class_and_the_worst_group(run, tmp_pat
     assert set(results.efficiency) == {AVERAGE, WORST}
 
 
-def test_iwildcam_is_guided_by_camera_and_time_and_fine_tunes_the_last_layer_of_another(
-    run, tmp_path, capsys
+TORCH_STUDENT = """
+from torch import nn
+
+def classifier():
+    layers = nn.Conv2d(3, 4, 7, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(16, 7))
+"""
+
+
+def test_iwildcam_is_guided_by_camera_and_time_and_fine_tunes_the_last_layer_of_a_torch_module(
+    run, tmp_path, monkeypatch, capsys
 ):
+    (tmp_path / "torch_student.py").write_text(TORCH_STUDENT)
+    monkeypatch.syspath_prepend(tmp_path)
     arms = ("control", "agnostic", "guided-adversarial", "balanced", "randaugment", "augmix")
-    more = ("--world.student", str(tmp_path / "student"), "--optimizing.adversarial-start", "1")
+    more = ("--world.student", "torch_student:classifier", "--optimizing.adversarial-start", "1")
     results = run(IWILDCAM, "i_wild_cam", 7, arms, *more)
     found = domains(results)
     cameras = ("camera 287", "camera 288")

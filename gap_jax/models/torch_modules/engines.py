@@ -50,13 +50,13 @@ def torchax_engine(module: "torch.nn.Module", output: Output) -> Engine:
 
 
 def callback_engine(module: "torch.nn.Module", output: Output) -> Engine:
-    """Return the engine that calls torch on the host, with gradients to `images` and to all float tensors."""
+    """Return the engine that calls torch on the host, with gradients to images and parameters."""
     import torch
 
     def run(tensors: Mapping[str, Any], images: Any, seed: Any, train: bool, gradients: bool):
-        """Return torch's prediction, and the tensors and images that it was computed from."""
+        """Return torch's prediction, all tensors after it, and the parameters and images that it is of."""
         given = {name: tensor_of(array) for name, array in tensors.items()}
-        leaves = {name: tensor for name, tensor in given.items() if tensor.is_floating_point()}
+        leaves = {name: given[name] for name, _ in module.named_parameters()}
         pixels = tensor_of(images)
         for tensor in (*leaves.values(), pixels):
             tensor.requires_grad_(gradients)
@@ -81,22 +81,22 @@ def callback_engine(module: "torch.nn.Module", output: Output) -> Engine:
         given = [*leaves.values(), pixels]
         found = torch.autograd.grad(prediction, given, tensor_of(cotangent), allow_unused=True)
         arrays = [
-            np.zeros(tensor.shape, np.float32) if gradient is None else numpy_of(gradient)
+            numpy_of(torch.zeros_like(tensor) if gradient is None else gradient)
             for tensor, gradient in zip(given, found, strict=True)
         ]
         return dict(zip(leaves, arrays, strict=False)), arrays[-1]
 
     @functools.cache
-    def shape_of_prediction(images: tuple[int, ...], train: bool) -> jax.ShapeDtypeStruct:
-        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        zeros = {name: numpy_of(tensor) for name, tensor in tensors.items()}
-        prediction, _ = forward_on_host(zeros, np.zeros(images, np.float32), 0, train)
+    def shape_of_prediction(shape: tuple[int, ...], dtype: Any, train: bool) -> jax.ShapeDtypeStruct:
+        own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        arrays = {name: numpy_of(tensor) for name, tensor in own.items()}
+        prediction, _ = forward_on_host(arrays, np.zeros(shape, dtype), 0, train)
         return jax.ShapeDtypeStruct(prediction.shape, prediction.dtype)
 
     @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
     def differentiable(tensors, images, seed, train):
         shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), dict(tensors))
-        results = (shape_of_prediction(images.shape, train), shapes)
+        results = (shape_of_prediction(images.shape, images.dtype, train), shapes)
         return jax.pure_callback(
             functools.partial(forward_on_host, train=train), results, tensors, images, seed
         )
@@ -106,8 +106,10 @@ def callback_engine(module: "torch.nn.Module", output: Output) -> Engine:
 
     def backward(train, saved, cotangents):
         tensors, images, seed = saved
-        floats = {name: array for name, array in tensors.items() if jnp.issubdtype(array.dtype, jnp.floating)}
-        shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), (floats, images))
+        learning = {name: tensors[name] for name, _ in module.named_parameters()}
+        shapes = jax.tree.map(
+            lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), (learning, images)
+        )
         host = functools.partial(backward_on_host, train=train)
         gradients, pixels = jax.pure_callback(host, shapes, tensors, images, seed, cotangents[0])
         return {name: gradients.get(name) for name in tensors}, pixels, None
