@@ -149,9 +149,7 @@ def test_factories_are_told_from_paths(tmp_path, monkeypatch):
 )
 def test_images_are_what_the_processor_makes(processor):
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    config = json.loads(
-        json.dumps(processor.to_dict(), default=lambda value: getattr(value, "value", str(value)))
-    )
+    config = json.loads(processor.to_json_string())
     ours = gap_jax.Preprocessing.from_processor(config)
     theirs = processor(Image.fromarray(pixels), return_tensors="np")["pixel_values"]
     images = np.float32(pixels[None]) / 255

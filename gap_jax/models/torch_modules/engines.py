@@ -95,8 +95,7 @@ def callback_engine(module: "torch.nn.Module", output: Output) -> Engine:
 
     @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
     def differentiable(tensors, images, seed, train):
-        shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), dict(tensors))
-        results = (shape_of_prediction(images.shape, images.dtype, train), shapes)
+        results = (shape_of_prediction(images.shape, images.dtype, train), _shapes(dict(tensors)))
         return jax.pure_callback(
             functools.partial(forward_on_host, train=train), results, tensors, images, seed
         )
@@ -107,9 +106,7 @@ def callback_engine(module: "torch.nn.Module", output: Output) -> Engine:
     def backward(train, saved, cotangents):
         tensors, images, seed = saved
         learning = {name: tensors[name] for name, _ in module.named_parameters()}
-        shapes = jax.tree.map(
-            lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), (learning, images)
-        )
+        shapes = _shapes((learning, images))
         host = functools.partial(backward_on_host, train=train)
         gradients, pixels = jax.pure_callback(host, shapes, tensors, images, seed, cotangents[0])
         return {name: gradients.get(name) for name in tensors}, pixels, None
@@ -121,6 +118,10 @@ def callback_engine(module: "torch.nn.Module", output: Output) -> Engine:
         return prediction, jax.lax.stop_gradient(changed)
 
     return call
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), tree)
 
 
 @functools.cache
