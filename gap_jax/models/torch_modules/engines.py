@@ -11,6 +11,7 @@ arrays by their names in torch; a training call changes some of them, such as ba
 import contextlib
 import functools
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -37,12 +38,14 @@ def torchax_engine(module: "torch.nn.Module", output: Output) -> Engine:
         inside = {name: environment.j2t_iso(array) for name, array in tensors.items()}
         with (
             _MODULES_LOCK,
+            warnings.catch_warnings(),
             _mode(module, train),
             _holding(module, inside, lambda tensor: environment.j2t_iso(jnp.asarray(numpy_of(tensor)))),
             environment.override_property(prng=key),
             environment,
             torch.device("jax"),
         ):
+            warnings.filterwarnings("ignore", "Explicitly requested dtype")  # JAX has int32 for int64
             prediction = output(module(environment.j2t_iso(images)))
         return prediction.jax(), {name: tensor.jax() for name, tensor in inside.items()}
 
