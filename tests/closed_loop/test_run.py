@@ -5,12 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
+from gap_jax.closed_loop import programs as programs_module
 from gap_jax.closed_loop import run as module
 from gap_jax.closed_loop.arm_prompts import PromptSet
 from gap_jax.closed_loop.measurements import ModelKey
 from gap_jax.closed_loop.programs import Programs
 from gap_jax.closed_loop.run import Run, example_rows
-from gap_jax.closed_loop.settings import Evaluating, Settings
+from gap_jax.closed_loop.settings import Evaluating, SamplingSettings, Settings
+from gap_jax.diffusion.schedule import euler
 from gap_jax.experiments.depth.settings import SmallRooms
 from gap_jax.experiments.depth.small_world import build
 from gap_jax.stages.evaluate import SetKey
@@ -37,6 +39,16 @@ def test_the_progress_bar_of_evaluation_counts_every_set(world, tmp_path, monkey
     run.evaluate({ModelKey("control"): None})
     total, count = bars[0]
     assert total == count == 1 + 6 + 2 * (15 + 10) + 2
+
+
+def test_images_are_drawn_by_the_solver_of_the_settings_and_without_a_negative_prompt(world, monkeypatch):
+    settings = dataclasses.replace(SETTINGS, sampling=SamplingSettings(solver="euler", guidance_scale=3.0))
+    task = dataclasses.replace(world.task, negative_prompt=None)
+    programs = Programs(settings, dataclasses.replace(world, task=task))
+    weights = programs.generation_weights(np.zeros((1, 77, 8)), model=None)
+    monkeypatch.setattr(programs_module, "sample", lambda *arguments: arguments)
+    *_, uncond, _, _, _, sampling = programs.draw(1.0)(weights, {"prompt": np.array([0])}, None)
+    assert uncond is None and sampling.solver is euler and sampling.guidance_scale == 3.0
 
 
 def test_a_prompt_is_shown_on_its_subset_or_on_each_in_turn(world):
