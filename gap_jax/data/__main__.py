@@ -1,4 +1,4 @@
-"""Check and prepare data sets of your own, make masks from boxes, unpack a copy of Waterbirds; docs/data.md describes the layouts.
+"""Check and prepare data sets of your own, and make masks from boxes; docs/data.md describes the layouts.
 
 Example: `python -m gap_jax.data check taskonomy --root FOLDER`.
 """

@@ -84,7 +84,7 @@ def check_fault_share(faults: Sequence[Fault], total: int, tolerance: float) -> 
     reasons = describe_faults(faults, names=1)
     for reason in reasons:
         if len(lines) > 1 and sum(map(len, [*lines, reason])) > _MAX_LENGTH:
-            lines.append(f"and {len(reasons) - len(lines) + 1} reasons more")
+            lines.append(f"further reasons: {len(reasons) - len(lines) + 1}")
             break
         lines.append(reason)
     raise ValueError("\n".join(lines))

@@ -1,6 +1,7 @@
 """Tests that token ids equal transformers', with placeholders and without."""
 
 import logging
+import sys
 import warnings
 
 import diffusers
@@ -10,7 +11,7 @@ import torch
 import transformers
 
 import gap_jax
-from gap_jax.models.tokenizer import Tokenizer
+from gap_jax.models.tokenizer import Tokenizer, clean_caption
 
 TEXTS = [
     "",

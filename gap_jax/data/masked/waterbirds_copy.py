@@ -77,5 +77,5 @@ def _rows(path: Path) -> Iterator[_Row]:
             yield _Row(f"{folder}/{name}", image["bytes"], label, place, SPLITS.index(split))
     except (ArrowInvalid, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} must be a Parquet file with the columns image (bytes and path), label and place: {error!r}"
+            f"{path} must be a Parquet file with the columns image (bytes, path), label and place: {error!r}"
         ) from error
