@@ -23,6 +23,7 @@ _HOMES = {
     "Clip": "gap_jax.models.clip",
     "load_clip": "gap_jax.weights.pipeline",
     "save_clip": "gap_jax.weights.pipeline",
+    "clean_caption": "gap_jax.models.tokenizer",
     # vision models
     "Network": "gap_jax.models.network",
     "load_depth": "gap_jax.weights.depth",

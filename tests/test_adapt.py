@@ -64,7 +64,7 @@ def test_settings_that_do_not_fit_together_are_refused(config, sd15, inpaint):
 
 def test_captions_that_are_missing_are_named(config):
     write(config.images, [{"file_name": "a.png"}])
-    with pytest.raises(ValueError, match=r"metadata.jsonl:1 .*'text'"):
+    with pytest.raises(ValueError, match=r"a string 'text': .*metadata.jsonl:1"):
         adapt.main(config)
 
 

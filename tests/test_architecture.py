@@ -34,9 +34,9 @@ NAMES = [str(path.relative_to(ROOT)) for path in MODULES]
 WEAK_STARTS = set("of what how whose those that whether as by where with from for".split())  # noqa: SIM905
 VERBS = set(  # one of which begins a public function's docstring
     """
-    add align apply begin build call check choose collect combine compile compute convert copy count create
-    crop cut decode delete denoise describe download draw drop encode estimate evaluate execute export fail
-    feed fill filter find fine-tune finish fit flush fold follow format freeze generate give group hold
+    add align apply begin build call check choose clean collect combine compile compute convert copy count
+    create crop cut decode delete denoise describe download draw drop encode estimate evaluate execute export
+    fail feed fill filter find fine-tune finish fit flush fold follow format freeze generate give group hold
     initialise insert iterate join keep label list load make map mark match measure merge mix move name noise
     normalise open optimise pad paste place plan predict prepare print put raise rank read record reduce
     remove rename render repeat replace replicate report require resample resize restore return round run

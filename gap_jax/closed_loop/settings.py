@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gap_jax.closed_loop.arms import ARMS, arms_of
+from gap_jax.data.reading.text import read_lines
 
 STAGES = ("optimize", "generate", "finetune", "evaluate", "report")
 
@@ -185,8 +186,7 @@ class Settings:
         """
         if self.written is None:
             return ()
-        lines = map(str.strip, self.written.read_text(encoding="utf-8").splitlines())
-        prompts = tuple(filter(None, lines))
+        prompts = tuple(line for _, line in read_lines(self.written))
         if not prompts:
             raise ValueError(f"{self.written} has no prompt: write one prompt per line")
         return prompts

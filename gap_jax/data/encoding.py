@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 DEPTH_SCALE = 65535  # stored depth is depth in [0,1] times this, rounded to uint16
 Kind = Literal["value", "image", "depth", "mask", "classes", "map", "list"]
@@ -69,8 +70,8 @@ def kind_of(name: str, value: np.ndarray) -> Kind:
     return "list"
 
 
-def png(pixels: np.ndarray) -> bytes:
-    """Encode pixels as a PNG file.
+def png(pixels: np.ndarray, software: str = "") -> bytes:
+    """Encode pixels as a PNG file, with the text `Software` if it is given.
 
     `pixels` is an image, uint8 `[H,W,3]`; a mask, bool `[H,W,1]`, stored as 0 and 255; or depth, floats in
     [0,1] `[H,W,1]`, stored in 16 bits.
@@ -79,6 +80,9 @@ def png(pixels: np.ndarray) -> bytes:
         pixels = pixels[..., 0].astype(np.uint8) * 255
     elif np.issubdtype(pixels.dtype, np.floating):
         pixels = np.round(pixels[..., 0] * DEPTH_SCALE).astype(np.uint16)
-    stream = BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG", compress_level=3)  # 4 times as fast as level 6, 8 % larger
+    stream, text = BytesIO(), PngInfo()
+    if software:
+        text.add_text("Software", software)
+    # compression of level 3 is 4 times as fast as level 6, and 8 % larger
+    Image.fromarray(pixels).save(stream, "PNG", compress_level=3, pnginfo=text)
     return stream.getvalue()

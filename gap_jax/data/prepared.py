@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from gap_jax.data.encoding import as_arrays
+from gap_jax.data.reading.listing import list_files
 
 _INFO = "dataset_info.json"
 
@@ -83,7 +84,8 @@ def find_dataset(folder: Path) -> Path:
     """
     if (folder / _INFO).is_file():
         return folder
-    folders = sorted(path.parent for path in folder.rglob(_INFO))
+    files = list_files(folder, (".json",)).files.values()
+    folders = sorted(path.parent for path in files if path.name == _INFO)
     if not folders:
         raise FileNotFoundError(
             f"{folder} has no prepared data set (no {_INFO}): make one with `python -m gap_jax.data prepare`"
