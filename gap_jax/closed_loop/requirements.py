@@ -27,11 +27,7 @@ def check_requirements(settings: Settings, world: World) -> None:
     if world.models.others:
         adversarial_arm(settings.arms)  # raises if there is none
     _check_size(settings.sampling.size, world)
-    devices = jax.device_count()
-    for stage in ("optimizing", "generating", "finetuning"):
-        batch = getattr(settings, stage).batch
-        if batch % devices:
-            raise ValueError(f"{stage}.batch must be a multiple of the {devices} devices; found {batch}")
+    check_devices(settings)
 
 
 def _check_targets(name: str, arm: Arm, config: Optimizing, world: World) -> None:
@@ -81,3 +77,12 @@ def _check_size(size: int | None, world: World) -> None:
             f"{width}x{height}: prepare the data with --size {size} or more, or set sampling.size to what "
             "they have"
         )
+
+
+def check_devices(settings: Settings) -> None:
+    """Raise ValueError for a batch that does not divide over the devices."""
+    devices = jax.device_count()
+    for stage in ("optimizing", "generating", "finetuning"):
+        batch = getattr(settings, stage).batch
+        if batch % devices:
+            raise ValueError(f"{stage}.batch must be a multiple of the {devices} devices; found {batch}")
