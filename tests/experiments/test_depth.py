@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from safetensors.numpy import load_file
 
 from gap_jax import prompts
 from gap_jax.closed_loop.command import Options, execute, main, parse
@@ -25,6 +26,7 @@ from gap_jax.experiments.depth.__main__ import EXPERIMENT
 from gap_jax.experiments.depth.settings import DepthFiles, SmallRooms
 from gap_jax.experiments.depth.small_world import DOMAINS, TARGETS, build
 from gap_jax.report.results import CONSTANT, load
+from gap_jax.weights.depth import load_depth
 from tests.experiments.processes import (
     assert_images_agree,
     assert_same_end,
@@ -156,7 +158,24 @@ def test_what_was_generated_is_read_by_tfds_and_datasets(finished):
     assert len(source) == 4
     split = datasets.load_dataset("imagefolder", data_dir=str(folder / "images"), split="train")
     assert len(split) == 4 and split[0]["image"].size == (64, 64)
-    assert {row["text"].split(":")[0] for row in split} <= set(TARGETS)
+    assert {row["text"] for row in split} <= {f"<guided-adversarial-{target}-0>, red" for target in TARGETS}
+
+
+def test_the_fine_tuned_models_and_all_prompts_leave_the_library(finished):
+    seed, learnt = finished[0] / "seed-0", {}
+    for arm in ARMS:
+        module, learnt[arm] = load_depth(seed / arm / "finetune" / "model")
+    rooms = build(WORLD, held_out=TINY.evaluating.images).data.test
+    clean = next(c for c in load(finished[0] / "results.json").columns if c.kind == "clean")
+    predict = jax.jit(lambda params, images: module.apply({"params": params}, images))
+    for arm, params in learnt.items():
+        depth = predict(params, rooms["image"])
+        error = (np.abs(depth - rooms["depth"]) * rooms["mask"]).sum((1, 2, 3)) / rooms["mask"].sum((1, 2, 3))
+        np.testing.assert_allclose(clean.scores[arm]["l1"][0], error.mean(), rtol=1e-4)
+    files = sorted(seed.rglob("learned_embeds.safetensors"))
+    tokens = [next(iter(load_file(path))) for path in files]
+    assert len(tokens) == len(set(tokens)) == 6  # two targets, unguided prompts, and those against the critic
+    prompts.check_tokens(tokens)
 
 
 def test_run_again_it_does_nothing_and_says_so(finished, capsys, one_process):

@@ -1,6 +1,7 @@
 """The depth experiment's world from files: prepared data sets, Stable Diffusion, and your own depth model."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -27,7 +28,7 @@ from gap_jax.experiments.depth.task import depth_task
 from gap_jax.models.network import Network
 from gap_jax.stages.evaluate import SetKey
 from gap_jax.tasks.depth import NEGATIVE_PROMPT
-from gap_jax.weights.depth import load_depth
+from gap_jax.weights.depth import load_depth, save_depth
 
 TARGET_IMAGES = 8
 UNET_SIZE = 256  # side of the images that XTC's U-Net was trained on
@@ -107,7 +108,7 @@ def _network(model: str, size: int | None = None) -> Network:
         shape = (len(images), side, side, images.shape[-1])
         return module.apply({"params": params}, jax.image.resize(images, shape, "bilinear"))
 
-    return Network(predict, params)
+    return Network(predict, params, save=partial(save_depth, module))
 
 
 def _split_domain(folder: Path, count: int) -> tuple[HostBatch, np.ndarray]:

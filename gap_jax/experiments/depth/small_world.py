@@ -1,6 +1,7 @@
 """The built-in world of the depth experiment: procedural rooms, and the models that come with gap_jax."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import jax
 
@@ -19,7 +20,7 @@ from gap_jax.experiments.depth.settings import SmallRooms
 from gap_jax.experiments.depth.task import depth_task
 from gap_jax.models.network import Network
 from gap_jax.small_worlds import rooms
-from gap_jax.weights.depth import load_depth
+from gap_jax.weights.depth import load_depth, save_depth
 
 TARGETS = {"foggy": rooms.Style(air="foggy"), "checkered": rooms.Style("beige", "checkered")}
 DOMAINS = TARGETS | {
@@ -98,4 +99,4 @@ def _network(model: str, part: str = "depth") -> Network:
     def predict(params, images: jax.Array) -> jax.Array:
         return module.apply({"params": params}, images)
 
-    return Network(predict, params)
+    return Network(predict, params, save=partial(save_depth, module))
