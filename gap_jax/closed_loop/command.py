@@ -166,16 +166,17 @@ def shortened(settings: Settings) -> Settings:
     )
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, treated as Ctrl-C is."""
-
-
 @contextmanager
 def _sigterm_like_ctrl_c() -> Iterator[None]:
-    def stop(*_: Any) -> None:
-        raise _Terminated
+    """Raise `Terminated` at SIGTERM. Among several processes, `stop_if_preempted` does so on all together."""
+    import jax
 
-    if threading.current_thread() is not threading.main_thread():
+    from gap_jax.parallel import Terminated
+
+    def stop(*_: Any) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
         yield
         return
     before = signal.signal(signal.SIGTERM, stop)
@@ -212,7 +213,7 @@ def execute(experiment: Experiment, options: Options) -> None:
             _run(experiment, options)
     except KeyboardInterrupt as stop:
         print("stopped; finished work is kept: run the same command again to continue", file=sys.stderr)
-        raise SystemExit(_TERMINATED if isinstance(stop, _Terminated) else _INTERRUPTED) from None
+        raise SystemExit(_TERMINATED if isinstance(stop, parallel.Terminated) else _INTERRUPTED) from None
 
 
 def _run(experiment: Experiment, options: Options) -> None:

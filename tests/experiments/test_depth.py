@@ -33,6 +33,7 @@ from tests.experiments.processes import (
     assert_tables_agree,
     environment,
     stopped,
+    stopped_after,
 )
 
 WORLD = SmallRooms(original=4, models=("critic",))  # images are generated from each of these rooms
@@ -285,6 +286,26 @@ def test_stopped_in_every_stage_it_ends_with_the_same_table(finished, tmp_path):
         status, printed = stopped(command(work), sign, signal.SIGINT if polite else signal.SIGKILL)
         if polite:
             assert status == 130 and "run the same command again to continue" in printed
+    subprocess.run(command(work), env=environment(), check=True)
+    assert_same_end(work, finished[0])
+
+
+@pytest.mark.slow
+def test_stopped_at_thirty_random_moments_it_ends_with_the_same_results(finished, tmp_path):
+    """Each start gets up to 8 seconds after it has begun, so that the moments are spread over all stages."""
+    work, random, seconds = tmp_path / "stopped", np.random.default_rng(), []
+    signals = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+    for number in range(30):
+        how = signals[number % len(signals)]
+        status, waited, printed = stopped_after(command(work), "seed 0", random.uniform(0, 8), how)
+        if how == signal.SIGKILL:
+            assert status in (-how, 0), printed
+        else:
+            assert status in (128 + how, 0) and "Traceback" not in printed, printed
+            seconds.append(waited)
+        if status == 0:  # the whole experiment was finished before
+            break
+    print(f"stopped {number} times; at most {max(seconds):.1f} s from a signal to the exit")
     subprocess.run(command(work), env=environment(), check=True)
     assert_same_end(work, finished[0])
 
