@@ -35,9 +35,8 @@ class Adapt:
     steps: Count = 2000  # number of updates
     batch: Count = 8  # images per update, over all devices
     learning_rate: Positive = 1e-5  # AdamW learning rate, after a warm-up of 2 % of the steps
-    average: Annotated[float, below(0, 1)] = (
-        0.999  # decay of the moving average of the weights, which is the result
-    )
+    # decay of the moving average of the weights, which is the result
+    average: Annotated[float, below(0, 1)] = 0.999
     empty_captions: Share = 0.1  # share of captions left empty, so that classifier-free guidance works
     # precision of the computation; trained weights stay float32. Gradients are too small for float16
     dtype: Literal["float32", "bfloat16"] = "bfloat16"

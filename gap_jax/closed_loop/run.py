@@ -1,7 +1,7 @@
 """The closed loop for any world: optimise prompts, generate with the labels kept, fine-tune, measure.
 
 Each seed, arm and stage has a folder, `{work}/seed-{seed}/{arm}/{stage}`. Finished work is kept: a run that
-is started again continues where it stopped. An arm's fine-tuned model is in `{stage}/model`, a folder that
+is started again continues where it stopped. An arm's fine-tuned model is in `finetune/model`, a folder that
 `load_depth` or `load_classifier` reads.
 """
 
@@ -35,7 +35,7 @@ from gap_jax.data.batch import HostBatch
 from gap_jax.data.loader import Source
 from gap_jax.data.prepared import Prepared
 from gap_jax.data.resized import Resized, mirrored
-from gap_jax.files import writing
+from gap_jax.files import fsync_tree, writing
 from gap_jax.report.results import CONSTANT
 from gap_jax.stages.evaluate import CLEAN, SetKey, corrupted_sets, domain_sets, evaluate, num_corrupted_sets
 from gap_jax.stages.finetune import Mixture, finetune
@@ -153,9 +153,10 @@ class Run:
         """Write the files of prompts that are drawn and not optimised."""
         generator = self.world.generator
         for prompt_set in prompt_sets:
-            prompts = folder / prompt_set.label / "prompts"
-            if jax.process_index() == 0 and not prompts.exists():
-                embeddings: Any = prompt_set.embeddings
+            prompts, embeddings = folder / prompt_set.label / "prompts", prompt_set.embeddings
+            assert embeddings is not None
+            last = prompts / str(len(embeddings) - 1) / "learned_embeds.safetensors"
+            if jax.process_index() == 0 and not last.exists():
                 metadata = {"steps": 0, "config": self.config}
                 save_prompts(
                     generator.pipe, generator.params, embeddings, prompts, prompt_set.texts, metadata
@@ -239,6 +240,7 @@ class Run:
         if save is not None and jax.process_index() == 0 and not folder.exists():
             with writing(folder):
                 save(params, folder)
+                fsync_tree(folder)
 
     def data_efficiency(self, name: str, images: Prepared) -> dict[ModelKey, Any]:
         """Return the model fine-tuned with fewer of an arm's images, for each number of images."""

@@ -31,6 +31,7 @@ from gap_jax.ranges import (
     one_of,
 )
 
+ArmName = Annotated[str, one_of(ARMS)]
 STAGES = ("optimize", "generate", "finetune", "evaluate", "report")
 
 
@@ -57,9 +58,8 @@ class Optimizing:
     random_placeholders: Count | None = None
     # word that prompts start from, or * for random words; None draws from the vocabulary's distribution
     start: Text | None = None
-    earlier: Annotated[
-        tuple[Path, ...], DISTINCT
-    ] = ()  # files of earlier prompts to start from, or folders with learned_embeds*
+    # files of earlier prompts to start from, or folders with learned_embeds*
+    earlier: Annotated[tuple[Path, ...], DISTINCT] = ()
     # use of the earlier prompts: prompts start as they are; prompts are drawn from the mean and covariance of
     # their embeddings; or from their covariance around the word start or, without it, the vocabulary's mean
     earlier_use: Literal["start", "mean-covariance", "covariance"] = "start"
@@ -115,18 +115,16 @@ class Generating:
     batch: Count = 32  # images generated at once, over all devices
     denoising_steps: DenoisingSteps = 10  # denoising steps per generated image
     guidance_scale: NotNegative | None = None  # scale of classifier-free guidance; None: that of sampling
-    joiner: Annotated[str, ANY_TEXT] = (
-        ","  # text between the placeholders of a prompt; while prompts are optimised, it is a comma
-    )
+    # text between the placeholders of a prompt; while prompts are optimised, it is a comma
+    joiner: Annotated[str, ANY_TEXT] = ","
     suffix: Annotated[str, ANY_TEXT] = ""  # text that is appended to optimised prompts
     # generate equally many images of each subset; otherwise, in proportion to the subsets' sizes
     balanced: bool = True
     # keep only images whose loss under the model lies between these two quantiles of an arm's images, such as
     # 0.2 0.8, and generate more until the number of images is reached; None: keep all
     difficulty: Annotated[tuple[Share, Share], INCREASING] | None = None
-    max_critic_loss: Annotated[float, FINITE] | None = (
-        None  # drop images on which the critic's loss is larger; None: keep all
-    )
+    # drop images on which the critic's loss is larger; None: keep all
+    max_critic_loss: Annotated[float, FINITE] | None = None
     # drop images less similar to the subject in CLIP; None: keep all
     min_clip_similarity: Annotated[float, between(-1, 1)] | None = None
     # text that the CLIP filter compares images with; used only with min-clip-similarity
@@ -156,26 +154,21 @@ class Evaluating:
     images: Count = 32  # number of images in each validation set and each test set
     # severities of the corruptions, from 1 to 5; none: no test under corruptions
     severities: Annotated[tuple[Annotated[int, between(1, 5)], ...], DISTINCT] = (1, 2, 3, 4, 5)
-    efficiency: Annotated[tuple[Count, ...], DISTINCT] = (
-        10,
-        30,
-    )  # numbers of generated images to fine-tune with for the curves
+    # numbers of generated images to fine-tune with for the curves
+    efficiency: Annotated[tuple[Count, ...], DISTINCT] = (10, 30)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """The settings of all stages. The defaults suit the small world of rooms."""
 
-    seeds: Annotated[tuple[Seed, ...], NOT_EMPTY, DISTINCT] = (
-        0,
-    )  # random seeds; the whole experiment is repeated with each
-    arms: Annotated[tuple[Annotated[str, one_of(ARMS)], ...], NOT_EMPTY, DISTINCT] = arms_of(
-        "depth"
-    )  # arms to compare
+    # random seeds; the whole experiment is repeated with each
+    seeds: Annotated[tuple[Seed, ...], NOT_EMPTY, DISTINCT] = (0,)
+    # arms to compare
+    arms: Annotated[tuple[ArmName, ...], NOT_EMPTY, DISTINCT] = arms_of("depth")
     written: Path | None = None  # text file with one prompt per line for the arm "written"
-    iterations: Count = (
-        1  # rounds of optimising, generating and fine-tuning, each starting from the last model
-    )
+    # rounds of optimising, generating and fine-tuning, each starting from the last model
+    iterations: Count = 1
     sampling: SamplingSettings = SamplingSettings()
     optimizing: Optimizing = Optimizing()
     generating: Generating = Generating()
