@@ -1,6 +1,5 @@
 """Puts together the results of all seeds: what was measured, what was generated, and pictures of prompts."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -24,8 +23,10 @@ from gap_jax.closed_loop.run import CRITIC, ORIGINAL, Produced, Run
 from gap_jax.closed_loop.settings import Optimizing, Settings
 from gap_jax.closed_loop.terms import weights_of
 from gap_jax.closed_loop.world import TargetDomain
+from gap_jax.progress import compiling
 from gap_jax.report.results import CONSTANT, ArmStyle, Column, Generated, Point, Prompt, Results
 from gap_jax.stages.evaluate import CLEAN, SetKey
+from gap_jax.stages.generate import read_summary
 from gap_jax.stages.guidance import FeatureStatistics
 from gap_jax.stages.optimize import load_trajectory
 
@@ -150,16 +151,13 @@ def _efficiency(
 
 def _generated(folders: Sequence[Path]) -> Generated:
     """Return what an arm generated, from its folder of each seed."""
-    summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+    summaries = [read_summary(folder) for folder in folders]
     removed: dict[str, int] = {}
     for summary in summaries:
         for reason, count in summary["dropped"].items():
             removed[reason] = removed.get(reason, 0) + count
-    critic = []
-    for folder in folders:
-        lines = (folder / "images" / "train" / "metadata.jsonl").read_text().splitlines()
-        critic.append(float(np.mean([json.loads(line)["critic_score"] for line in lines])))
-    return Generated(sum(summary["images"] for summary in summaries), removed, tuple(critic))
+    critic = tuple(summary["means"]["critic_score"] for summary in summaries)
+    return Generated(sum(summary["images"] for summary in summaries), removed, critic)
 
 
 def _prompts(run: Run, produced: Sequence[Produced], root: Path) -> Iterator[Prompt]:
@@ -173,10 +171,12 @@ def _prompts(run: Run, produced: Sequence[Produced], root: Path) -> Iterator[Pro
         )
         if i < SHOWN
     ]
-    for work, prompt_set, i, number in tqdm(
-        numbered, desc="draw", unit="prompt", disable=jax.process_index() != 0
-    ):
-        yield _prompt(run, gallery, work, prompt_set, i, number)
+    with tqdm(total=len(numbered), desc="draw", unit="prompt", disable=jax.process_index() != 0) as bar:
+        for work, prompt_set, i, number in numbered:
+            with compiling(bar, bar.n == 0):
+                drawn = _prompt(run, gallery, work, prompt_set, i, number)
+            bar.update()
+            yield drawn
 
 
 def _prompt(

@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import shutil
-import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -23,11 +22,13 @@ import numpy as np
 from gap_jax.data.encoding import kind_of, png
 from gap_jax.data.tfds_progress import hide_progress_bars
 from gap_jax.files import write_whole
+from gap_jax.ranges import FILE_NAME, is_file_name
 
 Record = dict[str, Any]
 PNG_IN_TFDS = ("image", "depth", "mask")
 NPY = b"\x93NUMPY"  # the first bytes of a NumPy file
 RESERVED = ("text", "source_id", "prompt_id", "seed", "dropped", "prompt", "key", "row", "file_name")
+METADATA = "metadata.jsonl"
 
 
 def write_chunk(folder: Path, name: str, arrays: Mapping[str, np.ndarray]) -> None:
@@ -89,7 +90,7 @@ def _read_arrays(path: Path, names: tuple[str, ...] | None = None) -> Record:
     try:
         with np.load(path) as file:
             return {name: file[name] for name in names or file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile, zlib and NumPy raise errors of many types
         raise ValueError(f"{path} is damaged: delete it and run again to make it anew") from error
 
 
@@ -122,13 +123,17 @@ def write_images(
     With `class_names`, an image goes to the folder of its `label`'s class. Depth, masks and class maps go to
     PNG files that `metadata.jsonl` names as `{name}_file_name`, other maps to NumPy files that it names as
     `{name}_npy`; numbers, strings and lists of numbers go to `metadata.jsonl` itself.
+
+    Raises the errors of `read_chunks` and `check_class_names`.
     """
     scratch = folder.with_name(f".{folder.name}")
     shutil.rmtree(scratch, ignore_errors=True)
     train = scratch / "train"
     train.mkdir(parents=True)
+    if class_names is not None:
+        check_class_names(class_names, next(kept_records(chunks, left_out), {}))
     count = 0
-    with (train / "metadata.jsonl").open("w", encoding="utf-8") as lines:
+    with (train / METADATA).open("w", encoding="utf-8") as lines:
         for record in kept_records(chunks, left_out):
             line = {"file_name": f"{count:06d}.png"}
             if class_names is not None:
@@ -167,6 +172,20 @@ def _file_content(name: str, value: np.ndarray) -> bytes | None:
     stream = BytesIO()
     np.save(stream, value, allow_pickle=False)
     return stream.getvalue()
+
+
+def check_class_names(class_names: Collection[str], fields: Mapping[str, Any]) -> None:
+    """Raise ValueError unless each class can have a folder of its own beside the folders of depth and masks.
+
+    `fields` are those of an example, of which all but numbers and strings have a folder.
+    """
+    taken = {METADATA, *(name for name, value in fields.items() if name != "image" and np.ndim(value))}
+    for name in class_names:
+        if not is_file_name(name) or name in taken:
+            raise ValueError(
+                f"the class {name!r} must be renamed, because its images have a folder of this name: it must "
+                f"be {FILE_NAME.text}, and none of {', '.join(sorted(taken))}"
+            )
 
 
 def write_tfds(chunks: Path, folder: Path, left_out: Collection[int] = ()) -> Path:

@@ -42,8 +42,9 @@ def write_page(results_path: str | Path, folder: str | Path) -> Path:
     gallery = EmbeddedPictures(results, results_path.parent)
     all_tables = tables.all_tables(results)
     figures_by_name = dict(_figures(results, results_path.parent))
+    title = tables.markdown_text(results.title)
     files = {
-        "table.md": "\n".join([f"# {results.title}", "", *map(tables.markdown, all_tables)]),
+        "table.md": "\n".join([f"# {title}", "", *map(tables.markdown, all_tables)]),
         "table.tex": "\n".join(map(tables.latex, all_tables)),
         **{f"figures/{name}.svg": figures.to_svg(figure) for name, figure in figures_by_name.items()},
         "index.html": _page(results, gallery, figures_by_name),

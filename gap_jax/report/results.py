@@ -280,7 +280,7 @@ def load(path: str | Path) -> Results:
     path = Path(path)
     try:
         return from_json(Results, json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a valid results file: {error}") from error
 
 

@@ -4,7 +4,9 @@ As in the paper's Table 1 (Yeo et al., arXiv 2403.15309), the main table has a r
 Corruptions and 3DCC are averaged over all corruptions and severities.
 """
 
+import html
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple
@@ -230,15 +232,23 @@ def markdown(table: Table) -> str:
     """Return a table in GitHub's Markdown, below its heading and caption."""
 
     def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(markdown_text(cell).replace("|", "\\|") for cell in cells) + " |"
 
     def text(cell: Cell) -> str:
         mean = f"**{cell.mean}**" if cell.best else cell.mean
         return f"{mean} ± {cell.error}" if cell.error else mean
 
+    title, caption = markdown_text(table.title), markdown_text(table.caption)
     head = [line((table.corner, *table.columns)), line((":--", *["--:"] * len(table.columns)))]
     body = [line((row.label, *map(text, row.cells))) for row in table.rows]
-    return "\n".join([f"## {table.title}", "", f"{table.caption}.", "", *head, *body, ""])
+    return "\n".join([f"## {title}", "", f"{caption}.", "", *head, *body, ""])
+
+
+def markdown_text(text: str) -> str:
+    """Return a text as one line of Markdown, in which HTML is shown and not obeyed."""
+    return re.sub(
+        r"&(?=#?\w+;)|<(?=[a-zA-Z/!?])", lambda found: html.escape(found[0]), " ".join(text.split())
+    )
 
 
 def latex(table: Table) -> str:

@@ -5,7 +5,7 @@ embeddings and losses of every step (safetensors); `pictures/` (PNG); and, at th
 prompt, `prompts/{i}/learned_embeds.safetensors`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from tqdm import tqdm
 from gap_jax import parallel, prompts
 from gap_jax.checkpoint import Checkpoints, digest
 from gap_jax.data.batch import HostBatch
-from gap_jax.diffusion.pipeline import Pipeline
+from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.files import write_whole
 from gap_jax.metrics import MetricsWriter
+from gap_jax.progress import compiling
 from gap_jax.stages.prompt_optimizer import EarlyStop, PromptOptimizer, PromptWeights
 
 
@@ -42,6 +43,7 @@ def optimize(
     examples: HostBatch | None = None,
     picture_every: int = 50,
     max_skipped: int = 10,
+    tokens: Sequence[str] | None = None,
 ) -> np.ndarray:
     """Optimise prompts from `initial_embeddings` `[prompts,n,D]` and return the final ones, also float32.
 
@@ -58,6 +60,7 @@ def optimize(
       pictures.
     - `picture_every`: the number of steps between pictures.
     - `max_skipped`: this many skipped updates in a row are an error.
+    - `tokens`: the token of each prompt in its file; None: `<gap-0>`, `<gap-1>`, ….
 
     If it is started again with the same folder, it continues from the last checkpoint and ends with
     bit-identical embeddings. Ctrl-C saves a checkpoint first.
@@ -98,7 +101,8 @@ def optimize(
             while is_unfinished():
                 batch = load(done, rows)
                 check(batch)
-                new_state, metrics = step(weights, state, parallel.feed(mesh, images_per_step, batch))
+                with compiling(bar, done == first):
+                    new_state, metrics = step(weights, state, parallel.feed(mesh, images_per_step, batch))
                 record = parallel.to_host(mesh, {"embeddings": state.embeddings, **metrics})
                 state, done = new_state, done + 1
                 trajectory.append(record)
@@ -120,6 +124,7 @@ def optimize(
                     )
                 if done % checkpoint_every == 0:
                     save(done)
+                parallel.stop_if_preempted()
         except KeyboardInterrupt:
             save(done)
             print(f"\nInterrupted: step {done} is saved in {folder}. Run the same command again to go on.")
@@ -129,7 +134,8 @@ def optimize(
     embeddings = parallel.to_host(mesh, state.embeddings)
     if is_main:
         metadata = {"steps": done, "config": dict(config)}
-        _save_prompts(pipe, optimizer, embeddings, folder / "prompts", metadata)
+        names = tokens or [f"<gap-{i}>" for i in range(population)]
+        save_prompts(pipe, optimizer.weights.pipeline, embeddings, folder / "prompts", names, metadata)
     return embeddings
 
 
@@ -232,16 +238,20 @@ def _check_sign(early_stop: EarlyStop | None, values: Mapping[str, np.ndarray]) 
         )
 
 
-def _save_prompts(
+def save_prompts(
     pipe: Pipeline,
-    optimizer: PromptOptimizer,
+    params: Params,
     embeddings: np.ndarray,
     folder: Path,
+    tokens: Sequence[str],
     metadata: Mapping[str, Any],
 ) -> None:
-    """Save each prompt with its metadata and the words nearest to its embeddings."""
-    for i, prompt in enumerate(embeddings):
-        words = prompts.nearest_words(pipe, optimizer.weights.pipeline, prompt)
+    """Save each prompt in `{folder}/{i}`, with its token, metadata and the words nearest to its embeddings.
+
+    `embeddings` are `[prompts,n,D]`, and `params` the pipeline's.
+    """
+    for i, (prompt, token) in enumerate(zip(embeddings, tokens, strict=True)):
+        words = prompts.nearest_words(pipe, params, prompt)
         nearest = {"nearest_words": [[f"{word} {cosine:.3f}" for word, cosine in row] for row in words]}
         path = folder / str(i) / "learned_embeds.safetensors"
-        prompts.save(path, prompt, token=f"<gap-{i}>", metadata=dict(metadata) | nearest)
+        prompts.save(path, prompt, token=token, metadata=dict(metadata) | nearest)

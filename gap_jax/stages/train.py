@@ -8,7 +8,6 @@ probes' PNG files; and, if the best parameters are selected, `best/` (Orbax).
 """
 
 import functools
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,8 +23,9 @@ from gap_jax import parallel
 from gap_jax.checkpoint import Checkpoints
 from gap_jax.data.batch import Batch
 from gap_jax.data.loader import Batches
-from gap_jax.files import write_whole
+from gap_jax.files import read_json, write_json
 from gap_jax.metrics import MetricsWriter
+from gap_jax.progress import compiling
 
 Params = Any
 Loss = Callable[[Params, Params, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
@@ -108,7 +108,8 @@ def train(
 
         try:
             for batch in batches(first, steps, rows) if first < steps else ():
-                state, metrics = step(state, frozen, parallel.feed(mesh, batches.size, batch), key)
+                with compiling(bar, done == first):
+                    state, metrics = step(state, frozen, parallel.feed(mesh, batches.size, batch), key)
                 done += 1
                 unlogged.append(metrics)
                 bar.update()
@@ -128,6 +129,7 @@ def train(
                         _save_if_best(best, done, values[select], _result_params(state))
                 if done % checkpoint_every == 0 or done == steps:
                     save()
+                parallel.stop_if_preempted()
         except (KeyboardInterrupt, FloatingPointError) as stop:
             if state.step.is_deleted():  # a running step owns the state: only the last checkpoint is left
                 bar.write(f"stopped after step {done} of {folder}: run the same command to go on")
@@ -143,14 +145,15 @@ def train(
 def _write_unlogged(folder: Path, done: int, unlogged: list[dict[str, jax.Array]]) -> None:
     """Write the metrics that the next line will average, and delete those of older checkpoints."""
     values = [{name: float(value) for name, value in metrics.items()} for metrics in unlogged]
-    write_whole(folder / "unlogged" / f"{done}.json", json.dumps(values).encode())
+    write_json(folder / "unlogged" / f"{done}.json", {"steps": values})
     for path in sorted((folder / "unlogged").glob("*.json"), key=lambda path: int(path.stem))[:-3]:
         path.unlink()
 
 
 def _read_unlogged(folder: Path, done: int) -> list[dict[str, Any]]:
     path = folder / "unlogged" / f"{done}.json"
-    return json.loads(path.read_text()) if path.exists() else []
+    advice = f"delete {folder} and run the same command again, which trains anew"
+    return read_json(path, advice)["steps"] if path.exists() else []
 
 
 # Cached, so that equal arguments give the same optimiser and thereby the same compiled step.

@@ -203,6 +203,11 @@ def test_classes_have_folders_of_their_own(tmp_path):
     assert generated.write_images(tmp_path / "chunks", tmp_path / "images", ("cat", "dog")) == 3
     names = sorted(str(p.relative_to(tmp_path / "images")) for p in (tmp_path / "images").rglob("*.png"))
     assert names == ["train/cat/000001.png", "train/dog/000000.png", "train/dog/000002.png"]
+    generated.write_chunk(tmp_path / "chunks", "a", records | {"keep": images[..., :1] > 9})
+    for name in ("../../cat", "keep", "metadata.jsonl"):
+        with pytest.raises(ValueError, match=f"the class '{name}' must be renamed"):
+            generated.write_images(tmp_path / "chunks", tmp_path / "images", ("cat", name))
+    assert names == sorted(str(p.relative_to(tmp_path / "images")) for p in tmp_path.rglob("*.png"))
 
 
 def test_nothing_to_do_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -84,6 +85,33 @@ def test_killed_and_run_again_it_ends_with_the_same_bits(tmp_path):
         np.testing.assert_array_equal(results[0][name], results[1][name])
     lines = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "killed")]
     assert lines[0] == lines[1]
+
+
+@pytest.mark.slow
+def test_a_preemption_notice_to_one_process_stops_all_after_the_same_step(tmp_path, uninterrupted):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, SCRIPT, tmp_path, "60", str(port), str(number)],
+            cwd=SCRIPT.parents[2],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    while not (tmp_path / "checkpoints" / "14").exists():
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.005)
+    processes[1].send_signal(signal.SIGTERM)
+    printed = [process.communicate()[1] for process in processes]
+    assert all("Terminated" in text for text in printed), printed
+    saved = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert 14 < saved < 60 and not (tmp_path / "result.npz").exists()
+    params = jax.device_get(toy.run(tmp_path))
+    for name in ("w", "b"):  # the order of sums over processes differs
+        np.testing.assert_allclose(params[name], uninterrupted[name], atol=1e-5)
 
 
 def test_eight_devices_do_what_one_does(tmp_path):

@@ -1,6 +1,7 @@
 """The depth experiment's world from files: prepared data sets, Stable Diffusion, and your own depth model."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -28,7 +29,7 @@ from gap_jax.models.network import Network
 from gap_jax.models.torch_modules.module import TorchModule, as_network
 from gap_jax.stages.evaluate import SetKey
 from gap_jax.tasks.depth import NEGATIVE_PROMPT
-from gap_jax.weights.depth import load_depth
+from gap_jax.weights.depth import load_depth, save_depth
 
 TARGET_IMAGES = 8
 UNET_SIZE = 256  # side of the images that XTC's U-Net was trained on
@@ -109,7 +110,11 @@ def _network(model: str, size: int | None = None) -> Network:
 
     if isinstance(module, TorchModule):
         return as_network(module, params, resize=resize)
-    return Network(lambda params, images: module.apply({"params": params}, resize(images)), params)
+    return Network(
+        lambda params, images: module.apply({"params": params}, resize(images)),
+        params,
+        save=partial(save_depth, module),
+    )
 
 
 def _split_domain(folder: Path, count: int) -> tuple[HostBatch, np.ndarray]:

@@ -1,6 +1,7 @@
 """The built-in world of the depth experiment: procedural rooms, and the models that come with gap_jax."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from gap_jax.closed_loop.world import (
     DataSets,
@@ -18,7 +19,7 @@ from gap_jax.experiments.depth.task import depth_task
 from gap_jax.models.network import Network
 from gap_jax.models.torch_modules.module import TorchModule, as_network
 from gap_jax.small_worlds import rooms
-from gap_jax.weights.depth import load_depth
+from gap_jax.weights.depth import load_depth, save_depth
 
 TARGETS = {"foggy": rooms.Style(air="foggy"), "checkered": rooms.Style("beige", "checkered")}
 DOMAINS = TARGETS | {
@@ -95,4 +96,8 @@ def _network(model: str, part: str = "depth") -> Network:
     module, params = load_depth(model, part)
     if isinstance(module, TorchModule):
         return as_network(module, params)
-    return Network(lambda params, images: module.apply({"params": params}, images), params)
+    return Network(
+        lambda params, images: module.apply({"params": params}, images),
+        params,
+        save=partial(save_depth, module),
+    )
