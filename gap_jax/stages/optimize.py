@@ -5,6 +5,7 @@ embeddings and losses of every step (safetensors); `pictures/` (PNG); and, at th
 prompt, `prompts/{i}/learned_embeds.safetensors`.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -200,24 +201,26 @@ def _make_draw(
     optimizer: PromptOptimizer, mesh: Mesh, examples: HostBatch, population: int
 ) -> Callable[[PromptWeights, jax.Array], np.ndarray]:
     """Return `draw(weights, embeddings) -> [H,W,3]`: a grid of prompts (rows) and examples (columns)."""
-    batch: Any = {name: np.asarray(array) for name, array in examples.items()}
-    count = len(next(iter(batch.values())))
-    key_data = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(0), count)))
-
-    def render(weights, embeddings):
-        keys = jax.random.wrap_key_data(jnp.asarray(key_data))
-        return jax.vmap(lambda prompt: optimizer.render(weights, prompt, batch, keys))(embeddings)
-
-    program = jax.jit(
-        jax.shard_map(render, mesh=mesh, in_specs=(P(), P("prompt")), out_specs=P("prompt"), check_vma=False)
-    )
+    count = len(next(iter(examples.values())))
+    batch = parallel.replicate(mesh, {name: np.asarray(array) for name, array in examples.items()})
+    keys = parallel.replicate(mesh, jax.random.split(jax.random.key(0), count))
+    program = _compiled_render(optimizer.render, mesh)
 
     def draw(weights, embeddings):
-        images = parallel.to_host(mesh, program(weights, embeddings))
+        images = parallel.to_host(mesh, program(weights, embeddings, batch, keys))
         height, width = images.shape[2:4]
         return images.transpose(0, 2, 1, 3, 4).reshape(population * height, count * width, 3)
 
     return draw
+
+
+@functools.cache
+def _compiled_render(render: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.Array]:
+    """Map `render` over the prompts and compile it, once for all arms that share it."""
+    of_prompts = jax.vmap(render, (None, 0, None, None))
+    specs = P(), P("prompt"), P(), P()
+    mapped = jax.shard_map(of_prompts, mesh=mesh, in_specs=specs, out_specs=P("prompt"), check_vma=False)
+    return jax.jit(mapped)
 
 
 def _check_sign(early_stop: EarlyStop | None, values: Mapping[str, np.ndarray]) -> None:
