@@ -11,7 +11,7 @@ backend of this machine. Compiling `optimize` takes minutes.
 import argparse
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +22,13 @@ from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.diffusion.schedule import Schedule
 from gap_jax.experiments.depth.settings import PRESETS
 from gap_jax.experiments.depth.task import depth_task
+from gap_jax.models.attention import Form
 from gap_jax.models.bit import BitConfig
 from gap_jax.models.clip import Clip, CLIPModel, CLIPTextModel, CLIPVisionModel
 from gap_jax.models.controlnet import ControlNet
 from gap_jax.models.depth_unet import DepthUNet
 from gap_jax.models.dpt import DPT
-from gap_jax.models.layers import Layer
+from gap_jax.models.layers import Layer, Recompute
 from gap_jax.models.network import Network
 from gap_jax.models.tokenizer import train_tokenizer
 from gap_jax.models.unet import UNet2DCondition
@@ -50,16 +51,17 @@ DEPTH_MODELS = {
 class Networks:
     """Stable Diffusion 1.5 with ControlNet, CLIP ViT-L/14 and the depth model, as shapes."""
 
-    def __init__(self, preset: str, dtype: str):
+    def __init__(self, preset: str, dtype: str, attention: Form = "auto", recompute: Recompute = "auto"):
         self.settings, self.world = PRESETS[preset]
         dtypes = dict.fromkeys(("dtype", "param_dtype"), jnp.dtype(dtype))
+        choices = {**dtypes, "attention": attention, "recompute": recompute}
         text = CLIPTextModel(768, 3072, 12, 12, **dtypes)
         vision = CLIPVisionModel(1024, 4096, 24, 16, patch_size=14, **dtypes)
         self.pipe = Pipeline(
             text,
-            AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, **dtypes),
-            UNet2DCondition(cross_attention_dim=768, **dtypes),
-            ControlNet(cross_attention_dim=768, **dtypes),
+            AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, **choices),
+            UNet2DCondition(cross_attention_dim=768, **choices),
+            ControlNet(cross_attention_dim=768, **choices),
             SCHEDULE,
             TOKENIZER,
         )
@@ -165,11 +167,13 @@ def main() -> None:
         "--preset", choices=[name for name in PRESETS if name != "small"], default="taskonomy-unet"
     )
     parser.add_argument("--dtype", default="float32", help="precision of Stable Diffusion and CLIP")
+    parser.add_argument("--attention", choices=get_args(Form), default="auto")
+    parser.add_argument("--recompute", choices=get_args(Recompute), default="auto")
     parser.add_argument("--plan", nargs="*", choices=("optimize", "generate", "finetune"), default=[])
     parser.add_argument("--prompts", type=int, default=1, help="number of prompts that are optimised at once")
     parser.add_argument("--images", type=int, default=4, help="images that a device computes at a time")
     args = parser.parse_args()
-    networks = Networks(args.preset, args.dtype)
+    networks = Networks(args.preset, args.dtype, args.attention, args.recompute)
     named = {**networks.params, "clip": networks.clip_params, "depth model": networks.model_params}
     for name, tree in {**named, "together": named}.items():
         print(f"{name:14}{size(tree)}")
