@@ -13,6 +13,7 @@ import gap_jax
 
 ROOT = Path(gap_jax.__file__).parent
 FLOORS = (  # from top to bottom: a module imports from its own floor and from those below
+    ("plan",),
     ("experiments",),
     ("small_worlds",),
     ("closed_loop",),
@@ -25,7 +26,7 @@ FLOORS = (  # from top to bottom: a module imports from its own floor and from t
     ("diffusion",),
     ("models",),
     ("data",),
-    ("parallel", "checkpoint", "metrics", "checks", "files"),
+    ("parallel", "checkpoint", "metrics", "progress", "checks", "files"),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -4,6 +4,7 @@ A test set is a batch of labelled images of any size, identified by a `SetKey`.
 """
 
 import functools
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -17,6 +18,7 @@ from gap_jax.data.batch import HostBatch
 from gap_jax.data.corruptions.apply import SEVERITIES
 from gap_jax.data.corruptions.common import CORRUPTIONS, corrupt
 from gap_jax.data.corruptions.three_d import CORRUPTIONS_3D, corrupt_3d
+from gap_jax.progress import images_per_second, traced_steps
 from gap_jax.tasks.metric import Metric
 
 Key = TypeVar("Key")
@@ -98,14 +100,18 @@ def evaluate(
     measure = _compiled_measure(predict, tuple(metrics.items()))
     models = {key: to_local_devices(params) for key, params in models.items()}
     results: dict[Key, dict[SetKey, dict[str, float]]] = {key: {} for key in models}
-    for test_set, batch in tqdm(
-        sets, total=total, desc="evaluate", unit="set", disable=jax.process_index() != 0
-    ):
-        for key, params in models.items():
-            values = in_steps(measure, params, batch, images_per_step)
-            results[key][test_set] = {
-                name: float(metrics[name].over_set(value)) for name, value in values.items()
-            }
+    total = total or operator.length_hint(sets) or None
+    bar = tqdm(total=total, desc="evaluate", unit="set", disable=jax.process_index() != 0)
+    with bar, traced_steps("evaluate") as begin_step:
+        for test_set, batch in sets:
+            begin_step()
+            for key, params in models.items():
+                values = in_steps(measure, params, batch, images_per_step)
+                results[key][test_set] = {
+                    name: float(metrics[name].over_set(value)) for name, value in values.items()
+                }
+            bar.update()
+            bar.set_postfix({"images/s": images_per_second(bar, len(batch["image"]) * len(models))})
     return results
 
 

@@ -23,6 +23,7 @@ from gap_jax.data.batch import HostBatch
 from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.files import write_whole
 from gap_jax.metrics import MetricsWriter
+from gap_jax.progress import images_per_second, traced_steps
 from gap_jax.stages.prompt_optimizer import EarlyStop, PromptOptimizer, PromptWeights
 
 
@@ -94,9 +95,10 @@ def optimize(
     is_main, done = jax.process_index() == 0, first
     silent = not is_unfinished() or not is_main
     bar = tqdm(total=steps, initial=first, desc="optimise", unit="step", disable=silent)
-    with MetricsWriter(folder, first or None) as writer, bar:
+    with MetricsWriter(folder, first or None) as writer, bar, traced_steps("optimize") as begin_step:
         try:
             while is_unfinished():
+                begin_step()
                 batch = load(done, rows)
                 check(batch)
                 new_state, metrics = step(weights, state, parallel.feed(mesh, images_per_step, batch))
@@ -108,7 +110,8 @@ def optimize(
                     _check_sign(optimizer.early_stop, values)
                 writer.write(done, values)
                 bar.update()
-                bar.set_postfix({name: f"{np.mean(value):.4g}" for name, value in values.items()})
+                means = {name: f"{np.mean(value):.4g}" for name, value in values.items()}
+                bar.set_postfix({"images/s": images_per_second(bar, images_per_step * population), **means})
                 if draw is not None and done % picture_every == 0:
                     writer.image(done, "examples", draw(weights, state.embeddings))
                 failed = np.flatnonzero(values["skipped"] >= max_skipped).tolist()
