@@ -66,6 +66,7 @@ class Options:
     work: Path
     settings: Settings
     world: Any
+    profile: int = 0  # number of steps of each stage to trace; no part of what a run is
 
     def to_json(self) -> dict[str, Any]:
         """Return the values, as JSON, that tell this run from another one."""
@@ -95,6 +96,7 @@ def parse(experiment: Experiment, args: Sequence[str]) -> Options:
         work=values.work,
         settings=values.settings,
         world=values.world,
+        profile=values.profile,
     )
 
 
@@ -132,6 +134,15 @@ def _command(experiment: Experiment, settings: Settings, world: Any) -> type:
             "work",
             option(Path, "folder for all files of this run; the same command continues in it"),
             Path("runs", experiment.name),
+        ),
+        (
+            "profile",
+            option(
+                int,
+                "number of steps of each stage that jax.profiler traces into the folder profile of this run; "
+                "0: none",
+            ),
+            0,
         ),
         ("quick", option(bool, "run a short version with three arms, to see that everything works"), False),
         ("settings", Annotated[Settings, tyro.conf.arg(name="")], settings),
@@ -222,11 +233,13 @@ def _run(experiment: Experiment, options: Options) -> None:
     from gap_jax.checkpoint import check_config
     from gap_jax.closed_loop.experiment import run_experiment
     from gap_jax.closed_loop.requirements import check_devices
+    from gap_jax.progress import tracing
 
     check_devices(options.settings)
     world = experiment.build_world(options.world, options.settings.evaluating.images)
     check_config(options.work / "config.json", options.to_json())
-    page = run_experiment(options.settings, world, options.work, options.stage)
+    with tracing(options.profile, options.work / "profile"):
+        page = run_experiment(options.settings, world, options.work, options.stage)
     if page is not None and jax.process_index() == 0:
         print(f"the report: {page}")
 

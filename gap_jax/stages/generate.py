@@ -25,7 +25,7 @@ from gap_jax.checkpoint import check_config
 from gap_jax.data import generated
 from gap_jax.data.batch import Batch, HostBatch
 from gap_jax.files import read_json, write_json
-from gap_jax.progress import compiling
+from gap_jax.progress import compiling, traced_steps
 from gap_jax.stages.band import Band, Selection
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -144,8 +144,9 @@ def generate(
         selection, expected = Selection(band, chunks), min(count, band.expected_candidates)
         filters += (Filter(band.value, -_LARGEST, _LARGEST),)  # only finite values have ranks
     bar = tqdm(total=expected, desc="generate", unit="image", disable=process != 0)
-    with bar:
+    with bar, traced_steps("generate") as begin_step:
         for first in range(0, count, images_per_step):
+            begin_step()
             chunk_name = f"{first:08d}-{rows.start:04d}-{rows.stop:04d}"
             num_new = min(images_per_step, count - first)
             if not parallel.all_agree((chunks / f"{chunk_name}.npz").exists()):

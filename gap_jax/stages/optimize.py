@@ -5,6 +5,7 @@ embeddings and losses of every step (safetensors); `pictures/` (PNG); and, at th
 prompt, `prompts/{i}/learned_embeds.safetensors`.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from gap_jax.data.batch import HostBatch
 from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.files import write_whole
 from gap_jax.metrics import MetricsWriter
-from gap_jax.progress import compiling
+from gap_jax.progress import compiling, images_per_second, traced_steps
 from gap_jax.stages.prompt_optimizer import EarlyStop, PromptOptimizer, PromptWeights
 
 
@@ -96,9 +97,10 @@ def optimize(
     is_main, done = jax.process_index() == 0, first
     silent = not is_unfinished() or not is_main
     bar = tqdm(total=steps, initial=first, desc="optimise", unit="step", disable=silent)
-    with MetricsWriter(folder, first or None) as writer, bar:
+    with MetricsWriter(folder, first or None) as writer, bar, traced_steps("optimize") as begin_step:
         try:
             while is_unfinished():
+                begin_step()
                 batch = load(done, rows)
                 check(batch)
                 with compiling(bar, done == first):
@@ -111,7 +113,8 @@ def optimize(
                     _check_sign(optimizer.early_stop, values)
                 writer.write(done, values)
                 bar.update()
-                bar.set_postfix({name: f"{np.mean(value):.4g}" for name, value in values.items()})
+                means = {name: f"{np.mean(value):.4g}" for name, value in values.items()}
+                bar.set_postfix({"images/s": images_per_second(bar, images_per_step * population), **means})
                 if draw is not None and done % picture_every == 0:
                     writer.image(done, "examples", draw(weights, state.embeddings))
                 failed = np.flatnonzero(values["skipped"] >= max_skipped).tolist()
@@ -206,24 +209,26 @@ def _make_draw(
     optimizer: PromptOptimizer, mesh: Mesh, examples: HostBatch, population: int
 ) -> Callable[[PromptWeights, jax.Array], np.ndarray]:
     """Return `draw(weights, embeddings) -> [H,W,3]`: a grid of prompts (rows) and examples (columns)."""
-    batch: Any = {name: np.asarray(array) for name, array in examples.items()}
-    count = len(next(iter(batch.values())))
-    key_data = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(0), count)))
-
-    def render(weights, embeddings):
-        keys = jax.random.wrap_key_data(jnp.asarray(key_data))
-        return jax.vmap(lambda prompt: optimizer.render(weights, prompt, batch, keys))(embeddings)
-
-    program = jax.jit(
-        jax.shard_map(render, mesh=mesh, in_specs=(P(), P("prompt")), out_specs=P("prompt"), check_vma=False)
-    )
+    count = len(next(iter(examples.values())))
+    batch = parallel.replicate(mesh, {name: np.asarray(array) for name, array in examples.items()})
+    keys = parallel.replicate(mesh, jax.random.split(jax.random.key(0), count))
+    program = _compiled_render(optimizer.render, mesh)
 
     def draw(weights, embeddings):
-        images = parallel.to_host(mesh, program(weights, embeddings))
+        images = parallel.to_host(mesh, program(weights, embeddings, batch, keys))
         height, width = images.shape[2:4]
         return images.transpose(0, 2, 1, 3, 4).reshape(population * height, count * width, 3)
 
     return draw
+
+
+@functools.cache
+def _compiled_render(render: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.Array]:
+    """Map `render` over the prompts and compile it, once for all arms that share it."""
+    of_prompts = jax.vmap(render, (None, 0, None, None))
+    specs = P(), P("prompt"), P(), P()
+    mapped = jax.shard_map(of_prompts, mesh=mesh, in_specs=specs, out_specs=P("prompt"), check_vma=False)
+    return jax.jit(mapped)
 
 
 def _check_sign(early_stop: EarlyStop | None, values: Mapping[str, np.ndarray]) -> None:

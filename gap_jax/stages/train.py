@@ -25,7 +25,7 @@ from gap_jax.data.batch import Batch
 from gap_jax.data.loader import Batches
 from gap_jax.files import read_json, write_json
 from gap_jax.metrics import MetricsWriter
-from gap_jax.progress import compiling
+from gap_jax.progress import compiling, images_per_second, traced_steps
 
 Params = Any
 Loss = Callable[[Params, Params, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
@@ -98,7 +98,7 @@ def train(
     step = _compiled_step(loss, optimizer, average)
     is_main = jax.process_index() == 0
     bar = tqdm(total=steps, initial=first, desc=folder.name, unit="step", disable=not is_main)
-    with MetricsWriter(folder, first or None) as writer, bar:
+    with MetricsWriter(folder, first or None) as writer, bar, traced_steps("finetune") as begin_step:
         done, unlogged = first, _read_unlogged(folder, first)
 
         def save() -> None:
@@ -108,6 +108,7 @@ def train(
 
         try:
             for batch in batches(first, steps, rows) if first < steps else ():
+                begin_step()
                 with compiling(bar, done == first):
                     state, metrics = step(state, frozen, parallel.feed(mesh, batches.size, batch), key)
                 done += 1
@@ -117,7 +118,8 @@ def train(
                     values = {name: float(np.mean([float(m[name]) for m in unlogged])) for name in metrics}
                     unlogged = []
                     writer.write(done, values)
-                    bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
+                    means = {name: f"{value:.4g}" for name, value in values.items()}
+                    bar.set_postfix({"images/s": images_per_second(bar, batches.size), **means})
                     if state.opt.notfinite_count >= max_skipped:
                         raise FloatingPointError(
                             f"{max_skipped} updates in a row were not finite, up to step {done}: lower the "

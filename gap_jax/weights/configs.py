@@ -107,7 +107,7 @@ _PER_LEVEL = (  # fields with one entry per entry of block_out_channels
 )
 # fields of our modules that are not in config.json
 _NOT_IN_CONFIG = {"parent", "name", "dtype", "param_dtype", "zero_init", "text_model", "vision_model"}
-_NOT_IN_CONFIG |= {"backbone_config", "image_mean", "image_std", "label_names"}
+_NOT_IN_CONFIG |= {"backbone_config", "image_mean", "image_std", "label_names", "attention", "recompute"}
 
 
 def build(

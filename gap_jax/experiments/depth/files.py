@@ -76,7 +76,14 @@ def build(config: DepthFiles, held_out: int) -> World:
             else read_target(value, len(original[0]["image"]))
             for name, value in config.targets.items()
         }
-    generator = load_generator(config.pipeline, config.clip, controlnet=config.controlnet, dtype=config.dtype)
+    generator = load_generator(
+        config.pipeline,
+        config.clip,
+        controlnet=config.controlnet,
+        dtype=config.dtype,
+        attention=config.attention,
+        recompute=config.recompute,
+    )
     return World(
         title="Depth",
         summary=f"The depth model {config.model} is fine-tuned on {config.data} and tested under shift.",

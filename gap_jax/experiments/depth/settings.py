@@ -62,6 +62,12 @@ class DepthFiles:
     size: Count = 256  # side of the images that the depth models see, in pixels
     loss: Literal["l1", "midas"] = "l1"  # fine-tuning loss: L1, or MiDaS's scale- and shift-invariant loss
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # precision of Stable Diffusion and CLIP
+    # how long sequences attend: the whole map ("xla"), blocks of queries, a fused kernel of the GPU or TPU
+    # ("flash"), or what suits the machine
+    attention: Literal["auto", "xla", "blocks", "flash"] = "auto"
+    # what gradients compute again to save memory: nothing, the blocks of Stable Diffusion, or these only for
+    # images of 256 pixels or more
+    recompute: Literal["auto", "nothing", "blocks"] = "auto"
 
 
 REPLICA = Path("data/omnidata")
