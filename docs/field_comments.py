@@ -12,7 +12,9 @@ class FieldComments(griffe.Extension):
 
     def on_attribute_instance(self, *, node: Any, attr: griffe.Attribute, **_: Any) -> None:
         """Read the comment from the source of the class."""
-        if attr.docstring or not isinstance(node, ast.AnnAssign) or not isinstance(attr.parent, griffe.Class):
+        if attr.docstring or not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
+            return
+        if not isinstance(attr.parent, griffe.Class):
             return
         assert attr.lineno is not None and attr.endlineno is not None
         lines = attr.lines_collection[attr.filepath]
