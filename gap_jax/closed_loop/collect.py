@@ -1,13 +1,18 @@
 """Puts together the results of all seeds: what was measured, what was generated, and pictures of prompts."""
 
+import json
+import platform
+import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from gap_jax import prompts
+from gap_jax import __version__, prompts
 from gap_jax.closed_loop.arm_prompts import PromptSet
 from gap_jax.closed_loop.arms import ARMS
 from gap_jax.closed_loop.gallery import Gallery
@@ -24,7 +29,7 @@ from gap_jax.closed_loop.settings import Optimizing, Settings
 from gap_jax.closed_loop.terms import weights_of
 from gap_jax.closed_loop.world import TargetDomain
 from gap_jax.progress import compiling
-from gap_jax.report.results import CONSTANT, ArmStyle, Column, Generated, Point, Prompt, Results
+from gap_jax.report.results import CONSTANT, ArmStyle, Column, Generated, Origin, Point, Prompt, Results
 from gap_jax.stages.evaluate import CLEAN, SetKey
 from gap_jax.stages.generate import read_summary
 from gap_jax.stages.guidance import FeatureStatistics
@@ -74,6 +79,29 @@ def collect(runs: Sequence[Run], produced: Sequence[Sequence[Produced]], root: P
             if target in scores[0][next(iter(names.values()))]
         },
         prompts=tuple(_prompts(runs[0], produced[0], root)),
+        origin=_origin(runs[0], produced[0], root),
+    )
+
+
+def _origin(run: Run, produced: Sequence[Produced], root: Path) -> Origin:
+    """Return how the results were made, with the files of a seed's arms."""
+    artefacts = {}
+    for work in produced:
+        folders = {
+            "prompts": work.optimized,
+            "images": work.generated / "images" / "train",
+            "model": run.stage_folder(work.key.arm, "finetune", work.key.iteration) / "best",
+        }
+        artefacts[result_arm(work.key, run.settings.iterations)] = {
+            kind: folder.relative_to(root).as_posix() for kind, folder in folders.items() if folder.is_dir()
+        }
+    devices = jax.devices()
+    return Origin(
+        command=shlex.join(["python", *sys.orig_argv[1:]]),
+        versions={"gap_jax": __version__, "Python": platform.python_version()}
+        | {package: version(package) for package in ("jax", "flax", "optax", "numpy")},
+        devices=f"{len(devices)} × {devices[0].device_kind}",
+        artefacts=artefacts,
     )
 
 
