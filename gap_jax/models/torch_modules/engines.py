@@ -99,9 +99,8 @@ def callback_engine(module: "torch.nn.Module", output: Output) -> Engine:
     @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
     def differentiable(tensors, images, seed, train):
         results = (shape_of_prediction(images.shape, images.dtype, train), _shapes(dict(tensors)))
-        return jax.pure_callback(
-            functools.partial(forward_on_host, train=train), results, tensors, images, seed
-        )
+        host = functools.partial(forward_on_host, train=train)
+        return jax.pure_callback(host, results, tensors, images, seed, vmap_method="sequential")
 
     def forward(tensors, images, seed, train):
         return differentiable(tensors, images, seed, train), (tensors, images, seed)
@@ -111,7 +110,9 @@ def callback_engine(module: "torch.nn.Module", output: Output) -> Engine:
         learning = {name: tensors[name] for name, _ in module.named_parameters()}
         shapes = _shapes((learning, images))
         host = functools.partial(backward_on_host, train=train)
-        gradients, pixels = jax.pure_callback(host, shapes, tensors, images, seed, cotangents[0])
+        gradients, pixels = jax.pure_callback(
+            host, shapes, tensors, images, seed, cotangents[0], vmap_method="sequential"
+        )
         return {name: gradients.get(name) for name in tensors}, pixels, None
 
     differentiable.defvjp(forward, backward)
