@@ -195,20 +195,18 @@ def _holding(
     import torch
 
     names = {id(tensor): name for name, tensor in (*module.named_parameters(), *module.named_buffers())}
-    places = [
-        (attributes, key, value)
-        for part in module.modules()
-        for attributes in (part._parameters, part._buffers, vars(part))
-        for key, value in attributes.items()
-        if isinstance(value, torch.Tensor)
-    ]
+    places: list[tuple[dict[str, Any], str, Any]] = []
+    for part in module.modules():
+        held: tuple[dict[str, Any], ...] = (part._parameters, part._buffers, vars(part))
+        places += [(by_key, key, value) for by_key in held for key, value in by_key.items()]
+    places = [place for place in places if isinstance(place[2], torch.Tensor)]
     try:
-        for attributes, key, value in places:
-            attributes[key] = tensors[names[id(value)]] if id(value) in names else convert(value)
+        for by_key, key, value in places:
+            by_key[key] = tensors[names[id(value)]] if id(value) in names else convert(value)
         yield
     finally:
-        for attributes, key, value in places:
-            attributes[key] = value
+        for by_key, key, value in places:
+            by_key[key] = value
 
 
 def tensor_of(array: Any) -> "torch.Tensor":
