@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 import torch
-from diffusers.pipelines.controlnet.multicontrolnet import MultiControlNetModel
+from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
 
 import gap_jax
 from gap_jax.diffusion.align import Sampling, generate
