@@ -212,7 +212,7 @@ UNFIT = {
         set_json("model_index.json", _class_name="FluxPipeline"),
         "must be of Stable Diffusion 1.x or 2.x, found a FluxPipeline",
     ),
-    "several ControlNets": (
+    "another kind of ControlNet": (
         set_json("model_index.json", controlnet=["diffusers", "ControlNetXSAdapter"]),
         "model_index.json: controlnet must be a ControlNetModel or a MultiControlNetModel, found a ControlNetXS",
     ),
