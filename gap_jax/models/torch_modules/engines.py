@@ -46,7 +46,7 @@ def torchax_engine(module: "torch.nn.Module", output: Output) -> Engine:
             torch.device("jax"),
         ):
             warnings.filterwarnings("ignore", "Explicitly requested dtype")  # JAX has int32 for int64
-            prediction = output(module(environment.j2t_iso(images)))
+            prediction: Any = output(module(environment.j2t_iso(images)))
         return prediction.jax(), {name: tensor.jax() for name, tensor in inside.items()}
 
     return call
