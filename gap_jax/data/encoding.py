@@ -32,7 +32,7 @@ def as_arrays(example: Mapping[str, Any]) -> dict[str, np.ndarray]:
         elif np.ndim(value) == 0 and isinstance(value, int | np.integer) and not isinstance(value, bool):
             arrays[name] = np.int32(value)
         elif np.asarray(value).dtype.kind in "biuf":
-            arrays[name] = value
+            arrays[name] = np.asarray(value)[()]
     return arrays
 
 

@@ -209,8 +209,8 @@ def write_tfds(chunks: Path, folder: Path, left_out: Collection[int] = ()) -> Pa
         if kind in PNG_IN_TFDS:
             dtype = np.uint16 if kind == "depth" else np.uint8
             return tfds.features.Image(shape=value.shape, dtype=dtype, encoding_format="png")
-        dtype = np.int32 if value.dtype == np.uint8 else value.dtype  # uint8 is for masks
-        return tfds.features.Tensor(shape=value.shape, dtype=dtype, encoding="zlib")
+        number = np.int32 if value.dtype == np.uint8 else value.dtype  # uint8 is for masks
+        return tfds.features.Tensor(shape=value.shape, dtype=number, encoding="zlib")
 
     def stored(name: str, value: Any) -> Any:
         kind = kind_of(name, value)

@@ -78,4 +78,4 @@ def canny_condition(images: jax.Array, low: float = CANNY_LOW, high: float = CAN
         return np.repeat(found[..., None], 3, -1).astype(np.float32) / 255
 
     shape = jax.ShapeDtypeStruct(images.shape, jnp.float32)
-    return jax.pure_callback(edges, shape, jax.lax.stop_gradient(images))
+    return jax.pure_callback(edges, shape, jax.lax.stop_gradient(images), vmap_method="sequential")

@@ -96,7 +96,8 @@ def save_classifier(module: ResNet | ViT | TorchModule, params: dict, folder: st
     for a torch module that is not of transformers.
     """
     if isinstance(module, TorchModule):
-        return save_torch(module, params, folder)
+        save_torch(module, params, folder)
+        return
     kind = "resnet" if isinstance(module, ResNet) else "vit"
     config = describe(module)
     names = module.label_names or [f"LABEL_{i}" for i in range(module.num_labels)]

@@ -80,7 +80,8 @@ def save_depth(model: DepthUNet | DPT | TorchModule, params: dict, folder: str |
     a torch module that is not of transformers.
     """
     if isinstance(model, TorchModule):
-        return save_torch(model, params, folder)
+        save_torch(model, params, folder)
+        return
     with replace_folder(Path(folder), "config.json") as target:
         write_component(target, describe(model), params, TRANSFORMERS[0])
         if isinstance(model, DPT):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 import torch
-from diffusers.pipelines.controlnet.multicontrolnet import MultiControlNetModel
+from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
 
 import gap_jax
 from gap_jax.diffusion.align import Sampling, generate
@@ -75,7 +75,7 @@ def test_two_controlnets_add_up_and_are_saved_as_in_diffusers(models, two, tmp_p
         assert relative_error(found, nhwc(expected)) < 1e-4
 
     gap_jax.save_pipeline(pipe, params, tmp_path / "saved")
-    again = MultiControlNetModel.from_pretrained(tmp_path / "saved" / "controlnet")
+    again = MultiControlNetModel.from_pretrained(str(tmp_path / "saved" / "controlnet"))
     for old, new in zip(theirs.nets, again.nets, strict=True):
         for name, value in old.state_dict().items():
             torch.testing.assert_close(new.state_dict()[name], value, msg=name)

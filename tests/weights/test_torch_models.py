@@ -128,6 +128,11 @@ def test_factories_that_do_not_fit_are_refused(factories, factory, load, message
         load(f"my_networks:{factory}")
 
 
+def test_a_factory_in_no_module_is_refused():
+    with pytest.raises(ValueError, match="no_such_module:net: there is no Python module no_such_module"):
+        gap_jax.load_depth("no_such_module:net")
+
+
 def test_factories_are_told_from_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a:b").mkdir()

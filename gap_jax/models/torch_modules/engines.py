@@ -46,7 +46,7 @@ def torchax_engine(module: "torch.nn.Module", output: Output) -> Engine:
             torch.device("jax"),
         ):
             warnings.filterwarnings("ignore", "Explicitly requested dtype")  # JAX has int32 for int64
-            prediction = output(module(environment.j2t_iso(images)))
+            prediction: Any = output(module(environment.j2t_iso(images)))
         return prediction.jax(), {name: tensor.jax() for name, tensor in inside.items()}
 
     return call
@@ -99,9 +99,8 @@ def callback_engine(module: "torch.nn.Module", output: Output) -> Engine:
     @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
     def differentiable(tensors, images, seed, train):
         results = (shape_of_prediction(images.shape, images.dtype, train), _shapes(dict(tensors)))
-        return jax.pure_callback(
-            functools.partial(forward_on_host, train=train), results, tensors, images, seed
-        )
+        host = functools.partial(forward_on_host, train=train)
+        return jax.pure_callback(host, results, tensors, images, seed, vmap_method="sequential")
 
     def forward(tensors, images, seed, train):
         return differentiable(tensors, images, seed, train), (tensors, images, seed)
@@ -111,7 +110,9 @@ def callback_engine(module: "torch.nn.Module", output: Output) -> Engine:
         learning = {name: tensors[name] for name, _ in module.named_parameters()}
         shapes = _shapes((learning, images))
         host = functools.partial(backward_on_host, train=train)
-        gradients, pixels = jax.pure_callback(host, shapes, tensors, images, seed, cotangents[0])
+        gradients, pixels = jax.pure_callback(
+            host, shapes, tensors, images, seed, cotangents[0], vmap_method="sequential"
+        )
         return {name: gradients.get(name) for name in tensors}, pixels, None
 
     differentiable.defvjp(forward, backward)
@@ -194,20 +195,18 @@ def _holding(
     import torch
 
     names = {id(tensor): name for name, tensor in (*module.named_parameters(), *module.named_buffers())}
-    places = [
-        (attributes, key, value)
-        for part in module.modules()
-        for attributes in (part._parameters, part._buffers, vars(part))
-        for key, value in attributes.items()
-        if isinstance(value, torch.Tensor)
-    ]
+    places: list[tuple[dict[str, Any], str, Any]] = []
+    for part in module.modules():
+        held: tuple[dict[str, Any], ...] = (part._parameters, part._buffers, vars(part))
+        places += [(by_key, key, value) for by_key in held for key, value in by_key.items()]
+    places = [place for place in places if isinstance(place[2], torch.Tensor)]
     try:
-        for attributes, key, value in places:
-            attributes[key] = tensors[names[id(value)]] if id(value) in names else convert(value)
+        for by_key, key, value in places:
+            by_key[key] = tensors[names[id(value)]] if id(value) in names else convert(value)
         yield
     finally:
-        for attributes, key, value in places:
-            attributes[key] = value
+        for by_key, key, value in places:
+            by_key[key] = value
 
 
 def tensor_of(array: Any) -> "torch.Tensor":

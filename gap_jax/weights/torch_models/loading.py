@@ -88,7 +88,7 @@ def save_torch(module: TorchModule, params: dict, folder: str | Path) -> None:
     An existing model is replaced, and any other folder refused, as by `save_pipeline`. Raises ValueError for
     a module of another library.
     """
-    inner = module.module
+    inner: Any = module.module
     if not hasattr(inner, "save_pretrained"):
         raise ValueError(
             f"{type(inner).__name__} is no module of transformers, so it has no folder layout: save the "
@@ -105,7 +105,15 @@ def _made_by_factory(model: str) -> "torch.nn.Module":
     name, _, factory = model.partition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")  # modules in the current folder, also for commands that are scripts
-    found = getattr(importlib.import_module(name), factory, None)
+    try:
+        found = getattr(importlib.import_module(name), factory, None)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise ValueError(
+            f"{model}: there is no Python module {name}; give a module in the current folder or one that is "
+            "installed"
+        ) from error
     if not callable(found):
         raise ValueError(f"{model}: the module {name} has no function {factory}: check the name")
     module = found()
@@ -137,7 +145,7 @@ def _from_transformers(repo: Repo, task: TaskName, variant: str | None) -> "torc
 
 def _class_name(config: dict[str, Any], task: TaskName) -> str | None:
     """Return the name of the torch class that a configuration names, if transformers has it."""
-    names = config.get("architectures") or ()
+    names: list[str] = config.get("architectures") or []
     if len(names) != 1 or not str(names[0]).endswith(CLASSES[task]):
         return None
     import transformers
