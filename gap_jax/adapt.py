@@ -173,5 +173,14 @@ class _Indexed:
         return {**self._source[index], "index": index}
 
 
+def run(args: list[str] | None = None) -> None:
+    """Run the command line; an error in the model or the images ends the program with its message."""
+    config = tyro.cli(Adapt, args=args, prog="python -m gap_jax.adapt", description=__doc__)
+    try:
+        main(config)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
 if __name__ == "__main__":
-    main(tyro.cli(Adapt, prog="python -m gap_jax.adapt", description=__doc__))
+    run()
