@@ -53,7 +53,8 @@ class Omnidata(DepthDataset):
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
     The folder must hold rgb, depth_zbuffer and, if there are masks, mask_valid, each with
-    {component}/{building}. docs/data.md says where to get them; check them with `python -m gap_jax.data check omnidata`.
+    {component}/{building}. docs/data.md says where to get them; check them with
+    `python -m gap_jax.data check omnidata`.
     """
     BUILDER_CONFIGS: ClassVar = [
         FolderConfig(name=f"{component}_{size}", layout=OmnidataLayout(component), size=size)
