@@ -67,6 +67,8 @@ def _why_unreadable(path: str | Path, error: Exception) -> str:
         return f"{start}it holds text of more than a megabyte: save it without metadata"
     if isinstance(error, OSError) and error.strerror:
         return start + error.strerror
+    if isinstance(error, MemoryError):
+        return f"{start}it does not fit into memory"
     with Path(path).open("rb") as stream:
         head = stream.read(len(_LFS_POINTER))
     if not head:
