@@ -131,8 +131,8 @@ def find_buildings(
         if any(examples.values())
         else [_nothing_found(splits, pairs, locate, [*notes, *describe_faults(faults, names=1)])]
     )
-    splits = {split: paths for split, paths in examples.items() if paths}
-    return Inventory(splits, faults, notes, problems=tuple(problems))
+    found = {split: paths for split, paths in examples.items() if paths}
+    return Inventory(found, faults, notes, problems=tuple(problems))
 
 
 def _nothing_found(

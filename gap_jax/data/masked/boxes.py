@@ -163,7 +163,8 @@ def _mask_paths(images: Path, masks: Path, suffix: str, paths: Mapping[str, Path
         raise ValueError(
             f"{masks}: masks beside their images need a --suffix, such as _mask; or name another folder"
         )
-    root, image_of, targets = Path(os.path.abspath(images)), {}, {}
+    root, targets = Path(os.path.abspath(images)), {}
+    image_of: dict[Path, Path] = {}
     for name, path in paths.items():
         target = (masks / path.relative_to(root)).with_name(f"{path.stem}{suffix}.png")
         if image_of.setdefault(target, path) != path:
