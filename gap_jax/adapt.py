@@ -180,6 +180,11 @@ class _Indexed:
         return {**self._source[index], "index": index}
 
 
-if __name__ == "__main__":
+def run(args: list[str] | None = None) -> None:
+    """Run the command line; an error in the model or the images ends the program with its message."""
     with one_line_errors():
-        main(tyro.cli(Adapt, prog="python -m gap_jax.adapt", description=__doc__))
+        main(tyro.cli(Adapt, args=args, prog="python -m gap_jax.adapt", description=__doc__))
+
+
+if __name__ == "__main__":
+    run()

@@ -53,7 +53,7 @@ def open_colour(path: str | Path) -> Image.Image:
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        if image.getchannel("A").getextrema()[0] < 255:
+        if np.asarray(image.getchannel("A")).min() < 255:
             raise Fault(path, "has transparent pixels: draw it on a background and save it as RGB")
     return image.convert("RGB")
 
@@ -67,6 +67,8 @@ def _why_unreadable(path: str | Path, error: Exception) -> str:
         return f"{start}it holds text of more than a megabyte: save it without metadata"
     if isinstance(error, OSError) and error.strerror:
         return start + error.strerror
+    if isinstance(error, MemoryError):
+        return f"{start}it does not fit into memory"
     with Path(path).open("rb") as stream:
         head = stream.read(len(_LFS_POINTER))
     if not head:
@@ -91,7 +93,7 @@ def read_mask(path: str | Path, size: tuple[int, int] | None) -> np.ndarray:
             + turned(image.size, size),
         )
     if image.mode == "P":  # the numbers of a palette mean nothing without its colours
-        return np.asarray(image.convert("RGB")).any(-1)
+        return np.asarray(image.convert("RGB")).max(-1) > 0
     pixels = np.asarray(image)
     if pixels.ndim != 2:
         raise Fault(path, f"must be a mask of one channel, found mode {image.mode}: convert it")

@@ -75,7 +75,7 @@ def test_twenty_troubles_of_images_with_masks_at_once(tmp_path, capsys):
         ("cat/10.png", "has no mask"),
         ("masks/cat/11.png", "keeps nothing"),
         ("masks/cat/12.png", "mask of one channel, found mode RGB"),
-        ("cat/13.png", "belong to no image"),
+        ("cat/13", "belong to no image"),
         ("cat/14.heic", "each not .png"),
         ("cat/15.png", "has the same name as another image"),
         ("cat/._16.png", "each hidden"),

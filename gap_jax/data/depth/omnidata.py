@@ -12,8 +12,8 @@ from gap_jax.data.depth.taskonomy_layout import (
     decode_zbuffer,
     find_buildings,
     leave_out,
+    note_missing_masks,
     read_splits,
-    without_masks,
 )
 from gap_jax.data.inventory import Inventory
 from gap_jax.data.reading.listing import list_folders
@@ -69,7 +69,7 @@ class OmnidataLayout:
         else:
             raise FileNotFoundError(f"{folder} is missing: it must hold the buildings of {self.component}")
         splits, excluded = leave_out(splits, EXCLUDED.get(self.component, ()))
-        return find_buildings(splits, locate).noting(excluded, without_masks(masks))
+        return find_buildings(splits, locate).noting(excluded, note_missing_masks(masks))
 
     def decode(self, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Decode depth: raw / `far`, at most 1; it is valid except at 65535."""

@@ -14,8 +14,8 @@ from gap_jax.data.depth.taskonomy_layout import (
     decode_zbuffer,
     find_buildings,
     leave_out,
+    note_missing_masks,
     read_splits,
-    without_masks,
 )
 from gap_jax.data.inventory import Inventory
 from gap_jax.data.reading.text import read_lines
@@ -59,7 +59,7 @@ class TaskonomyLayout:
             )
 
         selected = None if self.selection is None else read_selection(root / self.selection)
-        return find_buildings(splits, locate, selected).noting(excluded, without_masks(masks))
+        return find_buildings(splits, locate, selected).noting(excluded, note_missing_masks(masks))
 
     def decode(self, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Decode depth: raw / 8000, at most 1; it is valid except at 65535."""

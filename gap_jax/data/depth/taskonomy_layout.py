@@ -70,7 +70,7 @@ def leave_out(
     return kept, note if excluded else ""
 
 
-def without_masks(folder: Path) -> str:
+def note_missing_masks(folder: Path) -> str:
     """Return a note for a data set whose folder of masks is missing, "" for any other."""
     return "" if folder.is_dir() else f"without masks ({folder}): depth is valid where it is not {INVALID}"
 
@@ -126,30 +126,32 @@ def find_buildings(
         for part, buildings in (("images", without_images), ("masks", without_masks))
         if buildings
     ]
-    problems = [] if any(examples.values()) else [_nothing_found(splits, pairs, locate, notes, faults)]
-    splits = {split: paths for split, paths in examples.items() if paths}
-    return Inventory(splits, faults, notes, problems=tuple(problems))
+    problems = (
+        []
+        if any(examples.values())
+        else [_nothing_found(splits, pairs, locate, [*notes, *describe_faults(faults, names=1)])]
+    )
+    found = {split: paths for split, paths in examples.items() if paths}
+    return Inventory(found, faults, notes, problems=tuple(problems))
 
 
 def _nothing_found(
     splits: Mapping[str, Sequence[str]],
     pairs: Sequence[tuple[str, str]],
     locate: Callable[[str], Building],
-    notes: Sequence[str],
-    faults: Sequence[Fault],
+    reasons: Sequence[str],
 ) -> str:
     """Return what was looked for, where, and what was found instead."""
     if not pairs:
         listed = sum(map(len, splits.values()))
         return (
-            f"there is no building to look for: the splits name {listed} buildings, and the selection none "
-            "of them"
+            f"there is no building to look for: the splits name {listed}, and a selection names none of these"
         )
     domains = [domain for domain in locate(pairs[0][1]) if domain is not None]
     patterns = "\n".join(
         f"{domain.folder}/point_{{p}}_view_{{v}}_domain_{domain.name}.png" for domain in domains
     )
-    found = "; ".join([*notes, *describe_faults(faults, names=1)])
+    found = "; ".join(reasons)
     return (
         f"none of {len(pairs)} buildings has an example: {found}. The files of one building are\n{patterns}"
     )

@@ -12,8 +12,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from gap_jax.data.encoding import png
-from gap_jax.data.files import Fault, format_size, open_image
+from gap_jax.data.files import IMAGE_SUFFIXES, Fault, format_size, open_image
 from gap_jax.data.inventory import check_fault_share
+from gap_jax.data.reading.listing import list_files
 from gap_jax.data.reading.text import locate, read_text
 from gap_jax.data.table import read_table
 from gap_jax.files import write_whole
@@ -117,6 +118,11 @@ def write_masks(
     paths = {
         name: path for name, path in paths.items() if path.is_file() or not boxes_by_image[name][0].relative
     }
+    if boxes_by_image and not paths:
+        raise ValueError(
+            f"none of the {len(boxes_by_image)} images with boxes in {boxes}, such as "
+            f"{next(iter(boxes_by_image))}, is in {images}: {list_files(images, IMAGE_SUFFIXES).describe()}"
+        )
     targets = _mask_paths(images, masks, suffix, paths)
     faults = []
     for name, path in tqdm(paths.items(), desc="masks", unit="image"):
@@ -157,7 +163,8 @@ def _mask_paths(images: Path, masks: Path, suffix: str, paths: Mapping[str, Path
         raise ValueError(
             f"{masks}: masks beside their images need a --suffix, such as _mask; or name another folder"
         )
-    root, image_of, targets = Path(os.path.abspath(images)), {}, {}
+    root, targets = Path(os.path.abspath(images)), {}
+    image_of: dict[Path, Path] = {}
     for name, path in paths.items():
         target = (masks / path.relative_to(root)).with_name(f"{path.stem}{suffix}.png")
         if image_of.setdefault(target, path) != path:

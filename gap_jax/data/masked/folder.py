@@ -47,21 +47,21 @@ class MaskedFolderLayout:
                 f"{root / 'images'} must hold only folders of the classes {', '.join(classes)}, but has "
                 f"{abbreviate(unknown)}: remove them or name all classes"
             )
+        mask_of = {_stem(name): mask for name, mask in masks.files.items()}
         candidates, faults = [], []
         for name, image in images.files.items():
             label_name, _, below = name.partition("/")
             if not below:
                 faults.append(Fault(image, "is in no class's folder"))
             elif label_name in classes:
-                label, mask = classes.index(label_name), root / "masks" / Path(name).with_suffix(".png")
-                paths = MaskedPaths(_stem(name), str(image), str(mask), label, label, {})
-                candidates.append(paths)
+                stem, label = _stem(name), classes.index(label_name)
+                mask = mask_of.get(stem, root / "masks" / f"{stem}.png")
+                candidates.append(MaskedPaths(stem, str(image), str(mask), label, label, {}))
         candidates.sort(key=lambda paths: paths.label)
         examples, missing = keep_existing(candidates)
         notes = [format_counts("train", (classes[paths.label] for paths in examples))]
-        unused = masks.files.keys() - {f"{paths.id}.png" for paths in candidates}
-        if unused:
-            notes.append(f"{len(unused)} masks belong to no image: {abbreviate(sorted(unused))}")
+        if unused := sorted(mask_of.keys() - {paths.id for paths in candidates}):
+            notes.append(f"{len(unused)} masks belong to no image: {abbreviate(unused)}")
         if examples:
             problems += missing_classes(root / "images", examples, classes)
         else:

@@ -101,7 +101,8 @@ class IWildCamLayout:
             )
         elif not self.time:
             problems += missing_locations(root / SUBSETS["test"].file, TEST_LOCATIONS, named["test"])
-            problems += missing_classes(root / SUBSETS["train"].file, splits["train"], CLASSES)
+            if any(splits.values()):
+                problems += missing_classes(root / SUBSETS["train"].file, splits["train"], CLASSES)
         splits, repeated = hold_out({split: examples for split, examples in splits.items() if examples})
         for split, examples in splits.items():
             with_mask = sum(paths.mask is not None for paths in examples)

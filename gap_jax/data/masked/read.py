@@ -161,14 +161,14 @@ def hold_out(
     for split, examples in splits.items():
         for paths in examples:
             by_size[Path(paths.image).stat().st_size].append((split, paths))
-    last: dict[bytes, tuple[str, MaskedPaths]] = {}
+    last: dict[bytes, str] = {}
     faults, left_out = [], set()
     for same_size in by_size.values():
         if len({split for split, _ in same_size}) == 1:
             continue
         for split, paths in reversed(same_size):
             content = hashlib.sha256(Path(paths.image).read_bytes()).digest()
-            held, _ = last.setdefault(content, (split, paths))
+            held = last.setdefault(content, split)
             if held != split:
                 left_out.add((split, paths.id))
                 faults.append(paths.fault(paths.image, f"is in the split {held}, too"))
@@ -193,6 +193,11 @@ def check_classes(source: str | Path, examples: Sequence[MaskedPaths], classes: 
 
 def missing_classes(source: str | Path, examples: Sequence[MaskedPaths], classes: Sequence[str]) -> list[str]:
     """Return a sentence that names `source`, a file or folder, and the classes without examples, if any."""
+    if not examples:
+        return [
+            f"{source}: found no example to train on whose files can be used; the reasons are listed with "
+            f"what was left out. The classes are {', '.join(classes)}"
+        ]
     labels = {paths.label for paths in examples}
     missing = [name for label, name in enumerate(classes) if label not in labels]
     return [

@@ -56,13 +56,15 @@ class WaterbirdsLayout:
         for split in SPLITS:
             splits[split], missing = keep_existing(candidates[split])
             faults += missing
-        if not any(splits.values()):
-            stems = "its mask {stem}_mask.png beside it: masks are obtained separately, see docs/data.md"
-            raise ValueError(
-                f"{root}: none of the images in {table} has {stems}; "
-                f"{list_files(root, ('.jpg', '.png')).describe()}"
-            )
         problems = missing_classes(table, splits["train"], CLASSES)
+        if not any(splits.values()):
+            lack = "has its mask {stem}_mask.png beside it: masks are obtained separately, see docs/data.md"
+            if all(fault.reason != "has no mask" for fault in faults):
+                lack = "exists: file names are relative to the folder of the table"
+            problems = [
+                f"{root}: none of the images in {table} {lack}; "
+                f"{list_files(root, ('.jpg', '.png')).describe()}"
+            ]
         splits, repeated = hold_out({split: examples for split, examples in splits.items() if examples})
         notes = [
             format_counts(split, (GROUPS[paths.group] for paths in examples))

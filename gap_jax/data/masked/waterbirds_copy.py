@@ -71,6 +71,8 @@ def _rows(path: Path) -> Iterator[_Row]:
                 raise ValueError(
                     f"{path}: row {number} must have 0 or 1 as label and place, found {label}, {place}"
                 )
+            if image["bytes"] is None:
+                raise ValueError(f"{path}: row {number} holds no image, only the path {image['path']!r}")
             name = Path(image["path"] or f"{split}_{number:05d}.jpg").name
             species = _NAME.fullmatch(Path(name).stem)
             folder = species[1] if species else split

@@ -246,7 +246,7 @@ def test_a_repeated_building_is_read_once_and_one_in_two_splits_refused(root, tm
 def test_nothing_found_tells_what_was_looked_for(root):
     layout = TaskonomyLayout(selection="list.txt")
     (root / "list.txt").write_text(str(taskonomy(root, "nowhere", 0)[1]))
-    with pytest.raises(ValueError, match="no building to look for: the splits name 4 buildings, and the sel"):
+    with pytest.raises(ValueError, match="no building to look for: the splits name 4, and a selection"):
         layout.find(root).check_faults(0)
     for building in SPLITS:
         shutil.rmtree(root / f"{building}_rgb")

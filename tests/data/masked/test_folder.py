@@ -114,9 +114,16 @@ def test_nested_and_linked_folders_are_read(root, tmp_path):
     ]
 
 
+def test_masks_may_have_upper_case_suffixes(root):
+    (root / "masks/cat/a.png").rename(root / "masks/cat/a.PNG")
+    inventory = MaskedFolderLayout().find(root)
+    inventory.check_faults(0)
+    assert inventory.splits["train"][0].mask == str(root / "masks/cat/a.PNG")
+
+
 def test_masks_of_nothing_and_masks_elsewhere_are_told(root):
     save(root / "masks/cat/old.png", draw(5).mask)
-    assert "1 masks belong to no image: cat/old.png" in MaskedFolderLayout().find(root).notes
+    assert "1 masks belong to no image: cat/old" in MaskedFolderLayout().find(root).notes
     (root / "masks").rename(root / "deep")
     (root / "masks").mkdir()
     (root / "deep").rename(root / "masks/masks")

@@ -145,7 +145,11 @@ def test_missing_images_and_masks_are_named_with_their_row(root, tmp_path):
     with pytest.raises(
         ValueError, match=r"none of the images in .*metadata.csv has its mask .* obtained separately"
     ):
-        EVERYTHING.find(root)
+        EVERYTHING.find(root).check_faults(0.01)
+    for path in root.glob("*/*.jpg"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"none of the images in .* exists: .* holds 0 files \(.jpg, .png\)"):
+        EVERYTHING.find(root).check_faults(0.01)
 
 
 def test_a_class_without_examples_is_an_error(root):

@@ -1,6 +1,7 @@
 """Copies of Waterbirds in Parquet files, as `datasets` writes them to the hub."""
 
 import datasets
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
@@ -25,7 +26,8 @@ def copy(tmp_path):
             path = tmp_path / "original" / name
             save(path, draw(number).image)
             number += 1
-            for column, value in zip(columns, (str(path), label, place), strict=True):
+            image = {"bytes": path.read_bytes(), "path": name}
+            for column, value in zip(columns, (image, label, place), strict=True):
                 columns[column].append(value)
         features = datasets.Features(
             image=datasets.Image(),
@@ -69,6 +71,10 @@ def test_nothing_is_replaced_and_other_files_are_named(copy, tmp_path):
         unpack(copy, tmp_path / "full")
     with pytest.raises(SystemExit, match=r"full must hold the Parquet files of a copy: .* holds 0 files"):
         unpack(tmp_path / "full", tmp_path / "new")
+    links = pyarrow.table({"image": [{"bytes": None, "path": "a.jpg"}], "label": [0], "place": [0]})
+    pyarrow.parquet.write_table(links, copy / "data/test-00000-of-00001.parquet")
+    with pytest.raises(SystemExit, match=r"test-.*parquet: row 0 holds no image, only the path 'a.jpg'"):
+        unpack(copy, tmp_path / "new")
     (copy / "data/test-00000-of-00001.parquet").write_bytes(b"no table")
     with pytest.raises(
         SystemExit, match=r"test-00000-of-00001.parquet must be a Parquet file with the columns"

@@ -1,5 +1,7 @@
 """Masks are written to their own folder only, and never over a file of the user's."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -104,6 +106,17 @@ def refused_after(root, names):
     with pytest.raises(SystemExit) as error:
         make(root, names)
     return str(error.value)
+
+
+def test_detections_of_none_of_the_images_are_an_error(images, tmp_path):
+    image = {"file": "train/cat/a.png", "detections": [{"bbox": [0.1, 0.1, 0.5, 0.5]}]}
+    failed = {"file": "cat/b.png", "failure": "Failure image access"}
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps({"images": [image, failed]}))
+    files = ("--boxes", path, "--images", images, "--masks", tmp_path / "masks")
+    why = r"none of the 1 images with boxes .* such as train/cat/a.png, is in .*images holds 3 files"
+    with pytest.raises(SystemExit, match=why):
+        main(["masks", *map(str, files)])
 
 
 def test_boxes_are_in_the_pixels_of_the_image_as_it_is_shown(images, tmp_path):
