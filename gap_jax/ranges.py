@@ -67,6 +67,7 @@ _PLAIN: dict[type, tuple[tuple[type, ...], str]] = {  # the types of each kind o
     float: ((int, float), "a number"),
     str: ((str,), "a text"),
 }
+
 FINITE = Range("a finite number", math.isfinite)
 TEXT = Range("a text that is not empty", lambda value: bool(value.strip()) and "\0" not in value)
 ANY_TEXT = Range("a text without line breaks", lambda value: value.isprintable())
@@ -110,6 +111,8 @@ def _faults(kind: Any, value: Any, name: str) -> Iterator[str]:
         if value is not None:
             options = [part for part in parts if part is not types.NoneType]
             yield from _faults(options[0] if len(options) == 1 else type(value), value, name)
+    elif origin is tuple and not isinstance(value, tuple | list):
+        yield _fault(name, "several values", value)
     elif origin is tuple:
         items = [parts[0]] * len(value) if parts[1:] == (...,) else parts
         for item, entry in zip(items, value, strict=True):

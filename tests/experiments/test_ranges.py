@@ -152,6 +152,8 @@ def test_recipes_and_types_are_checked():
         parse_recipe(["--vae.steps", "0"])
     with pytest.raises(ValueError, match=r"finetuning.optimizer must be one of amsgrad, sgd; found 'adam'"):
         Settings(finetuning=Finetuning(optimizer="adam"))
+    with pytest.raises(ValueError, match=r"seeds must be several values; found 3"):
+        Settings(seeds=3)
     with pytest.raises(ValueError, match=r"finetuning.steps must be a whole number; found 1.5"):
         Settings(finetuning=Finetuning(steps=1.5))
 

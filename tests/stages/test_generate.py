@@ -108,6 +108,7 @@ def test_both_forms_hold_the_images_with_their_labels(tmp_path):
     folder = ImageFolder(tmp_path / "images" / "train", SIZE)
     assert sorted(e["image"].tobytes() for e in folder) == sorted(e["image"].tobytes() for e in written)
     assert set(folder.lines[0]) >= {"source_id", "prompt_id", "seed", "error", "mask_file_name"}
+    assert summary["means"] == {"error": np.mean([line["error"] for line in folder.lines])}
     mask = np.asarray(Image.open(tmp_path / "images" / "train" / folder.lines[0]["mask_file_name"]))
     np.testing.assert_array_equal(mask > 0, MASK[folder.lines[0]["source_id"]][..., 0])
     assert not (tmp_path / "chunks").exists()
