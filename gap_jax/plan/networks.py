@@ -68,7 +68,7 @@ class Networks:
             self.params, self.clip_params, self.model_params = jax.eval_shape(
                 lambda: (params, clip_params, model_params)
             )
-            self.task = depth_task(negative_prompt=NEGATIVE_PROMPT)
+            self.task = depth_task()
         else:
             dtypes: dict[str, Any] = dict.fromkeys(("dtype", "param_dtype"), jnp.dtype(dtype))
             self.pipe, self.clip = _stable_diffusion(dtypes, attention, recompute)
