@@ -1,4 +1,4 @@
-"""What the stages need on TPUs that are not there, or on this machine's devices: `python -m gap_jax.plan`.
+"""What the stages need on TPUs that are not there, or on this machine: `python -m gap_jax.planning`.
 
 The programs of a preset of the depth experiment are compiled, and nothing is run. With `--topology v5e:2x2`,
 the compiler is that of TPUs, from the extra `tpu`.
@@ -42,9 +42,9 @@ def main(options: Options) -> None:
 
     from gap_jax.models.attention import Form
     from gap_jax.parallel import make_mesh
-    from gap_jax.plan.chips import absent_tpus, chip_of
-    from gap_jax.plan.compiled import compile_step, describe
-    from gap_jax.plan.networks import Networks
+    from gap_jax.planning.chips import absent_tpus, chip_of
+    from gap_jax.planning.compiled import compile_step, describe
+    from gap_jax.planning.networks import Networks
 
     form: Form = options.attention
     devices: Sequence[jax.Device] | None = None
@@ -67,6 +67,6 @@ def main(options: Options) -> None:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Options, prog="python -m gap_jax.plan", description=__doc__))
+        main(tyro.cli(Options, prog="python -m gap_jax.planning", description=__doc__))
     except (ValueError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error
