@@ -6,7 +6,7 @@
     python -m benchmarks.memory --plan optimize --prompts 1 --images 4
 
 No step is run. `--images` is the number of images that a device computes at a time. A plan holds for the
-backend of this machine; `python -m gap_jax.plan` makes plans for TPUs. Compiling `optimize` takes minutes.
+backend of this machine; `python -m gap_jax.planning` plans for TPUs. Compiling `optimize` takes minutes.
 """
 
 import argparse
@@ -21,9 +21,9 @@ from gap_jax.experiments.depth.settings import PRESETS
 from gap_jax.models.attention import Form
 from gap_jax.models.layers import Recompute
 from gap_jax.parallel import make_mesh
-from gap_jax.plan.chips import chip_of
-from gap_jax.plan.compiled import compile_step, describe
-from gap_jax.plan.networks import Networks
+from gap_jax.planning.chips import chip_of
+from gap_jax.planning.compiled import compile_step, describe
+from gap_jax.planning.networks import Networks
 
 
 def size(tree: Any) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.full_size import in_new_process, peak_memory
 from gap_jax.diffusion.align import Sampling, controlnet_depth, generate
 from gap_jax.models.layers import Layer
-from gap_jax.plan.networks import Networks, shapes
+from gap_jax.planning.networks import Networks, shapes
 
 PLACEHOLDERS = 4
 SCALES = {"float32": (1.0,), "bfloat16": (1.0,), "float16": (1.0, 2.0**16, 1 / 16)}

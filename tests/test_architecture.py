@@ -13,7 +13,7 @@ import gap_jax
 
 ROOT = Path(gap_jax.__file__).parent
 FLOORS = (  # from top to bottom: a module imports from its own floor and from those below
-    ("plan",),
+    ("planning",),
     ("experiments",),
     ("small_worlds",),
     ("closed_loop",),

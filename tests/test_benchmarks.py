@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from gap_jax.parallel import make_mesh
-from gap_jax.plan.networks import Networks
+from gap_jax.planning.networks import Networks
 
 BENCHMARKS = sorted(Path(__file__).parents[1].glob("benchmarks/*.py"))
 

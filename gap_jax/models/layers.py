@@ -62,8 +62,8 @@ def _convolve_forward(x, kernel, stride, padding):
 
 def _convolve_backward(stride, padding, inputs, gradient):
     x, kernel = inputs
-    _, pull_back = jax.vjp(lambda x, kernel: _convolve(x, kernel, stride, padding), x, kernel)
-    x_gradient, kernel_gradient = pull_back(gradient)
+    to_x = jax.linear_transpose(lambda x: _convolve(x, kernel, stride, padding), x)
+    to_kernel = jax.linear_transpose(lambda kernel: _convolve(x, kernel, stride, padding), kernel)
 
     def x_gradient_in_nhwc():
         lengths = zip(kernel.shape[:2], x.shape[1:3], gradient.shape[1:3], padding, strict=True)
@@ -75,7 +75,8 @@ def _convolve_backward(stride, padding, inputs, gradient):
             gradient, kernel, (stride,) * 2, pads, dimension_numbers=NHWC, transpose_kernel=True
         )
 
-    return jax.lax.platform_dependent(cpu=x_gradient_in_nhwc, default=lambda: x_gradient), kernel_gradient
+    x_gradient = jax.lax.platform_dependent(cpu=x_gradient_in_nhwc, default=lambda: to_x(gradient)[0])
+    return x_gradient, to_kernel(gradient)[0]
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)

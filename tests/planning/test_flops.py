@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from gap_jax.models.layers import Conv
-from gap_jax.plan.flops import count_flops
+from gap_jax.planning.flops import count_flops
 
 X, W = jnp.zeros((3, 5, 7)), jnp.zeros((7, 11))
 PRODUCT = 2 * 3 * 5 * 7 * 11

@@ -38,7 +38,7 @@ from gap_jax.weights.pipeline import load_clip, load_pipeline
 PARTS = ("text_encoder", "vae", "unet", "controlnet")
 SCHEDULE = Schedule(1000, 0.00085, 0.012, "scaled_linear", steps_offset=1, set_alpha_to_one=False)
 TOKENIZER = train_tokenizer(NEGATIVE_PROMPT.replace(",", " , ").split(), 77)[0]
-DEPTH_MODELS = {
+DEPTH_MODELS: dict[int, DepthUNet | DPT] = {
     256: DepthUNet(),
     384: DPT(neck_hidden_sizes=(256, 512, 768, 768), backbone_config=BitConfig()),
 }
@@ -68,7 +68,7 @@ class Networks:
             self.params, self.clip_params, self.model_params = jax.eval_shape(
                 lambda: (params, clip_params, model_params)
             )
-            self.task = depth_task(negative_prompt=NEGATIVE_PROMPT)
+            self.task = depth_task()
         else:
             dtypes: dict[str, Any] = dict.fromkeys(("dtype", "param_dtype"), jnp.dtype(dtype))
             self.pipe, self.clip = _stable_diffusion(dtypes, attention, recompute)
@@ -125,7 +125,7 @@ class Networks:
                 negative_prompt=self.task.negative_prompt,
                 sampling=Sampling(config.denoising_steps, self.settings.sampling.guidance_scale),
                 accumulation=accumulation,
-                early_stop=EarlyStop(config.window, config.threshold),
+                early_stop=None if config.threshold is None else EarlyStop(config.window, config.threshold),
                 axis_name="data",
                 population_axes=parallel.POPULATION_AXES,
             )

@@ -1,4 +1,4 @@
-"""What the stages need on TPUs that are not there, or on this machine's devices: `python -m gap_jax.plan`.
+"""What the stages need on TPUs that are not there, or on this machine: `python -m gap_jax.planning`.
 
 The programs of a preset of the depth experiment are compiled, and nothing is run. With `--topology v5e:2x2`,
 the compiler is that of TPUs, from the extra `tpu`.
@@ -6,6 +6,7 @@ the compiler is that of TPUs, from the extra `tpu`.
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from typing import Literal
 
 import tyro
@@ -39,30 +40,33 @@ def main(options: Options) -> None:
     """
     import jax
 
+    from gap_jax.models.attention import Form
     from gap_jax.parallel import make_mesh
-    from gap_jax.plan.chips import absent_tpus, chip_of
-    from gap_jax.plan.compiled import compile_step, describe
-    from gap_jax.plan.networks import Networks
+    from gap_jax.planning.chips import absent_tpus, chip_of
+    from gap_jax.planning.compiled import compile_step, describe
+    from gap_jax.planning.networks import Networks
 
-    form = options.attention
-    if options.topology is None:
-        devices = jax.devices()
-    else:
+    form: Form = options.attention
+    devices: Sequence[jax.Device] | None = None
+    if options.topology is not None:
         jax.config.update("jax_platforms", "cpu")
-        devices, form = absent_tpus(options.topology), "flash" if form == "auto" else form
-    mesh, chip = make_mesh(options.prompt_axis, devices), chip_of(devices[0].device_kind)
+        devices = absent_tpus(options.topology)
+        form = "flash" if form == "auto" else form
+    mesh = make_mesh(options.prompt_axis, devices)
+    kind = mesh.devices.flat[0].device_kind
+    chip = chip_of(kind)
     networks = Networks(options.preset, options.dtype, form, options.recompute)
     axes = " × ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    print(f"{options.preset}: {len(devices)} × {chip.name if chip else devices[0].device_kind}, mesh {axes}")
+    print(f"{options.preset}: {mesh.size} × {chip.name if chip else kind}, mesh {axes}")
     for name in options.steps:
         start = time.perf_counter()
         step = getattr(networks, name)(mesh, options.prompts, options.images)
-        plan = compile_step(step, len(devices))
+        plan = compile_step(step, mesh.size)
         print(f"{name}: {describe(plan, chip)} (compiled in {time.perf_counter() - start:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Options, prog="python -m gap_jax.plan", description=__doc__))
+        main(tyro.cli(Options, prog="python -m gap_jax.planning", description=__doc__))
     except (ValueError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error

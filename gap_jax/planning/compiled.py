@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import jax
 
-from gap_jax.plan.chips import Chip
-from gap_jax.plan.flops import count_flops
-from gap_jax.plan.networks import Step
+from gap_jax.planning.chips import Chip
+from gap_jax.planning.flops import count_flops
+from gap_jax.planning.networks import Step
 
 _SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "f64": 8}
 _COLLECTIVE = re.compile(
@@ -48,12 +48,13 @@ def compile_step(step: Step, devices: int) -> Plan:
     """Compile a step for the devices that its arguments are on, `devices` in number; nothing is run."""
     compiled = jax.jit(step.function).lower(*step.arguments).compile()
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    assert memory is not None, "XLA analyses the memory of programs for CPUs, GPUs and TPUs"
     return Plan(
         memory.argument_size_in_bytes,
         memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
         count_flops(step.function, *step.arguments, devices=devices),
         cost.get("bytes accessed", 0.0),
-        collectives(compiled.as_text()),
+        collectives(compiled.as_text() or ""),
         step.images,
     )
 

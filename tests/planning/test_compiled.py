@@ -13,9 +13,9 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from gap_jax.plan.chips import CHIPS, absent_tpus, chip_of
-from gap_jax.plan.compiled import Plan, collectives, compile_step, describe
-from gap_jax.plan.networks import Step
+from gap_jax.planning.chips import CHIPS, absent_tpus, chip_of
+from gap_jax.planning.compiled import Plan, collectives, compile_step, describe
+from gap_jax.planning.networks import Step
 
 PLAN = Plan(9_000_000_000, 6_000_000_000, 197e12, 819e9 * 2, (), 8)
 
@@ -83,7 +83,7 @@ def test_an_unknown_topology_is_refused(topology):
 )
 def test_a_step_is_compiled_for_absent_tpus(arguments, expected):
     """In a process of its own, since libtpu can be loaded with one topology only."""
-    command = [sys.executable, "-m", "gap_jax.plan", "--topology", "v5e:2x2", *arguments]
+    command = [sys.executable, "-m", "gap_jax.planning", "--topology", "v5e:2x2", *arguments]
     environment = os.environ | {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "XLA_FLAGS": ""}
     done = subprocess.run(
         command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True
