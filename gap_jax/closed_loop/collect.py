@@ -12,7 +12,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from gap_jax import __version__, prompts
+import gap_jax
+from gap_jax import prompts
 from gap_jax.closed_loop.arm_prompts import PromptSet
 from gap_jax.closed_loop.arms import ARMS
 from gap_jax.closed_loop.gallery import Gallery
@@ -96,7 +97,7 @@ def _origin(run: Run, produced: Sequence[Produced], root: Path) -> Origin:
     devices = jax.devices()
     return Origin(
         command=shlex.join(["python", *sys.orig_argv[1:]]),
-        versions={"gap_jax": __version__, "Python": platform.python_version()}
+        versions={"gap_jax": gap_jax.__version__, "Python": platform.python_version()}
         | {package: version(package) for package in ("jax", "flax", "optax", "numpy")},
         devices=f"{len(devices)} × {devices[0].device_kind}",
         artefacts=artefacts,
