@@ -1,7 +1,6 @@
-"""The command that compares runs, and the one that writes a report anew.
+"""The command that puts runs side by side.
 
 python -m gap_jax.report compare runs/a runs/b
-python -m gap_jax.report write runs/a
 """
 
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Annotated
 import tyro
 
 from gap_jax.report.compare import write_comparison
-from gap_jax.report.page import write_page
 
 
 def compare(
@@ -27,18 +25,14 @@ def compare(
     print(f"the comparison: {write_comparison(runs, output)}")
 
 
-def write(
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="work folder of a run")],
-) -> None:
-    """Write the report of a run anew from its results, for example with a later version of gap_jax."""
-    print(f"the report: {write_page(run / 'results.json', run / 'report')}")
-
-
 def main(args: list[str] | None = None) -> None:
-    """Run the command with these arguments; None: those of the process."""
+    """Run the command line; end with a message if runs cannot be compared."""
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"compare": compare, "write": write}, prog="python -m gap_jax.report", args=args
+            {"compare": compare},
+            args=args,
+            prog="python -m gap_jax.report",
+            description="Put the results of runs side by side.",
         )
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error

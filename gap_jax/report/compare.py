@@ -99,8 +99,8 @@ def _comparison(
             cells.append(_difference(values[0], entry, own == seeds[0], scale))
         rows.append(tables.Row(arm, style.label, tuple(cells)))
     names = list(results)
-    heads = (*names, *(f"{name} − {names[0]}" for name in names[1:]))
-    return tables.Table(shift, "", "Arm", heads, tuple(rows))
+    differences = ["Difference"] if len(names) == 2 else [f"{name} − {names[0]}" for name in names[1:]]
+    return tables.Table(shift, "", "Arm", (*names, *differences), tuple(rows))
 
 
 def _difference(first: Values, other: Values, paired: bool, scale: float) -> tables.Cell:

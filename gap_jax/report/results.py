@@ -7,7 +7,7 @@ to the last bit; NaN and infinity, which JSON lacks, are null in the file and Na
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +218,7 @@ class Results:
     - `prompts`: the prompts that the report shows.
     - `models`: how several models do on the images of prompts that were found against each of them. Empty:
       there is one model only.
-    - `origin`: how they were made; None: not known.
+    - `origin`: how they were made; None: not known. It does not count when results are compared.
     """
 
     title: str
@@ -237,7 +237,7 @@ class Results:
     efficiency: Mapping[str, Mapping[str, tuple[Point, ...]]]
     prompts: tuple[Prompt, ...]
     models: tuple[ModelsRow, ...] = ()
-    origin: Origin | None = None
+    origin: Origin | None = field(default=None, compare=False)
 
     @property
     def main_metric(self) -> MetricStyle:

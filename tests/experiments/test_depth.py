@@ -94,6 +94,11 @@ def test_it_ends_with_a_report_of_all_that_was_measured(finished):
     assert [frame.step for frame in guided[0].examples[0].frames] == [0, 1, 2, 3]
     for picture in guided[0].targets:
         assert Image.open(work / picture).size == (64, 64)
+    command_line = f"python -m gap_jax.experiments.depth --work {work} --arms"
+    assert results.origin.command.startswith(command_line)
+    assert set(results.origin.artefacts["guided-adversarial"]) == {"prompts", "images", "model"}
+    for paths in results.origin.artefacts.values():
+        assert all((work / path).is_dir() and path in page.read_text() for path in paths.values())
 
 
 @pytest.mark.parametrize("arm", ["adversarial-sdedit", "guided-adversarial"])

@@ -30,7 +30,7 @@ def cells(before, after, arm):
     """The cells of an arm on the set “Foggy”."""
     (_, found), *_ = comparisons({"a": before, "b": after}, arm_styles(before))
     table = next(table for table in found if table.title == "Foggy")
-    assert table.columns == ("a", "b", "b − a")
+    assert table.columns == ("a", "b", "Difference")
     return next(row for row in table.rows if row.key == arm).cells
 
 

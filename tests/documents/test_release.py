@@ -11,7 +11,7 @@ import yaml
 
 import gap_jax
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LARGEST_WHEEL = 60e6  # bytes
 EXTRAS = {  # the imports that each extra brings to users
     "torch": {"torch"},
