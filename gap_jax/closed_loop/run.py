@@ -16,6 +16,7 @@ import numpy as np
 
 from gap_jax import parallel
 from gap_jax.closed_loop.arm_prompts import (
+    in_words,
     PromptSet,
     generating_rows,
     initial_prompts,
@@ -144,10 +145,11 @@ class Run:
         if arm.prompts == "random":
             self._save_random(initial, folder)
             return initial
-        return [
+        optimized = [
             prompt_set._replace(embeddings=self.optimize(arm, params, prompt_set, folder))
             for prompt_set in initial
         ]
+        return [in_words(world.generator, prompt_set) for prompt_set in optimized] if arm.words else optimized
 
     def _save_random(self, prompt_sets: list[PromptSet], folder: Path) -> None:
         """Write the files of prompts that are drawn and not optimised."""
