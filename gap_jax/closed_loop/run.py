@@ -16,9 +16,9 @@ import numpy as np
 
 from gap_jax import parallel
 from gap_jax.closed_loop.arm_prompts import (
-    in_words,
     PromptSet,
     generating_rows,
+    in_words,
     initial_prompts,
     optimizing_rows,
     prompts_owner,
