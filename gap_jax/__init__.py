@@ -66,7 +66,7 @@ _HOMES = {
     "diversity": "gap_jax.stages.set_terms",
     # stages
     "EarlyStop": "gap_jax.stages.prompt_optimizer",
-    "adamw": "gap_jax.stages.prompt_optimizer",
+    "adamw": "gap_jax.stages.optimizers",
     "prompt_optimizer": "gap_jax.stages.prompt_optimizer",
     "optimize": "gap_jax.stages.optimize",
     "Filter": "gap_jax.stages.generate",

@@ -23,13 +23,13 @@ from gap_jax.diffusion.align import generate as sample
 from gap_jax.diffusion.pipeline import Params
 from gap_jax.diffusion.schedule import SOLVERS
 from gap_jax.models.parameters import freeze
-from gap_jax.stages.amsgrad import amsgrad
 from gap_jax.stages.band import Band
 from gap_jax.stages.classifier_tuning import masked_optimizer
 from gap_jax.stages.generate import Filter
 from gap_jax.stages.guidance import FeatureStatistics, cosine
 from gap_jax.stages.objective import objective
-from gap_jax.stages.prompt_optimizer import EarlyStop, PromptOptimizer, adamw, prompt_optimizer
+from gap_jax.stages.optimizers import adamw, amsgrad
+from gap_jax.stages.prompt_optimizer import EarlyStop, PromptOptimizer, prompt_optimizer
 
 
 class GenerationWeights(NamedTuple):

@@ -27,10 +27,10 @@ from gap_jax.models.network import Network
 from gap_jax.models.tokenizer import train_tokenizer
 from gap_jax.models.unet import UNet2DCondition
 from gap_jax.models.vae import AutoencoderKL
-from gap_jax.stages.amsgrad import amsgrad
 from gap_jax.stages.guidance import FeatureStatistics, cosine
 from gap_jax.stages.objective import Term, adversarial
-from gap_jax.stages.prompt_optimizer import EarlyStop, adamw, prompt_optimizer
+from gap_jax.stages.optimizers import adamw, amsgrad
+from gap_jax.stages.prompt_optimizer import EarlyStop, prompt_optimizer
 from gap_jax.tasks.depth import NEGATIVE_PROMPT
 from gap_jax.weights.depth import load_depth
 from gap_jax.weights.pipeline import load_clip, load_pipeline
