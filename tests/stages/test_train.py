@@ -88,30 +88,31 @@ def test_killed_and_run_again_it_ends_with_the_same_bits(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_preemption_notice_to_one_process_stops_all_after_the_same_step(tmp_path, uninterrupted):
+def test_a_preemption_notice_to_one_process_stops_all_after_the_same_step(tmp_path):
+    folder = tmp_path / "stopped"
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     processes = [
         subprocess.Popen(
-            [sys.executable, SCRIPT, tmp_path, "60", str(port), str(number)],
+            [sys.executable, SCRIPT, folder, "500", str(port), str(number)],  # the notice takes a second
             cwd=SCRIPT.parents[2],
             stderr=subprocess.PIPE,
             text=True,
         )
         for number in range(2)
     ]
-    while not (tmp_path / "checkpoints" / "14").exists():
+    while not (folder / "checkpoints" / "14").exists():
         assert all(process.poll() is None for process in processes)
         time.sleep(0.005)
     processes[1].send_signal(signal.SIGTERM)
     printed = [process.communicate()[1] for process in processes]
     assert all("Terminated" in text for text in printed), printed
-    saved = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal())
-    assert 14 < saved < 60 and not (tmp_path / "result.npz").exists()
-    params = jax.device_get(toy.run(tmp_path))
+    saved = max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdecimal())
+    assert 14 < saved < 500 and not (folder / "result.npz").exists()
+    params, whole = (jax.device_get(toy.run(path, steps=500)) for path in (folder, tmp_path / "whole"))
     for name in ("w", "b"):  # the order of sums over processes differs
-        np.testing.assert_allclose(params[name], uninterrupted[name], atol=1e-5)
+        np.testing.assert_allclose(params[name], whole[name], atol=1e-4)
 
 
 def test_eight_devices_do_what_one_does(tmp_path):
