@@ -167,8 +167,8 @@ def read_images(folder: Path, size: int) -> np.ndarray:
         paths, faults, notes = list(listing.files.values()), [], listing.notes()
     if not paths and not faults:
         raise FileNotFoundError(
-            f"{folder} {'has' if folder.is_dir() else 'is missing or has'} no images "
-            f"({', '.join(IMAGE_SUFFIXES)}): {'; '.join(notes) or 'it has no files'}"
+            f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)}): "
+            f"{'; '.join(notes) or ('it has no files' if folder.is_dir() else 'there is no such folder')}"
         )
     images = []
     for path in paths:
