@@ -1,4 +1,4 @@
-"""The needs of a compiled step on each chip: memory, operations, traffic, and exchange between chips.
+"""The needs of a compiled step on each chip: memory, operations, traffic, and exchange between chips."""
 
 import re
 from math import prod
