@@ -1,4 +1,4 @@
-"""Plan the stages on TPUs that are not there, or on this machine: `python -m gap_jax.planning`.
+"""Compile stages for TPUs that are not there, or for this machine: `python -m gap_jax.planning`.
 
 The programs of a preset of the depth experiment are compiled, and nothing is run. With `--topology v5e:2x2`,
 the compiler is that of TPUs, from the extra `tpu`.
@@ -13,7 +13,7 @@ import tyro
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Planning:
+class PlanOptions:
     """The command line."""
 
     # preset of the depth experiment
@@ -33,7 +33,7 @@ class Planning:
     recompute: Literal["auto", "nothing", "blocks"] = "auto"  # what gradients compute again to save memory
 
 
-def main(options: Planning) -> None:
+def main(options: PlanOptions) -> None:
     """Compile the steps and print a line for each.
 
     Raises ValueError or ImportError if there is no such topology, or no compiler for it.
@@ -67,6 +67,6 @@ def main(options: Planning) -> None:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Planning, prog="python -m gap_jax.planning", description=__doc__))
+        main(tyro.cli(PlanOptions, prog="python -m gap_jax.planning", description=__doc__))
     except (ValueError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error

@@ -23,7 +23,7 @@ import pytest
 
 from gap_jax.checkpoint import Checkpoints
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 class State(NamedTuple):
