@@ -5,7 +5,6 @@ is a mesh of one, on which the same programs run.
 """
 
 import functools
-import itertools
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,18 +57,6 @@ def initialize(
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, by which SLURM, Kubernetes and preemptible machines announce the end."""
-
-
-_calls = itertools.count(1)  # of `stop_if_preempted`, equal on all processes, as JAX's protocol needs
-
-
-def stop_if_preempted() -> None:
-    """Raise `Terminated` on all processes of a job after any of them got SIGTERM, at the same call on each.
-
-    Every process must call it equally often, such as after each step. A single process does nothing.
-    """
-    if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(next(_calls)):
-        raise Terminated
 
 
 def use_all_cores() -> None:

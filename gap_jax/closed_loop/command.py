@@ -179,15 +179,13 @@ def shortened(settings: Settings) -> Settings:
 
 @contextmanager
 def _sigterm_like_ctrl_c() -> Iterator[None]:
-    """Raise `Terminated` at SIGTERM. Among several processes, `stop_if_preempted` does so on all together."""
-    import jax
-
+    """Raise `Terminated` at SIGTERM."""
     from gap_jax.parallel import Terminated
 
     def stop(*_: Any) -> None:
         raise Terminated
 
-    if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGTERM, stop)

@@ -1,7 +1,4 @@
-"""A small regression trained by `stages.train`, to be killed and compared.
-
-`toy_training.py FOLDER STEPS`; for one of two processes, `toy_training.py FOLDER STEPS PORT NUMBER`.
-"""
+"""A small regression trained by `stages.train`, to be killed and compared: `toy_training.py FOLDER STEPS`."""
 
 import sys
 import time
@@ -12,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gap_jax import parallel
 from gap_jax.data.loader import Batches
 from gap_jax.stages.train import train
 
@@ -59,7 +55,5 @@ if __name__ == "__main__":
         time.sleep(0.02)
         return {}, {}
 
-    if len(sys.argv) > 3:
-        parallel.initialize(f"localhost:{sys.argv[3]}", 2, int(sys.argv[4]))
     params = run(Path(sys.argv[1]), int(sys.argv[2]), probe=slow, probe_every=1)
     np.savez(Path(sys.argv[1]) / "result.npz", **jax.device_get(params))
