@@ -17,7 +17,7 @@ _COLLECTIVE = re.compile(
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 
 
-class Plan(NamedTuple):
+class Needs(NamedTuple):
     """The needs of one call of a step, on one chip.
 
     - `arguments`, `temporary`: bytes of the arguments, and of everything else at the peak.
@@ -44,12 +44,12 @@ class Plan(NamedTuple):
         return max(self.flops / chip.flops, self.traffic / chip.bandwidth)
 
 
-def compile_step(step: Step, devices: int) -> Plan:
+def compile_step(step: Step, devices: int) -> Needs:
     """Compile a step for the devices that its arguments are on, `devices` in number; nothing is run."""
     compiled = jax.jit(step.function).lower(*step.arguments).compile()
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     assert memory is not None, "XLA analyses the memory of programs for CPUs, GPUs and TPUs"
-    return Plan(
+    return Needs(
         memory.argument_size_in_bytes,
         memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
         count_flops(step.function, *step.arguments, devices=devices),
@@ -69,7 +69,7 @@ def collectives(program: str) -> tuple[tuple[str, int], ...]:
     return tuple(found)
 
 
-def describe(plan: Plan, chip: Chip | None) -> str:
+def describe(plan: Needs, chip: Chip | None) -> str:
     """Return the plan as a line of text, with what a chip's peaks say about it, if they are known."""
     parts = [
         f"arguments {plan.arguments / 1e9:.2f} GB, temporary {plan.temporary / 1e9:.2f} GB a chip",

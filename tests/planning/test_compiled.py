@@ -14,10 +14,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gap_jax.planning.chips import CHIPS, absent_tpus, chip_of
-from gap_jax.planning.compiled import Plan, collectives, compile_step, describe
+from gap_jax.planning.compiled import Needs, collectives, compile_step, describe
 from gap_jax.planning.networks import Step
 
-PLAN = Plan(9_000_000_000, 6_000_000_000, 197e12, 819e9 * 2, (), 8)
+PLAN = Needs(9_000_000_000, 6_000_000_000, 197e12, 819e9 * 2, (), 8)
 
 
 def test_a_plan_has_the_compiled_programs_memory_and_operations():
