@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import load_file
 
 import gap_jax
 from gap_jax.models.torch_modules.module import TorchModule
@@ -93,7 +94,7 @@ def test_task_loaders_take_what_has_no_flax_network(kind, tmp_path):
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_factories_are_loaded_for_their_task(factories):
+def test_factories_are_loaded_for_their_task(factories, tmp_path):
     for name, load, shape in (
         ("classifier", gap_jax.load_classifier, (2, 5)),
         ("depth", gap_jax.load_depth, (2, 8, 8, 1)),
@@ -109,8 +110,11 @@ def test_factories_are_loaded_for_their_task(factories):
     assert params["parameters"]["scale"].dtype == "bfloat16"
     logits = module.apply({"params": params}, IMAGES)
     np.testing.assert_allclose(logits, np.full((2, 5), (IMAGES.mean() - 1) / 0.5), rtol=2e-2)
-    with pytest.raises(ValueError, match=r"Net is no module of transformers.*to_torch"):
-        gap_jax.save_classifier(module, params, "absent")
+    params["parameters"]["scale"] = 2 * params["parameters"]["scale"]
+    gap_jax.save_classifier(module, params, tmp_path / "saved")
+    state = load_file(tmp_path / "saved" / "model.safetensors")
+    module.module.load_state_dict(state)
+    assert float(module.module.scale) == float(params["parameters"]["scale"]) != 1
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,8 @@ def classifier(
 
     if isinstance(module, TorchModule):
         mask = module.last_layer if trained == "last layer" else module.trainable
-        return as_network(module, params, mask, batch_norm == "training", seen)
+        network = as_network(module, params, mask, batch_norm == "training", seen)
+        return network._replace(save=partial(save_classifier, module))
     trainable = last_layer if trained == "last layer" else all_parameters
 
     def predict(params: Any, images: jax.Array) -> jax.Array:

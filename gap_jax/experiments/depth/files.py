@@ -116,7 +116,7 @@ def _network(model: str, size: int | None = None) -> Network:
         return jax.image.resize(images, (len(images), side, side, images.shape[-1]), "bilinear")
 
     if isinstance(module, TorchModule):
-        return as_network(module, params, resize=resize)
+        return as_network(module, params, resize=resize)._replace(save=partial(save_depth, module))
     return Network(
         lambda params, images: module.apply({"params": params}, resize(images)),
         params,

@@ -95,7 +95,7 @@ def _other(model: str) -> Network:
 def _network(model: str, part: str = "depth") -> Network:
     module, params = load_depth(model, part)
     if isinstance(module, TorchModule):
-        return as_network(module, params)
+        return as_network(module, params)._replace(save=partial(save_depth, module))
     return Network(
         lambda params, images: module.apply({"params": params}, images),
         params,
