@@ -114,7 +114,7 @@ def test_factories_are_loaded_for_their_task(factories, tmp_path):
     gap_jax.save_classifier(module, params, tmp_path / "saved")
     state = load_file(tmp_path / "saved" / "model.safetensors")
     module.module.load_state_dict(state)
-    assert float(module.module.scale) == float(params["parameters"]["scale"]) != 1
+    assert module.module.scale.item() == float(params["parameters"]["scale"]) != 1
 
 
 @pytest.mark.parametrize(
