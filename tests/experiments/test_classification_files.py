@@ -124,12 +124,9 @@ def test_waterbirds_has_a_prompt_for_each_class_and_the_worst_group(run, tmp_pat
         scores = [found[group][arm]["accuracy"][0] for group in groups]
         assert found[WORST][arm]["accuracy"][0] == min(scores)
         assert found[AVERAGE][arm]["accuracy"][0] == pytest.approx(np.mean(scores))
-    aims = {
-        (prompt.arm, prompt.target, prompt.name.rpartition(", ")[2])
-        for prompt in results.prompts
-        if prompt.target
-    }
-    assert aims == {(arm, SHARED, bird) for arm in ("guided-adversarial", "guided-text") for bird in CLASSES}
+    aims = {(prompt.target, prompt.name) for prompt in results.prompts if prompt.target}
+    guided = ("guided-adversarial", "guided-text")
+    assert aims == {(SHARED, f"<{arm}-all-groups-{bird}-0>") for arm in guided for bird in CLASSES}
     written = {prompt.name for prompt in results.prompts if prompt.arm == "written"}
     assert written == set(ALIA_TEXTS) and len(written) == 7
     images = tmp_path / "work" / "seed-0" / "adversarial" / "generate" / "images" / "train"

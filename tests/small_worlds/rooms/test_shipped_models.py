@@ -33,9 +33,7 @@ def test_all_of_it_is_small():
 
 def test_torch_diffusers_generates_the_same_images(truth):
     pipe, params = gap_jax.load_pipeline("small")
-    theirs = diffusers.StableDiffusionControlNetPipeline.from_pretrained(
-        shipped("small"), torch_dtype=torch.float32
-    )
+    theirs = diffusers.StableDiffusionControlNetPipeline.from_pretrained(shipped("small"))
     theirs.set_progress_bar_config(disable=True)
     captions = [rooms.caption(style) for style in STYLES]
     size = pipe.unet.sample_size
