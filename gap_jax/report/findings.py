@@ -1,4 +1,4 @@
-"""The findings of an experiment in words: what the best arm changes on each shift, beside the control."""
+"""The findings of an experiment in words: the paper's claims, and the best arm on each shift."""
 
 import math
 from collections.abc import Sequence
@@ -8,6 +8,8 @@ from gap_jax.report.results import CONSTANT, Results
 from gap_jax.report.tables import FIDELITY, SHIFTS, Cell, Row, Table
 
 _CONTROL = "control"
+_BASELINES = (_CONTROL, "agnostic")
+_CLAIMED = ("adversarial", "guided-adversarial")  # the arms that the paper says are better than the baselines
 
 
 class Finding(NamedTuple):
@@ -43,10 +45,16 @@ def findings(results: Results, main: Table) -> list[Finding]:
     return found
 
 
-def headline(results: Results, found: Sequence[Finding]) -> str:
-    """Return the largest gain in one sentence, or that there is none; empty without findings."""
+def headline(results: Results, main: Table, found: Sequence[Finding]) -> str:
+    """Return in one sentence whether the paper's claims are seen in the main table, and how sure that is.
+
+    The claims are that adversarial and guided adversarial prompts are better than the baselines under shift.
+    Without these arms, it is the largest gain, or that there is none; it is empty without findings.
+    """
     if not found:
         return ""
+    if claims := _claims(results, main):
+        return claims
     best = max(found, key=lambda finding: finding.gain)
     if best.gain <= 1:
         return "No arm is better than the control on any test set"
@@ -59,15 +67,44 @@ def headline(results: Results, found: Sequence[Finding]) -> str:
     )
 
 
+def _claims(results: Results, main: Table) -> str:
+    """Return on how many shifts each arm of the paper is better than each baseline; empty without them."""
+    rows = {row.key: row for row in main.rows}
+    shifts = [i for i, name in enumerate(main.columns) if name not in (SHIFTS["clean"], FIDELITY)]
+    baselines = [rows[name] for name in _BASELINES if name in rows]
+    total = "1 shift" if len(shifts) == 1 else f"{len(shifts)} shifts"
+    clauses: list[str] = []
+    for row in (rows[name] for name in _CLAIMED if name in rows and shifts):
+        counts: list[str] = []
+        for baseline in baselines:
+            better = sum(_is_better(results, baseline.cells[i], row.cells[i]) for i in shifts)
+            of_all = "" if clauses or counts else f" of {total}"
+            counts.append(f"“{baseline.label}” on {better}{of_all}")
+        clauses.append(f"“{row.label}” beats {' and '.join(counts)}")
+    if not clauses:
+        return ""
+    one = "; one seed does not say how sure this is"
+    several = f", each time by more than both standard errors over {len(results.seeds)} seeds"
+    return "; ".join(clauses) + (one if len(results.seeds) == 1 else several)
+
+
+def _is_better(results: Results, before: Cell, after: Cell) -> bool:
+    """Return True if the second mean is better than the first by more than both standard errors together."""
+    old, new = _number(before.mean), _number(after.mean)
+    if old is None or new is None:
+        return False
+    gain = new - old if results.main_metric.higher_is_better else old - new
+    return gain > float(before.error or 0) + float(after.error or 0)
+
+
 def _finding(results: Results, shift: str, control: Row, rows: Sequence[Row], column: int) -> Finding:
     higher = results.main_metric.higher_is_better
     sign = 1 if higher else -1
     row = max(rows, key=lambda row: sign * float(row.cells[column].mean))
     before, after = control.cells[column], row.cells[column]
     old, new = float(before.mean), float(after.mean)
-    margin = float(before.error or 0) + float(after.error or 0)
     numbers = f"{with_error(after)}, against {with_error(before)} of the control"
-    if sign * (new - old) <= margin:
+    if not _is_better(results, before, after):
         best = f"the best is “{row.label}” ({numbers})"
         sentence = f"{shift}: no arm is clearly better than the control; {best}."
         return Finding(sentence, 1.0, shift, row.label, before, after)

@@ -125,7 +125,7 @@ def _page(
         examples=max((len(prompt["examples"]) for prompt in prompts), default=0),
         guided=_guided(groups),
         main=main,
-        headline=headline(results, found),
+        headline=headline(results, main[0], found) if main else "",
         findings=[finding.sentence for finding in found],
         links=links,
         citations=citations(results),

@@ -40,6 +40,10 @@ def found(made):
     return findings(made, tables.main(made))
 
 
+def head(made):
+    return headline(made, tables.main(made), found(made))
+
+
 FOG = {"control": (0.2, 0.21, 0.19), "a": (0.1, 0.11, 0.09), "b": (0.15, 0.15, 0.15), "constant": (0.0,) * 3}
 RAIN = {"control": (0.1, 0.12, 0.08), "a": (0.099, 0.119, 0.079), "b": (0.2,) * 3}
 
@@ -55,24 +59,39 @@ def test_each_shift_has_its_best_trained_arm_beside_the_control():
 
 def test_the_headline_is_the_largest_gain():
     made = results(fog=FOG, rain=RAIN)
-    assert headline(made, found(made)) == (
-        "Training on images of the arm “a” cuts M (×100) on “Fog” from 20.00 to 10.00"
-    )
+    assert head(made) == ("Training on images of the arm “a” cuts M (×100) on “Fog” from 20.00 to 10.00")
     made = results(rain=RAIN)
-    assert headline(made, found(made)) == "No arm is better than the control on any test set"
+    assert head(made) == "No arm is better than the control on any test set"
+
+
+def test_the_headline_says_on_how_many_shifts_the_papers_arms_beat_the_baselines():
+    """Means and their standard errors: the difference of 0.010 in rain is less than both errors together."""
+    fog = {"control": (0.2, 0.21, 0.19), "agnostic": (0.1, 0.1, 0.1), "adversarial": (0.15, 0.15, 0.15)}
+    fog |= {"guided-adversarial": (0.05, 0.05, 0.05), "other": (0.01, 0.01, 0.01)}
+    rain = {"control": (0.1, 0.12, 0.08), "agnostic": (0.2, 0.2, 0.2), "adversarial": (0.09, 0.11, 0.07)}
+    rain |= {"guided-adversarial": (0.01, 0.01, 0.01), "other": (0.01, 0.01, 0.01)}
+    assert head(results(fog=fog, rain=rain)) == (
+        "“adversarial” beats “control” on 1 of 2 shifts and “agnostic” on 1; “guided-adversarial” beats "
+        "“control” on 2 and “agnostic” on 2, each time by more than both standard errors over 3 seeds"
+    )
+    once = {arm: values[:1] for arm, values in rain.items() if arm not in ("agnostic", "guided-adversarial")}
+    assert head(results(rain=once)) == (
+        "“adversarial” beats “control” on 1 of 1 shift; one seed does not say how sure this is"
+    )
+    assert head(results(True, rain=once)).startswith("“adversarial” beats “control” on 0 of 1 shift")
 
 
 def test_where_higher_is_better_the_gain_is_a_rise():
     fog = {"control": (0.5,), "a": (0.75,), "b": (0.25,)}
     made = results(True, fog=fog, rain={"control": (0.5,), "a": (0.6,)})
     assert [finding.gain for finding in found(made)] == pytest.approx([1.5, 1.2])
-    assert "raises M (×100) on “Fog” from 50.00 to 75.00" in headline(made, found(made))
+    assert "raises M (×100) on “Fog” from 50.00 to 75.00" in head(made)
 
 
 def test_without_a_control_or_another_arm_nothing_is_found():
     for scores in ({"a": (0.1,)}, {"control": (0.1,)}, {"control": (0.1,), "constant": (0.2,)}):
         made = results(fog=scores)
-        assert found(made) == [] and headline(made, []) == ""
+        assert found(made) == [] and head(made) == ""
 
 
 def test_arms_without_numbers_are_left_out():
