@@ -16,6 +16,7 @@ from gap_jax.data.masked.boxes import write_masks
 from gap_jax.data.masked.folder import MaskedFolderLayout
 from gap_jax.data.masked.iwildcam import IWildCamLayout
 from gap_jax.data.masked.waterbirds import WaterbirdsLayout
+from gap_jax.errors import one_line_errors
 
 LayoutChoice = (
     Annotated[TaskonomyLayout, tyro.conf.subcommand("taskonomy")]
@@ -122,12 +123,10 @@ def main(args: list[str] | None = None) -> None:
         "unpack": run_unpack,
     }
     config = (tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes)
-    try:
+    with one_line_errors():
         tyro.extras.subcommand_cli_from_dict(
             commands, args=args, prog="python -m gap_jax.data", description=__doc__, config=config
         )
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":

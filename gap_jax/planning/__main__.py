@@ -11,6 +11,8 @@ from typing import Literal
 
 import tyro
 
+from gap_jax.errors import one_line_errors
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanOptions:
@@ -66,7 +68,5 @@ def main(options: PlanOptions) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors():
         main(tyro.cli(PlanOptions, prog="python -m gap_jax.planning", description=__doc__))
-    except (ValueError, ImportError) as error:
-        raise SystemExit(f"error: {error}") from error

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from gap_jax.errors import one_line_errors
 from gap_jax.report.compare import write_comparison
 
 
@@ -27,15 +28,13 @@ def compare(
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; end with a message if runs cannot be compared."""
-    try:
+    with one_line_errors():
         tyro.extras.subcommand_cli_from_dict(
             {"compare": compare},
             args=args,
             prog="python -m gap_jax.report",
             description="Put the results of runs side by side.",
         )
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import jax
 import tyro
 
+from gap_jax.errors import one_line_errors
 from gap_jax.models.dpt import DPT
 from gap_jax.models.torch_modules.module import TorchModule
 from gap_jax.weights.classifier import KINDS, load_classifier, save_classifier
@@ -99,15 +100,13 @@ def _size(path: Path) -> int:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; end with a message if a model cannot be read or written."""
-    try:
+    with one_line_errors():
         tyro.extras.subcommand_cli_from_dict(
             {"convert": convert},
             args=args,
             prog="python -m gap_jax.weights",
             description="Convert model files to folders of safetensors.",
         )
-    except (ValueError, FileNotFoundError, FileExistsError, ImportError) as error:
-        raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":
