@@ -1,11 +1,11 @@
 """All measurements that need a GPU, the most valuable first, each in a process of its own with a time limit.
 
-    python -m benchmarks.gpu --out FOLDER [--parts step attention memory precision] [--seconds 480]
-    python -m benchmarks.gpu --out FOLDER --parts run --seconds 580
+    python -m benchmarks.gpu --out FOLDER [--parts step attention memory] [--seconds 480]
+    python -m benchmarks.gpu --out FOLDER --parts precision run --seconds 580
     python -m benchmarks.gpu --out FOLDER --tiny   # at small sizes, to try the script on a CPU
 
 What a part prints goes to `FOLDER/PART.txt` as it comes, so that a part that fails or takes too long loses
-nothing else. `step` and `attention` measure time, and have the GPU to themselves. `memory` and `precision`
+nothing else. `step` and `attention` measure time, and have the GPU to themselves. The commands of `memory`
 run at the same time.
 """
 
@@ -40,7 +40,7 @@ def _peaks(*cases: tuple[str, str, str, int, int]) -> tuple[str, ...]:
 
 PARTS = {
     "step": Part(
-        260,
+        360,
         ("prompt_step --size sd15 --dtype bfloat16 --parts step forms",),
         ("prompt_step --size small --parts step forms --repeats 2",),
     ),
@@ -59,14 +59,19 @@ PARTS = {
         tuned=False,
     ),
     "precision": Part(
-        220,
+        400,
         ("precision --side 384 --at-once 2",),
         ("precision --preset small --side 64 --steps 1",),
         tuned=False,
     ),
-    "run": Part(560, ("full_run --folder {scratch}/run",), ("full_run --folder {scratch}/run --tiny",)),
+    "run": Part(
+        570,
+        ("full_run --folder {scratch}/run",),
+        ("full_run --folder {scratch}/run --tiny",),
+        tuned=False,
+    ),
 }
-ROUNDS = (("step",), ("attention",), ("memory", "precision"), ("run",))  # parts that run at the same time
+ROUNDS = (("step",), ("attention",), ("memory",), ("precision", "run"))  # parts that run at the same time
 
 
 def start(command: str, limit: float, output: Path, environment: dict[str, str]) -> subprocess.Popen:
@@ -101,9 +106,7 @@ def run_round(names: tuple[str, ...], seconds: float, args: argparse.Namespace, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for what the parts print")
-    parser.add_argument(
-        "--parts", nargs="+", choices=PARTS, default=["step", "attention", "memory", "precision"]
-    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["step", "attention", "memory"])
     parser.add_argument("--seconds", type=float, default=480, help="time limit of everything")
     parser.add_argument("--tiny", action="store_true", help="use small sizes")
     args = parser.parse_args()

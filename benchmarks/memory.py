@@ -115,11 +115,10 @@ def main() -> None:
             f"{inputs:.2f} GB with recomputed blocks",
             flush=True,
         )
-    for name in (*args.plan, *args.run):
+    for name, runs in [(name, False) for name in args.plan] + [(name, True) for name in args.run]:
         start, mesh, kind = time.perf_counter(), make_mesh(), jax.devices()[0].device_kind
         step = getattr(networks, name)(mesh, args.prompts, args.images)
-        plan = None if name in args.run else compile_step(step, mesh.size)
-        text = measure(step) if plan is None else describe(plan, chip_of(kind))
+        text = measure(step) if runs else describe(compile_step(step, mesh.size), chip_of(kind))
         print(
             f"{name}, {args.preset}, {args.dtype}, prompts: {args.prompts}, images: {args.images}, attention "
             f"{args.attention}, recompute {args.recompute}, {kind}: {text} "
