@@ -91,7 +91,11 @@ def measure(preset: str, dtype: str, side: int, steps: int, pixels: np.ndarray |
 
     @jax.jit
     def pull(params, model_params, pixels, scale):
-        images, pull_back = jax.vjp(lambda *x: draw(params, *x), embeddings, jnp.zeros((1, 77, width)))
+        images, pull_back = jax.vjp(
+            lambda *x: draw(params, *x),
+            embeddings,
+            jnp.zeros((1, pipe.text_encoder.max_position_embeddings, width)),
+        )
         if pixels is None:
             pixels = (side / networks.side) ** 2 * jax.grad(depth_loss)(images, model_params)
         return pixels, *(gradient / scale for gradient in pull_back(scale * pixels))
