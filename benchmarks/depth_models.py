@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import transformers
 
+from benchmarks.device import describe_device
 from benchmarks.unet import compare, from_torch
 from gap_jax.models.bit import BitConfig
 from gap_jax.models.depth_unet import DepthUNet
@@ -101,7 +102,7 @@ def main() -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs the GPU's memory too
     transformers.utils.logging.set_verbosity_error()
     torch.manual_seed(0)
-    print(f"{jax.devices()[0].device_kind}; jax {jax.__version__}, torch {torch.__version__}")
+    print(describe_device())
     print("                 ours     torch   ratio")
     for name in args.models:
         measure(name, args.batch, args.repeats)

@@ -18,10 +18,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.full_size import in_new_process, write
+from benchmarks import device
+from benchmarks.full_size import in_new_process, peak_memory, write
 from gap_jax.closed_loop.settings import STAGES
 from gap_jax.data.corruptions.common import corrupt
 from gap_jax.small_worlds import rooms
@@ -107,17 +109,23 @@ def command(networks: Path, data: Path, side: int, size: int) -> list[str]:
     return list(map(str, given))
 
 
-def run_stage(arguments: list[str]) -> tuple[float, int]:
-    """Run the experiment in a process of its own, on one device; return seconds and peak memory in bytes."""
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gap_jax.experiments.depth", *arguments],
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"the experiment ended with status {os.waitstatus_to_exitcode(status)}")
-    return time.perf_counter() - start, 1024 * usage.ru_maxrss
+class Peak(NamedTuple):
+    """The most memory that a stage took, in bytes: its process, and its GPU or TPU, if it has one."""
+
+    process: int
+    device: int | None
+    device_kind: str
+
+
+def run_stage(arguments: list[str]) -> Peak:
+    """Run the experiment in this process, which has not used JAX yet."""
+    import jax
+
+    from gap_jax.experiments.depth import __main__ as depth
+
+    sys.argv = ["depth", *arguments]
+    depth.main(depth.EXPERIMENT)
+    return Peak(peak_memory(), device.peak_memory(), jax.devices()[0].device_kind)
 
 
 def main() -> None:
@@ -135,9 +143,15 @@ def main() -> None:
         write_data(data, side, size)
     given = command(networks, data, side, size)
     print("python -m gap_jax.experiments.depth STAGE", *given, flush=True)
+    os.environ["JAX_NUM_CPU_DEVICES"] = "1"
     for stage in STAGES:
-        seconds, memory = run_stage([stage, *given])
-        print(f"{stage:10}{seconds:8.0f} s   peak memory {memory / 1e9:5.1f} GB", flush=True)
+        start = time.perf_counter()
+        peak = in_new_process(run_stage, [stage, *given])
+        seconds = time.perf_counter() - start
+        print(f"{stage:10}{seconds:8.0f} s   peak memory {peak.process / 1e9:5.1f} GB", end="")
+        if peak.device is not None:
+            print(f", of the {peak.device_kind} {peak.device / 1e9:.1f} GB", end="")
+        print(flush=True)
 
 
 if __name__ == "__main__":

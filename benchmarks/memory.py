@@ -4,9 +4,11 @@
     python -m benchmarks.memory --kept                                 # what gradients keep of each network
     python -m benchmarks.memory --plan finetune                        # what a step takes besides
     python -m benchmarks.memory --plan optimize --prompts 1 --images 4
+    python -m benchmarks.memory --run optimize --prompts 1 --images 4  # the same, measured on a GPU or TPU
 
-No step is run. `--images` is the number of images that a device computes at a time. A plan holds for the
-backend of this machine; `python -m gap_jax.planning` plans for TPUs. Compiling `optimize` takes minutes.
+`--images` is the number of images that a device computes at a time. A plan holds for the backend of this
+machine; `python -m gap_jax.planning` plans for TPUs. Compiling `optimize` takes minutes. Only `--run` runs a
+step, with weights of 0.
 """
 
 import argparse
@@ -16,14 +18,16 @@ from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from benchmarks.device import peak_memory
 from gap_jax.experiments.depth.settings import PRESETS
 from gap_jax.models.attention import Form
 from gap_jax.models.layers import Recompute
 from gap_jax.parallel import make_mesh
 from gap_jax.planning.chips import chip_of
 from gap_jax.planning.compiled import compile_step, describe
-from gap_jax.planning.networks import Networks
+from gap_jax.planning.networks import Networks, Step
 
 
 def size(tree: Any) -> str:
@@ -59,16 +63,40 @@ def kept(networks: Networks, part: str) -> int:
     return residuals(2) - residuals(1)  # without the weights
 
 
+def measure(step: Step) -> str:
+    """Compile a step and run it once; return the memory that was planned and taken, as text."""
+    compiled = jax.jit(step.function).lower(*step.arguments).compile()
+    plan, of_compiling = compiled.memory_analysis(), peak_memory()
+    sizes = plan.argument_size_in_bytes, plan.temp_size_in_bytes + plan.output_size_in_bytes
+    planned = f"arguments {sizes[0] / 1e9:.2f} GB, temporary {sizes[1] / 1e9:.2f} GB planned"
+    jax.block_until_ready(compiled(*jax.tree.map(filled, step.arguments)))
+    peak = peak_memory()
+    if peak is None or of_compiling is None:
+        return f"{planned}; not measured on a CPU"
+    above = (peak - sizes[0]) / 1e9
+    return (
+        f"{planned}; peak {peak / 1e9:.2f} GB, {above:.2f} above the arguments (compiling: "
+        f"{of_compiling / 1e9:.2f})"
+    )
+
+
+def filled(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    """Return an array of zeros, or of keys, on the devices of its shape."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.device_put(jax.random.split(jax.random.key(0), leaf.shape), leaf.sharding)
+    return jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--preset", choices=[name for name in PRESETS if name != "small"], default="taskonomy-unet"
-    )
+    parser.add_argument("--preset", choices=PRESETS, default="taskonomy-unet")
     parser.add_argument("--dtype", default="float32", help="precision of Stable Diffusion and CLIP")
     parser.add_argument("--attention", choices=get_args(Form), default="auto")
     parser.add_argument("--recompute", choices=get_args(Recompute), default="auto")
     parser.add_argument("--kept", action="store_true", help="print what gradients keep of each network")
-    parser.add_argument("--plan", nargs="*", choices=("optimize", "generate", "finetune"), default=[])
+    stages = ("optimize", "generate", "finetune")
+    parser.add_argument("--plan", nargs="*", choices=stages, default=[], help="plan these stages' steps")
+    parser.add_argument("--run", nargs="*", choices=stages, default=[], help="measure these stages' steps")
     parser.add_argument("--prompts", type=int, default=1, help="number of prompts that are optimised at once")
     parser.add_argument("--images", type=int, default=4, help="images that a device computes at a time")
     args = parser.parse_args()
@@ -87,13 +115,14 @@ def main() -> None:
             f"{inputs:.2f} GB with recomputed blocks",
             flush=True,
         )
-    for name in args.plan:
-        start, mesh = time.perf_counter(), make_mesh()
-        plan = compile_step(getattr(networks, name)(mesh, args.prompts, args.images), mesh.size)
+    for name, runs in [(name, False) for name in args.plan] + [(name, True) for name in args.run]:
+        start, mesh, kind = time.perf_counter(), make_mesh(), jax.devices()[0].device_kind
+        step = getattr(networks, name)(mesh, args.prompts, args.images)
+        text = measure(step) if runs else describe(compile_step(step, mesh.size), chip_of(kind))
         print(
-            f"{name}, prompts: {args.prompts}, images: {args.images}, {jax.devices()[0].device_kind}: "
-            f"{describe(plan, chip_of(jax.devices()[0].device_kind))} "
-            f"(compiled in {time.perf_counter() - start:.0f} s)",
+            f"{name}, {args.preset}, {args.dtype}, prompts: {args.prompts}, images: {args.images}, attention "
+            f"{args.attention}, recompute {args.recompute}, {kind}: {text} "
+            f"({time.perf_counter() - start:.0f} s)",
             flush=True,
         )
 

@@ -2,17 +2,25 @@
 
     python -m benchmarks.prompt_step [--size small] [--repeats 5] [--dtype float32] [--parts step memory]
 
-A step: the gradient of a depth network's negative L1 loss to placeholder embeddings through 5 DDIM steps with
-guidance 7 and ControlNet; and AdamW. torch, in the same dtype, keeps its whole graph, as the authors do, or
-recomputes blocks where that does not fit; on a GPU, it is left out if it has no CUDA.
+A step: the gradient of XTC's depth U-Net's negative L1 loss to placeholder embeddings through 5 DDIM steps
+with guidance 7 and ControlNet; and AdamW. The depth U-Net is in float32, everything else in `--dtype`.
+
+torch keeps its whole graph, as the authors do, or recomputes blocks where that does not fit. On a CPU, both
+run in turn. On a GPU, torch runs first, alone, with both orders of axes; it is left out without CUDA. There,
+the part `forms` adds other choices of attention and of recomputation.
 """
 
 import argparse
 import dataclasses
+import gc
 import os
 import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import diffusers
 import jax
@@ -20,22 +28,26 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.unet import SMALL, compare, from_torch, seconds
+from benchmarks.device import describe_device, median, peak_memory
+from benchmarks.unet import SMALL, compare, from_torch
 from gap_jax.diffusion.align import Sampling, controlnet_depth
 from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.diffusion.schedule import Schedule
+from gap_jax.experiments.depth.task import depth_task, resize_labels
 from gap_jax.models import clip, controlnet, unet, vae
+from gap_jax.models.depth_unet import DepthUNet
 from gap_jax.models.network import Network
 from gap_jax.models.tokenizer import Tokenizer
+from gap_jax.planning.chips import chip_of
+from gap_jax.planning.flops import count_flops
 from gap_jax.stages.objective import adversarial
 from gap_jax.stages.optimizers import adamw
 from gap_jax.stages.prompt_optimizer import prompt_optimizer
-from gap_jax.tasks import depth
 from gap_jax.weights.configs import build
 from tests.diffusion.test_denoise import embed_through
-from tests.stages.test_prompt_optimizer import KERNEL, image_keys, predict_depth
+from tests.models.test_depth_unet import TorchUNet
+from tests.stages.test_prompt_optimizer import image_keys
 from tests.torch_references.folders import nchw, randomise, relative_error, write_tokenizer
 from tests.torch_references.sampler import torch_denoise
 from tests.weights.test_published import TEXT, VAE
@@ -45,119 +57,265 @@ SCHEDULE = Schedule(1000, 0.00085, 0.012, "scaled_linear", steps_offset=1, set_a
 SMALL_VAE = VAE | {key: VAE[key][1:] for key in VAE if key.endswith("block_types")}
 SMALL_VAE["block_out_channels"] = (32, 64, 64)
 SMALL_TEXT = TEXT | dict(hidden_size=128, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4)
-SIZES = {  # name: (images' side, batch, UNet, what only the ControlNet has, VAE, text encoder)
-    "small": (64, 4, SMALL, {"conditioning_embedding_out_channels": (16, 32, 96)}, SMALL_VAE, SMALL_TEXT),
-    "sd15": (384, 8, {"cross_attention_dim": 768}, {}, VAE, TEXT),
+CLASSES = dict(
+    text_encoder=clip.CLIPTextModel,
+    vae=vae.AutoencoderKL,
+    unet=unet.UNet2DCondition,
+    controlnet=controlnet.ControlNet,
+)
+FORMS = (  # of attention, and of recomputation; each row is compiled at once
+    (("auto", "auto"), ("auto", "nothing")),
+    (("xla", "auto"), ("blocks", "auto")),
+)
+
+
+class Size(NamedTuple):
+    """The sizes of a benchmark: images, networks, and levels, width and side of the depth U-Net."""
+
+    side: int
+    batch: int
+    unet: dict
+    only_controlnet: dict
+    vae: dict
+    text: dict
+    depth: tuple[int, int, int]
+
+
+SMALL_CONDITION = {"conditioning_embedding_out_channels": (16, 32, 96)}
+SIZES = {
+    "small": Size(64, 4, SMALL, SMALL_CONDITION, SMALL_VAE, SMALL_TEXT, (3, 8, 64)),
+    "sd15": Size(384, 8, {"cross_attention_dim": 768}, {}, VAE, TEXT, (6, 16, 256)),
 }
 
 
 class Benchmark:
-    """The networks, torch's and ours, and a batch for them."""
+    """The networks, torch's and ours, and a batch for them; `device` is torch's."""
 
-    def __init__(self, size: str, dtype: str):
-        side, self.rows, backbone, condition, vae_config, text = SIZES[size]
+    def __init__(self, size: str, dtype: str, device: str):
+        self.size, self.dtype, self.device = SIZES[size], dtype, device
         torch.manual_seed(0)
-        self.networks = dict(
-            text_encoder=transformers.CLIPTextModel(transformers.CLIPTextConfig(**text)),
-            vae=diffusers.AutoencoderKL.from_config(vae_config),
-            unet=diffusers.UNet2DConditionModel(**backbone),
-            controlnet=diffusers.ControlNetModel.from_config(backbone | condition),
-        )
-        classes = (clip.CLIPTextModel, vae.AutoencoderKL, unet.UNet2DCondition, controlnet.ControlNet)
-        dtypes, modules, self.params = dict.fromkeys(("dtype", "param_dtype"), jnp.dtype(dtype)), {}, {}
-        for cls, (name, network) in zip(classes, self.networks.items(), strict=True):
-            randomise(network.eval().requires_grad_(False))
-            config = text if name == "text_encoder" else dict(network.config)
-            modules[name] = build(cls, config, name, dtypes)
-            self.params[name] = from_torch(network, modules[name], dtype)
+        with torch.device(device):
+            self.networks = dict(
+                text_encoder=transformers.CLIPTextModel(transformers.CLIPTextConfig(**self.size.text)),
+                vae=diffusers.AutoencoderKL.from_config(self.size.vae),
+                unet=diffusers.UNet2DConditionModel(**self.size.unet),
+                controlnet=diffusers.ControlNetModel.from_config(self.size.unet | self.size.only_controlnet),
+            )
+            self.theirs = TorchUNet(*self.size.depth[:2]).requires_grad_(False)
+        self.configs: dict = {"text_encoder": self.size.text}
+        for name in ("vae", "unet", "controlnet"):
+            self.configs[name] = dict(self.networks[name].config)
         with tempfile.TemporaryDirectory() as folder:
             write_tokenizer(Path(folder))
-            tokenizer = Tokenizer(tuple((path.name, path.read_bytes()) for path in Path(folder).iterdir()))
-        self.pipe = Pipeline(**modules, schedule=SCHEDULE, tokenizer=tokenizer)
-        self.dtype, rng, shape = getattr(torch, dtype), np.random.default_rng(0), (self.rows, side, side, 1)
+            self.tokenizer = Tokenizer(
+                tuple((path.name, path.read_bytes()) for path in Path(folder).iterdir())
+            )
+        self.pipe, self.params = self.pipeline(), {}
+        for name, network in self.networks.items():
+            randomise(network.eval().requires_grad_(False))
+            self.params[name] = from_torch(network, getattr(self.pipe, name), dtype)
+        self.depth = DepthUNet(*self.size.depth[:2])
+        self.depth_params = from_torch(self.theirs, self.depth, "float32")
+        rng, shape = np.random.default_rng(0), (self.size.batch, self.size.side, self.size.side, 1)
         self.batch = {"depth": rng.random(shape, dtype=np.float32), "mask": rng.random(shape) < 0.9}
-        self.start = rng.standard_normal((4, 4, text["hidden_size"]), dtype=np.float32) * 0.03
+        width = self.pipe.text_encoder.hidden_size
+        self.start = rng.standard_normal((4, 4, width), dtype=np.float32) * 0.03
 
-    def compiled(self, num_steps: int = STEPS, backprop_steps: int | None = None, population: int = 0):
+    def pipeline(self, attention: str = "auto", recompute: str = "auto") -> Pipeline:
+        """Return our networks with a form of attention and of recomputation."""
+        modules, choices = {}, {"attention": attention, "recompute": recompute}
+        for name, cls in CLASSES.items():
+            options = {} if name == "text_encoder" else choices
+            options |= dict.fromkeys(("dtype", "param_dtype"), jnp.dtype(self.dtype))
+            modules[name] = build(cls, self.configs[name], name, options)
+        return Pipeline(**modules, schedule=SCHEDULE, tokenizer=self.tokenizer)
+
+    def predict(self, params: dict, images: jax.Array) -> jax.Array:
+        """Predict depth `[B,S,S,1]` of images, resized to the depth U-Net's side S."""
+        side = self.size.depth[2]
+        return self.depth.apply(
+            {"params": params}, jax.image.resize(images, (len(images), side, side, 3), "bilinear")
+        )
+
+    def optimizer(self, num_steps: int = STEPS, backprop_steps: int | None = None, **choices: str):
+        """Return our optimisation of a prompt; `choices` are those of `pipeline`."""
+        return prompt_optimizer(
+            self.pipeline(**choices),
+            self.params,
+            Network(self.predict, self.depth_params),
+            [adversarial(depth_task().adversarial)],
+            controlnet_depth(),
+            adamw(RATE),
+            placeholders=4,
+            negative_prompt=NEGATIVE,
+            sampling=Sampling(num_steps, GUIDANCE, backprop_steps=backprop_steps),
+        )
+
+    def compiled(self, population: int = 0, compiler_options: dict | None = None, **options):
         """Return a compiled step, and a function that runs it and returns the gradient that AdamW saw."""
-        given = self.pipe, self.params, Network(predict_depth, KERNEL), [adversarial(depth.negative_l1)]
-        sampling = Sampling(num_steps, GUIDANCE, backprop_steps=backprop_steps)
-        options = dict(placeholders=4, negative_prompt=NEGATIVE, sampling=sampling)
-        ours = prompt_optimizer(*given, controlnet_depth(), adamw(RATE), **options)
+        ours = self.optimizer(**options)
         key, step, batch = jax.random.key(0), ours.step, jax.device_put(self.batch)
         state = ours.init(key, self.start[0])
         if population:
             state = jax.vmap(ours.init)(jax.random.split(key, population), self.start[:population])
             step = jax.vmap(step, (None, 0, None))
-        executable = jax.jit(step).lower(ours.weights, state, batch).compile()
+        executable = jax.jit(step).lower(ours.weights, state, batch).compile(compiler_options)
 
         def run():
             return np.asarray(executable(ours.weights, state, batch)[0].opt_state[0].mu) / 0.1
 
         return executable, run
 
-    def torch_step(self, device: str):
+    def flops(self) -> float:
+        """Count the operations that a gradient to the embeddings needs if it computes nothing twice.
+
+        These are twice those of the forward pass: the weights have no gradient.
+        """
+        ours, keys = self.optimizer(attention="xla"), jax.random.split(jax.random.key(0), self.size.batch)
+
+        def forward(weights, embeddings, batch, keys):
+            return self.predict(weights.model, ours.render(weights, embeddings, batch, keys))
+
+        return 2 * count_flops(forward, ours.weights, self.start[0], self.batch, keys)
+
+    def torch_step(self, layout: torch.memory_format = torch.contiguous_format):
         """Return a function that makes the same step in torch and returns its gradient."""
+        dtype, rows = getattr(torch, self.dtype), self.size.batch
         for network in self.networks.values():
-            network.to(device, self.dtype)
+            network.to(dtype=dtype, memory_format=layout)
         scheduler = diffusers.DDIMScheduler(**dataclasses.asdict(SCHEDULE), clip_sample=False)
         nets = SimpleNamespace(**self.networks, scheduler=scheduler)
-        keys = image_keys(jax.random.key(0), 0, self.rows)
-        begin = controlnet_depth().start(self.pipe, self.params, self.batch, keys, Sampling())
-        noise, control = (nchw(np.array(x)).to(device, self.dtype) for x in (begin.latents, begin.control))
-        label, mask = (nchw(self.batch[name]).to(device) for name in ("depth", "mask"))
-        kernel = torch.tensor(KERNEL, device=device).permute(3, 2, 0, 1)
+        keys, labels = image_keys(jax.random.key(0), 0, rows), self.batch
+        begin = controlnet_depth().start(self.pipe, self.params, labels, keys, Sampling())
+        noise, control = (
+            nchw(np.array(x)).to(self.device, dtype, memory_format=layout)
+            for x in (begin.latents, begin.control)
+        )
+        labels = resize_labels(labels, self.size.depth[2:] * 2)
+        label, mask = (nchw(labels[name]).to(self.device) for name in ("depth", "mask"))
         ids = self.pipe.tokenize(["<0>,<1>,<2>,<3>", NEGATIVE], 4)
-        ids, negative = torch.tensor(ids, device=device).long().split(1)
+        ids, negative = torch.tensor(ids, device=self.device).long().split(1)
         table = nets.text_encoder.get_input_embeddings().weight
-        uncond = nets.text_encoder(negative)[0].expand(self.rows, -1, -1)
-        leaf = torch.tensor(self.start[0], device=device, requires_grad=True)
+        uncond = nets.text_encoder(negative)[0].expand(rows, -1, -1)
+        leaf = torch.tensor(self.start[0], device=self.device, requires_grad=True)
         optimizer = torch.optim.AdamW([leaf], lr=RATE, weight_decay=1e-2)
         options = dict(num_steps=STEPS, guidance_scale=GUIDANCE, control=control)
 
         def run():
-            with torch.device(device):
-                context = embed_through(nets.text_encoder, torch.cat([table, leaf.to(self.dtype)])[ids])
-            latents = torch_denoise(nets, noise, context.expand(self.rows, -1, -1), uncond, **options)
+            with torch.device(self.device):
+                context = embed_through(nets.text_encoder, torch.cat([table, leaf.to(dtype)])[ids])
+            latents = torch_denoise(nets, noise, context.expand(rows, -1, -1), uncond, **options)
             images = nets.vae.decode(latents / nets.vae.config.scaling_factor).sample.float() / 2 + 0.5
-            prediction = torch.sigmoid(torch.nn.functional.conv2d(images.clamp(0, 1), kernel, padding=1))
+            resized = torch.nn.functional.interpolate(
+                images.clamp(0, 1), label.shape[2:], mode="bilinear", antialias=True
+            )
             optimizer.zero_grad()
-            (-(torch.abs(prediction - label) * mask).mean()).backward()
+            (-(torch.abs(self.theirs(resized) - label) * mask).mean()).backward()
             optimizer.step()
             return leaf.grad.cpu().numpy()
 
         return run
 
-    def flops(self) -> int:
-        """Count the operations of UNet and ControlNet in sampling; torch's networks are gone afterwards."""
-        rows, side, down = 2 * self.rows, self.batch["depth"].shape[1], self.pipe.downscale
-        shapes = (rows, 4, side // down, side // down), (rows,), (rows, 77, self.start.shape[-1])
-        *inputs, control = (torch.empty(shape, device="meta") for shape in (*shapes, (rows, 3, side, side)))
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            down, mid = self.networks["controlnet"].to("meta").float()(*inputs, control, return_dict=False)
-            residuals = dict(down_block_additional_residuals=down, mid_block_additional_residual=mid)
-            self.networks["unet"].to("meta").float()(*inputs, **residuals)
-        self.networks.clear()
-        return STEPS * counter.get_total_flops()
 
-
-def median(run, repeats: int) -> float:
-    run()
-    return float(np.median([seconds(run) for _ in range(repeats)]))
-
-
-def versus_torch(bench: Benchmark, ours, repeats: int, device: str) -> None:
-    theirs, gradient = bench.torch_step(device), ours()
-    try:
-        error = relative_error(gradient, theirs())
-    except torch.OutOfMemoryError:
-        print("torch's graph does not fit the device: it recomputes blocks (gradient checkpointing)")
-        for name in ("unet", "controlnet"):
-            bench.networks[name].enable_gradient_checkpointing()
-        torch.cuda.empty_cache()
-        error = relative_error(gradient, theirs())
+def in_turn(bench: Benchmark, ours: Callable[[], np.ndarray], repeats: int) -> None:
+    """Compare with torch on a CPU."""
+    theirs = bench.torch_step()
+    error = relative_error(ours(), theirs())
     print("                     ours     torch   ratio   relative error of the gradient")
     print(f"step            {compare(ours, theirs, repeats)}   {error:.1e}", flush=True)
+
+
+def torch_on_gpu(bench: Benchmark, repeats: int) -> np.ndarray:
+    """Measure torch's step, and return its gradient."""
+    torch.backends.cudnn.benchmark = True
+    recomputes, gradient = "nothing", None
+    for layout in (torch.contiguous_format, torch.channels_last):
+        run = bench.torch_step(layout)
+        torch.cuda.reset_peak_memory_stats()
+        if (result := unless_out_of_memory(run)) is None:
+            recomputes = "blocks"
+            for name in ("unet", "controlnet", "vae"):
+                bench.networks[name].enable_gradient_checkpointing()
+            gc.collect()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            result = run()
+        gradient = result if gradient is None else gradient
+        print(
+            f"torch, {str(layout).removeprefix('torch.')}, recomputes {recomputes}: "
+            f"{median(run, repeats):.4f} s a step, peak memory "
+            f"{torch.cuda.max_memory_allocated() / 1e9:.2f} GB",
+            flush=True,
+        )
+    return gradient
+
+
+def unless_out_of_memory(run: Callable[[], np.ndarray]) -> np.ndarray | None:
+    """Return the result of `run`, or None if torch's memory does not suffice; its graph is then free."""
+    try:
+        return run()
+    except torch.OutOfMemoryError:
+        return None
+
+
+def compile_form(bench: Benchmark, attention: str, recompute: str, tuned: bool = True):
+    """Return a description of our step in a form, its program and `run`, or None and the compiler's error.
+
+    XLA tries several ways to compute each convolution and product, unless it is not `tuned`.
+    """
+    start = time.perf_counter()
+    try:
+        options = None if tuned else {"xla_gpu_autotune_level": 0}
+        made = bench.compiled(attention=attention, recompute=recompute, compiler_options=options)
+    except Exception as error:  # which must not hide the other forms
+        made = None, error
+    name = f"ours, attention {attention}, recompute {recompute}{'' if tuned else ', not tuned'}"
+    return f"{name}: compiled in {time.perf_counter() - start:.0f} s", *made
+
+
+def ours_on_gpu(
+    bench: Benchmark, form: tuple, repeats: int, flops: float, reference: np.ndarray | None
+) -> None:
+    """Measure our step in a form that `compile_form` returned."""
+    name, executable, run = form
+    try:
+        if executable is None:
+            raise run
+        gradient, took = run(), median(run, repeats)
+    except Exception as error:
+        print(f"{name}; failed: {str(error)[:300]}", flush=True)
+        return
+    plan, chip, rate = executable.memory_analysis(), chip_of(jax.devices()[0].device_kind), flops / took
+    words = [f"{took:.4f} s a step, {rate / 1e12:.1f} TFLOP/s"]
+    if chip is not None:
+        words.append(f"model FLOP utilisation {rate / chip.flops:.1%}")
+    planned = plan.argument_size_in_bytes + plan.temp_size_in_bytes + plan.output_size_in_bytes
+    words.append(f"memory {planned / 1e9:.2f} GB planned")
+    if (peak := peak_memory()) is not None:
+        words.append(f"peak so far {peak / 1e9:.2f} GB")
+    if reference is not None:
+        words.append(f"relative error to torch {relative_error(gradient, reference):.1e}")
+    print(f"{name}; {'; '.join(words)}", flush=True)
+
+
+def on_gpu(bench: Benchmark, repeats: int, forms: bool) -> None:
+    """Measure torch's step and ours, one after the other, with nothing else on the GPU."""
+    reference = None
+    try:
+        if bench.device == "cuda":
+            reference = torch_on_gpu(bench, repeats)
+    except RuntimeError as error:
+        print(f"torch failed: {str(error)[:300]}", flush=True)
+    bench.networks.clear()
+    gc.collect()
+    torch.cuda.empty_cache()
+    flops = bench.flops()
+    print(f"a step without recomputation: {flops / 1e12:.1f} TFLOP", flush=True)
+    ours_on_gpu(bench, compile_form(bench, "auto", "auto", tuned=False), repeats, flops, reference)
+    with ThreadPoolExecutor() as pool:
+        for row in FORMS if forms else (FORMS[0][:1],):
+            for form in list(pool.map(lambda form: compile_form(bench, *form), row)):
+                ours_on_gpu(bench, form, repeats, flops, reference)
 
 
 def main() -> None:
@@ -165,25 +323,21 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parts = ("step", "backprop", "population", "memory")
+    parts = ("step", "forms", "backprop", "population", "memory")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
-    parser.add_argument(
-        "--peak-tflops", type=float, default=990, help="peak of the device (default: an H100's in bfloat16)"
-    )
     args = parser.parse_args()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs the GPU's memory too
     diffusers.utils.logging.set_verbosity_error()
-    print(f"{args.size}, {args.dtype}; seconds on {jax.devices()[0].device_kind}")
-    bench, gpu = Benchmark(args.size, args.dtype), jax.default_backend() == "gpu"
+    print(f"{args.size}, {args.dtype}; seconds on {describe_device()}", flush=True)
+    gpu = jax.default_backend() == "gpu"
+    bench = Benchmark(args.size, args.dtype, "cuda" if gpu and torch.cuda.is_available() else "cpu")
+    if gpu and "step" in args.parts:
+        on_gpu(bench, args.repeats, "forms" in args.parts)
+    if not set(args.parts) - ({"step", "forms"} if gpu else {"forms"}):
+        return
     full, run = bench.compiled()
-    if "step" in args.parts:
-        if not gpu or torch.cuda.is_available():
-            versus_torch(bench, run, args.repeats, "cuda" if gpu else "cpu")
-        if gpu:
-            flops = 3 * bench.flops()  # forward, recomputed, backward
-            torch.cuda.empty_cache()
-            rate = flops / median(run, args.repeats) / 1e12
-            print(f"{rate:.1f} TFLOP/s: model FLOP utilisation {rate / args.peak_tflops:.1%}", flush=True)
+    if "step" in args.parts and not gpu:
+        in_turn(bench, run, args.repeats)
     for steps in (1, 2, STEPS) if "backprop" in args.parts else ():
         part = bench.compiled(backprop_steps=steps)[1]
         took, a, b = median(part, args.repeats), part(), run()

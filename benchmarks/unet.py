@@ -8,7 +8,6 @@ frozen, as in prompt optimisation), ours and torch's in turn, and the ratio ours
 
 import argparse
 import statistics
-import time
 
 import diffusers
 import jax
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
+from benchmarks.device import describe_device, seconds
 from gap_jax.models.unet import UNet2DCondition
 from gap_jax.weights.configs import build
 from gap_jax.weights.convert import load_tree
@@ -37,17 +37,11 @@ SIZES = {  # name: (configuration, latents' side, batch)
 def from_torch(module: torch.nn.Module, ours, dtype: str) -> dict:
     """Return a torch module's weights as our parameters."""
     tensors = {
-        name: Tensor("memory", tuple(value.shape), value.detach().numpy)
+        name: Tensor("memory", tuple(value.shape), value.detach().cpu().numpy)
         for name, value in module.state_dict().items()
     }
     shapes = jax.eval_shape(ours.init, jax.random.key(0), *ours.example_inputs())["params"]
     return load_tree(shapes, tensors, jnp.dtype(dtype))
-
-
-def seconds(function) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def compare(ours, theirs, repeats: int) -> str:
@@ -106,7 +100,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--dtype", default="float32", help="precision of our UNet; torch runs in float32")
     args = parser.parse_args()
-    print(f"seconds on {jax.devices()[0].device_kind}; jax {jax.__version__}, torch {torch.__version__}")
+    print(f"seconds on {describe_device()}")
     print("                           ours     torch   ratio")
     for name in args.sizes:
         measure(name, args.repeats, args.dtype)
