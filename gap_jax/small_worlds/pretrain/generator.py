@@ -42,7 +42,7 @@ def train_vae(training: Training) -> tuple[AutoencoderKL, Params]:
     vae = AutoencoderKL(
         block_out_channels=(16, 32, 64),
         layers_per_block=1,
-        latent_channels=6,
+        latent_channels=training.world.latent_channels,
         norm_num_groups=1,
         sample_size=64,
         scaling_factor=1.0,

@@ -121,11 +121,12 @@ def train_depth(
 
 WORLD = SmallWorld(
     folder="small",
-    vocabulary=VOCABULARY,
+    vocabulary=VOCABULARY + " overexposed faded grainy pixelated",
     make_builder=make_builder,
     axes=rooms.AXES,
     caption=rooms.caption,
     known_probabilities=known_probabilities,
+    latent_channels=16,
     has_controlnet=True,
     sample_probe=sample_probe,
     train_supervised=train_supervised,

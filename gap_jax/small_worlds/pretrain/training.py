@@ -37,6 +37,7 @@ class SmallWorld:
       words; an example has `image` and, for each of `axes`, its word's number.
     - `caption(words, known)`: returns a caption of the words whose `known` is True.
     - `known_probabilities(words)`: returns how probable it is that a caption names each of the words.
+    - `latent_channels`: the number of values of a latent, which stands for 4 × 4 pixels.
     - `has_controlnet`: True if images follow `depth` and `mask`, through a ControlNet.
     - `sample_probe(pipe, frozen, clip, clip_params, count)`: returns a probe that generates `count` images.
       The probe is given the trained parameters; with `frozen`, they are all of the pipeline's.
@@ -50,6 +51,7 @@ class SmallWorld:
     axes: Axes
     caption: Callable[[Sequence[str], Sequence[bool]], str]
     known_probabilities: Callable[[Sequence[str]], Sequence[float] | np.ndarray]
+    latent_channels: int
     has_controlnet: bool
     sample_probe: Callable[[Pipeline, Params, Clip, Params, int], Probe]
     train_supervised: Callable[["Training", Path], None]

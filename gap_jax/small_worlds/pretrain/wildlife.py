@@ -198,6 +198,7 @@ WORLD = SmallWorld(
     axes=wildlife.AXES,
     caption=wildlife.caption,
     known_probabilities=known_probabilities,
+    latent_channels=6,
     has_controlnet=False,
     sample_probe=sample_probe,
     train_supervised=train_supervised,

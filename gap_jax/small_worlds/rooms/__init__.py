@@ -1,6 +1,6 @@
 """The small world of rooms: procedural rooms with exact depth, in styles that words name."""
 
-from gap_jax.small_worlds.rooms.renderer import RenderedRooms, render
+from gap_jax.small_worlds.rooms.renderer import PLANS, RenderedRooms, render
 from gap_jax.small_worlds.rooms.styles import AXES, EVERY, NARROW, Style, caption, draw_style, parse
 from gap_jax.small_worlds.seeds import SPLITS
 
@@ -8,6 +8,7 @@ __all__ = [
     "AXES",
     "EVERY",
     "NARROW",
+    "PLANS",
     "SPLITS",
     "RenderedRooms",
     "Style",
