@@ -13,7 +13,7 @@ _GRAIN_SIDE, _PIXEL_SIDE = 2, 3  # sides of a grain and of a large pixel, in pix
 
 
 def photograph(image: np.ndarray, camera: str, random: np.random.Generator) -> np.ndarray:
-    """Return the picture `[S,S,3]` in [0,1] that a camera, one of `CAMERAS`, takes of `image`, the same form."""
+    """Return the picture that a camera, one of `CAMERAS`, takes of `image`; both `[S,S,3]` in [0,1]."""
     size = len(image)
     scale = size / 64
     if camera == "blurry":

@@ -105,9 +105,9 @@ def test_every_word_changes_the_picture_and_nothing_else():
             np.testing.assert_array_equal(changed.depth, plain.depth)
 
 
-def photograph(camera, size=64):
+def photograph(camera, size=64, light="bright"):
     """Return pictures of four rooms by this camera and by a sharp one, float `[4,S,S,3]` in [0,1]."""
-    both = [[rooms.Style("beige", camera=name)] * 4 for name in (camera, "sharp")]
+    both = [[rooms.Style("beige", light, camera=name)] * 4 for name in (camera, "sharp")]
     return (rooms.render(0, range(4), styles, size).image.astype(np.float64) / 255 for styles in both)
 
 
@@ -127,11 +127,12 @@ def test_a_faded_picture_has_a_quarter_of_the_contrast():
 
 
 def test_grain_is_grey_noise_of_two_by_two_pixels():
-    grainy, sharp = (x.reshape(4, 32, 2, 32, 2, 3).swapaxes(2, 3) for x in photograph("grainy"))
-    free = ((grainy > 0) & (grainy < 1)).all((3, 4, 5))
-    grain = (grainy - sharp)[free]
-    assert free.mean() > 0.9 and (grain.max((1, 2, 3)) - grain.min((1, 2, 3))).max() < 2.1 / 255
-    assert grain.std() == pytest.approx(0.15, rel=0.05) and abs(grain.mean()) < 0.01
+    grainy, sharp = (
+        x.reshape(4, 32, 2, 32, 2, 3).swapaxes(2, 3) for x in photograph("grainy", light="overexposed")
+    )
+    grain = (grainy - sharp)[((sharp > 0.4) & (sharp < 0.65)).all((3, 4, 5))]  # is hardly ever clipped
+    assert len(grain) > 300 and np.median(np.ptp(grain, (1, 2, 3))) < 2.1 / 255
+    assert grain.std() == pytest.approx(0.15, rel=0.1) and abs(grain.mean()) < 0.02
     assert len({image.tobytes() for image in grainy - sharp}) == 4
 
 
