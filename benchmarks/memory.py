@@ -32,6 +32,7 @@ from gap_jax.models.network import Network
 from gap_jax.models.tokenizer import train_tokenizer
 from gap_jax.models.unet import UNet2DCondition
 from gap_jax.models.vae import AutoencoderKL
+from gap_jax.stages.amsgrad import amsgrad
 from gap_jax.stages.guidance import FeatureStatistics, cosine
 from gap_jax.stages.objective import Term, adversarial
 from gap_jax.stages.prompt_optimizer import EarlyStop, adamw, prompt_optimizer
@@ -124,7 +125,7 @@ class Networks:
 
     def finetune(self, prompts: int, images: int) -> tuple[Callable, tuple]:
         """Return a step of fine-tuning the depth model, and its arguments."""
-        adam = optax.amsgrad(self.settings.finetuning.learning_rate)
+        adam = amsgrad(self.settings.finetuning.learning_rate)
 
         def step(params, state, batch):
             def loss(params):

@@ -34,8 +34,8 @@ class Adapt:
     learning_rate: float = 1e-5  # AdamW learning rate, after a warm-up of 2 % of the steps
     average: float = 0.999  # decay of the moving average of the weights, which is the result
     empty_captions: float = 0.1  # share of captions left empty, so that classifier-free guidance works
-    # precision of the computation; trained weights stay float32
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    # precision of the computation; trained weights stay float32. Gradients are too small for float16
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
     seed: int = 0  # seed of all random numbers
 
 

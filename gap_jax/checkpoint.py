@@ -1,12 +1,14 @@
 """Checkpoints of a run's state, written by Orbax and restored on any number of devices and processes.
 
 The folder of a run holds `config.json` and, for each step that is kept, one Orbax checkpoint, such as `120/`.
-A checkpoint is a flat dict of arrays, named by their paths in the state: `state.opt[0].mu['w']`.
+A checkpoint is a flat dict of arrays, named by their paths in the state: `state.opt[0].mu['w']`. Beside
+Orbax's files, `digest.json` has the digest of all arrays, so that a file that changed on the disk is noticed.
 
 Orbax's `CheckpointManager` does not carry this. When one process fails to save or to restore, it does not
 tell the others, which then wait until the job dies; and it deletes a step before it writes it again.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -25,9 +27,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from gap_jax.files import fsync, fsync_tree, write_whole
+from gap_jax.files import free_space, fsync, fsync_tree, write_whole
 
 _Result = TypeVar("_Result")
+_DIGEST = "digest.json"
 _MAX_DIFFERENCES = 6  # more are counted only: a state may have thousands of arrays
 
 
@@ -76,7 +79,8 @@ class Checkpoints:
         types, devices and sharding; its values are not used. A checkpoint that is damaged or has another
         structure is skipped with a warning, and the one before it is tried.
 
-        Raises ValueError if some checkpoints are readable and none has the structure of `template`.
+        Raises ValueError if some checkpoints are readable and none has the structure of `template`, and for
+        a damaged checkpoint where only one is kept.
         """
         leaves = _leaves_by_name(template)
         expected = {name: _shape_and_dtype(leaf, name) for name, leaf in leaves.items()}
@@ -94,12 +98,13 @@ class Checkpoints:
         try:
             with _orbax_log_off():
                 self._orbax.save(complete, args=ocp.args.PyTreeSave(arrays))
+            (complete / _DIGEST).write_text(json.dumps({"blake2b": digest(arrays)}))
             fsync_tree(complete)  # Orbax flushes the arrays, but not its own metadata
         except Exception as error:
             self._remove_unfinished(f"{step}.new*")
             raise OSError(
                 f"{self.folder}: the checkpoint of step {step} could not be written, "
-                f"earlier ones are intact: {_summary(error)}"
+                f"earlier ones are intact; {free_space(self.folder)}. {_summary(error)}"
             ) from error
         self._publish()
         kept = [saved for saved in self._steps() if saved <= step][-self.keep :]
@@ -109,6 +114,9 @@ class Checkpoints:
     def _publish(self) -> None:
         """Give each complete checkpoint, `120.new`, its final name, `120`; also those of a killed process."""
         for complete in self.folder.glob("*.new"):
+            if not (complete / _DIGEST).exists():  # killed between Orbax's last step and the digest
+                shutil.rmtree(complete)
+                continue
             target = complete.with_suffix("")
             if target.exists():
                 shutil.rmtree(target)
@@ -129,7 +137,14 @@ class Checkpoints:
             try:
                 with _orbax_log_off():
                     saved = self._orbax.restore(path, args=ocp.args.PyTreeRestore())
+                if digest(saved) != json.loads((path / _DIGEST).read_text())["blake2b"]:
+                    raise ValueError(f"its arrays are not those of {_DIGEST}: a file has changed on the disk")
             except Exception as error:
+                if self.keep == 1:
+                    raise ValueError(
+                        f"checkpoint {path} is damaged, and there is no earlier one: {_summary(error)}. "
+                        f"Delete {self.folder.parent} and run the same command again, which makes it anew"
+                    ) from error
                 warnings.warn(f"checkpoint {path} is damaged, skipped: {_summary(error)}", stacklevel=5)
                 continue
             empty = {name: np.zeros(x.shape, x.dtype) for name, x in expected.items() if not x.size}
@@ -150,19 +165,21 @@ class Checkpoints:
         return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
 
 
-def check_config(path: Path, config: Mapping[str, Any]) -> None:
-    """Save the configuration of a run as JSON, or compare it with the one that an earlier run saved.
+def check_config(path: Path, config: Mapping[str, Any], save: bool = True) -> None:
+    """Compare the configuration of a run with the one that an earlier run saved as JSON, if there is one.
 
-    Every process must call it. Raises ValueError naming the fields that differ, with both values; TypeError
-    for a configuration that is not JSON.
+    If there is none, the configuration is saved, unless `save` is False. Every process must call it. Raises
+    ValueError naming the fields that differ, with both values; TypeError for a configuration that is not
+    JSON.
     """
     text = json.dumps(dict(config), indent=2)
-    _on_first_process(lambda: _save_or_compare(path, text))
+    _on_first_process(lambda: _save_or_compare(path, text, save))
 
 
-def _save_or_compare(path: Path, text: str) -> None:
+def _save_or_compare(path: Path, text: str, save: bool) -> None:
     if not path.exists():
-        write_whole(path, text.encode())
+        if save:
+            write_whole(path, text.encode())
         return
     try:
         saved = json.loads(path.read_text())
@@ -171,8 +188,8 @@ def _save_or_compare(path: Path, text: str) -> None:
     differences = _differences(_flatten(json.loads(text)), _flatten(saved))
     if differences:
         raise ValueError(
-            f"{path.parent} holds a run of another configuration: {differences}. Use another folder, or the "
-            f"configuration in {path}"
+            f"{path.parent} holds a run of another configuration: {differences}. Use another folder, use the "
+            f"configuration in {path}, or delete {path.parent} to start anew"
         )
 
 
@@ -218,6 +235,16 @@ def _flatten(config: Any, name: str = "") -> dict[str, Any]:
         for key, entry in config.items()
         for path, value in _flatten(entry, f"{prefix}{key}").items()
     }
+
+
+def digest(arrays: Mapping[str, Any]) -> str:
+    """Return the digest of all arrays with their names, types and shapes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name])
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _describe(arrays: Mapping[str, Any]) -> dict[str, str]:

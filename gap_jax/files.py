@@ -1,7 +1,37 @@
 """Atomic writing of files: after a crash, a file is the old one or the complete new one."""
 
+import errno
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+class WriteError(OSError):
+    """A failure to write, whose message names the file and, if the disk is full, the space that is left."""
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Raise any OSError of the block as a `WriteError` that names `path`; a `WriteError` stays as it is."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        reason = f"{path} could not be written: {error.strerror or error}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason += f"; {free_space(path)}. Make space, then run the same command again: it goes on"
+        raise WriteError(error.errno, reason) from error
+
+
+def free_space(path: str | Path) -> str:
+    """Return how much space is left on the disk of a file or folder, also of one that does not exist yet."""
+    folder = next(
+        parent for parent in (Path(path).absolute(), *Path(path).absolute().parents) if parent.exists()
+    )
+    return f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB are free on its disk"
 
 
 def write_whole(path: str | Path, content: bytes) -> None:
@@ -10,11 +40,11 @@ def write_whole(path: str | Path, content: bytes) -> None:
     The content goes to a hidden scratch file beside `path`, which then takes its place: at any moment, other
     processes see the old file or the complete new one. When the call returns, the new one is on the disk.
 
-    Raises OSError naming `path`; the old file and no scratch file remain.
+    Raises WriteError naming `path`; the old file and no scratch file remain.
     """
     path = Path(path)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with scratch.open("wb") as stream:
@@ -25,8 +55,6 @@ def write_whole(path: str | Path, content: bytes) -> None:
         finally:
             scratch.unlink(missing_ok=True)
         fsync(path.parent)
-    except OSError as error:
-        raise OSError(error.errno, f"{path} could not be written: {error.strerror or error}") from error
 
 
 def fsync(path: str | Path) -> None:

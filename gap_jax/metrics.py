@@ -1,19 +1,23 @@
 """Metrics and pictures of a run: `metrics.jsonl`, a JSON object per line, and TensorBoard's event files."""
 
+import io
 import json
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from gap_jax.checks import expect_shape
-from gap_jax.files import write_whole
+from gap_jax.files import write_whole, writing
 
 _FILE = "metrics.jsonl"
 
@@ -24,21 +28,24 @@ class MetricsWriter:
     - `resume_step`: step of the checkpoint that the run resumes from. Lines of later steps are dropped, so
       that the file becomes that of an uninterrupted run. None: the run is new, and all lines are dropped.
 
-    Only process 0 writes; on others, nothing happens. Raises ValueError if the run resumes from a file that
-    is not one of metrics.
+    Only process 0 writes; on others, nothing happens. All is written at once, so that a full disk raises
+    WriteError where it happens. Raises ValueError if the run resumes from a file that is not one of metrics.
     """
 
     def __init__(self, folder: str | Path, resume_step: int | None = None):
-        self._lines: IO[str] | None = None
+        self._lines: io.FileIO | None = None
         if jax.process_index() != 0:
             return
         self._folder = Path(folder)
         path = self._folder / _FILE
         write_whole(path, b"" if resume_step is None else _lines_until(path, resume_step))
-        self._lines = path.open("a", encoding="utf-8")
-        # tensorboardX names a file by the second: without the suffix it would overwrite one of that second.
         start = 0 if resume_step is None else resume_step + 1
-        self._board = SummaryWriter(str(folder), purge_step=start, flush_secs=5, filename_suffix=f".{start}")
+        with writing(path):
+            self._lines = io.FileIO(path, "a")
+            # A file is named by the second: without the suffix it would overwrite one of that second.
+            self._events = EventsWriter(str(self._folder / "events"), f".{start}")
+            # TensorBoard hides what earlier files have of this step and later ones.
+            self._add_event(start, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, values: Mapping[str, float | jax.Array | np.ndarray]) -> None:
         """Append the line `{"step": step, **values}`, with arrays (a value for each prompt) as lists.
@@ -56,11 +63,12 @@ class MetricsWriter:
             )
         arrays = {name: _to_numpy(value) for name, value in values.items()}
         line = {"step": int(step)} | {name: _to_json(array.tolist()) for name, array in arrays.items()}
-        self._lines.write(json.dumps(line, allow_nan=False) + "\n")
-        self._lines.flush()
-        for name, array in arrays.items():
-            for index, value in np.ndenumerate(array):
-                self._board.add_scalar("/".join((name, *map(str, index))), value, int(step))
+        with writing(self._folder / _FILE):
+            self._lines.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+            for name, array in arrays.items():
+                for index, value in np.ndenumerate(array):
+                    scalar = summary.scalar("/".join((name, *map(str, index))), value)
+                    self._add_event(int(step), summary=scalar)
 
     def image(self, step: int, name: str, image: jax.Array | np.ndarray) -> None:
         """Save an image, float `[H,W,3]` clipped to [0,1], as `pictures/{name}-{step}.png`.
@@ -72,23 +80,33 @@ class MetricsWriter:
         image = _to_numpy(image)
         expect_shape(f"image {name!r}", image, (None, None, 3))
         pixels = np.round(np.clip(np.nan_to_num(image), 0, 1) * 255).astype(np.uint8)
-        self._board.add_image(name, pixels, int(step), dataformats="HWC")
-        path = self._folder / "pictures" / f"{name}-{int(step):06d}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(path)
+        with writing(self._folder / "events"):
+            self._add_event(int(step), summary=summary.image(name, pixels, dataformats="HWC"))
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "PNG")
+        write_whole(self._folder / "pictures" / f"{name}-{int(step):06d}.png", stream.getvalue())
+
+    def _add_event(self, step: int, **content: Any) -> None:
+        self._events.write_event(Event(step=step, wall_time=time.time(), **content))
+        self._events.flush()
 
     def close(self) -> None:
-        """Write what is pending, and close the files."""
+        """Close the files."""
         if self._lines is not None:
             self._lines.close()
-            self._board.close()
             self._lines = None
+            with writing(self._folder / "events"):
+                self._events.close()
 
     def __enter__(self) -> "MetricsWriter":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except OSError:
+            if kind is None:  # else the first error says what is wrong
+                raise
 
 
 def _lines_until(path: Path, last_step: int) -> bytes:

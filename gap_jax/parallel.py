@@ -6,8 +6,11 @@ is a mesh of one, on which the same programs run.
 
 import functools
 import os
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeVar
 
 import jax
 import numpy as np
@@ -16,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 _Tree = TypeVar("_Tree")
+POPULATION_AXES = ("prompt", "population")  # over which a `population_step` maps its prompts, outermost first
 
 
 def initialize(
@@ -85,10 +89,11 @@ def population_step(
     """Map `step(weights, state, batch) -> (state, metrics)` of one prompt over a population, and compile it.
 
     In the returned function, states and metrics have a leading axis of prompts, which is split over `prompt`;
-    each leaf of the batch is split along its first axis over `data`, which `step` may name in collectives;
-    weights are replicated. The function is cached: it is compiled once for each step and mesh.
+    each leaf of the batch is split along its first axis over `data`; weights are replicated. `step` may name
+    `data` and POPULATION_AXES in collectives. The function is cached: it is compiled once for each step and
+    mesh.
     """
-    population = jax.vmap(step, (None, 0, None))
+    population = jax.vmap(step, (None, 0, None), axis_name=POPULATION_AXES[1])
     per_device = jax.shard_map(
         population,
         mesh=mesh,
@@ -182,6 +187,42 @@ def local_values(tree: Any) -> Any:
         return np.concatenate([np.asarray(shards[start].data) for start in sorted(shards)])
 
     return jax.tree.map(rows, tree)
+
+
+@contextmanager
+def only_job(folder: Path) -> Iterator[None]:
+    """Own a folder as long as the block runs. Every process of a job calls it.
+
+    Raises ValueError if another job owns the folder. The owner is process 0, by a lock on the file `.lock`,
+    which the system gives back when the process ends in any way. On a system without such locks (Windows) and
+    on file systems without them (some network ones), nothing is locked.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as file:
+        _lock(file, folder)
+        yield
+
+
+def _lock(file: IO[str], folder: Path) -> None:
+    """Lock a file of a folder and write into it who holds it; raise ValueError if another process does."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        owner = file.read(100) or "another process"
+        raise ValueError(
+            f"{folder} is in use by {owner}: wait until it ends, or use another folder"
+        ) from error
+    except (ImportError, OSError):
+        return
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
 
 
 def all_agree(condition: bool) -> bool:

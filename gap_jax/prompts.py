@@ -9,7 +9,6 @@ read, too.
 
 import json
 import re
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,10 @@ import numpy as np
 from gap_jax.checks import expect_finite, expect_shape
 from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.files import write_whole
-from gap_jax.weights.tensors import load_torch, open_safetensors
+from gap_jax.weights.identify import identify
+from gap_jax.weights.tensors import load_file, open_safetensors, to_array
 
 _HEADER = "gap_jax"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def save(
@@ -72,15 +71,7 @@ def load(path: str | Path) -> np.ndarray:
     NaN or infinity; ImportError for a pickle if torch is not installed.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no prompt file {path}")
-    if path.suffix == ".safetensors":
-        content = {name: tensor.read() for name, tensor in open_safetensors(path).items()}
-    elif path.suffix in _PICKLES:
-        content = load_torch(path)
-    else:
-        suffixes = ", ".join((".safetensors", *_PICKLES))
-        raise ValueError(f"{path} must be a prompt file with one of the suffixes {suffixes}")
+    content = load_file(path, "prompt file")
     return _expect_embeddings(f"the embeddings in {path}", np.atleast_2d(_stacked(content, path)))
 
 
@@ -118,6 +109,11 @@ def check_tokens(names: Sequence[str]) -> None:
                 )
 
 
+def vocabulary(params: Params) -> jax.Array:
+    """Return the embeddings of all tokens of a pipeline's text encoder, float32 `[tokens,D]`."""
+    return params["text_encoder"]["embeddings.token_embedding"]["embedding"].astype(jnp.float32)
+
+
 def from_word(pipe: Pipeline, params: Params, word: str, n: int) -> jax.Array:
     """Return the embedding of `word`, repeated n times, float32 `[n,D]`.
 
@@ -127,7 +123,13 @@ def from_word(pipe: Pipeline, params: Params, word: str, n: int) -> jax.Array:
     if len(ids) != 1:
         tokens = ", ".join(repr(_text(pipe, i)) for i in ids) or "none"
         raise ValueError(f"{word!r} must be a single token of the vocabulary, found {len(ids)}: {tokens}")
-    return jnp.repeat(_vocabulary(params)[ids[0]][None], n, 0)
+    return jnp.repeat(vocabulary(params)[ids[0]][None], n, 0)
+
+
+def from_random_words(pipe: Pipeline, params: Params, n: int, key: jax.Array) -> jax.Array:
+    """Return the embeddings of n different random tokens of the vocabulary, float32 `[n,D]`."""
+    ids = jax.random.choice(key, pipe.text_encoder.vocab_size, (n,), replace=False)
+    return vocabulary(params)[ids]
 
 
 def from_vocabulary(params: Params, n: int, key: jax.Array) -> jax.Array:
@@ -135,14 +137,17 @@ def from_vocabulary(params: Params, n: int, key: jax.Array) -> jax.Array:
 
     It has the mean and the covariance of all token embeddings of the text encoder.
     """
-    return from_distribution(_vocabulary(params), n, key)
+    return from_distribution(vocabulary(params), n, key)
 
 
-def from_distribution(embeddings: jax.Array, n: int, key: jax.Array) -> jax.Array:
+def from_distribution(
+    embeddings: jax.Array | np.ndarray, n: int, key: jax.Array, mean: jax.Array | None = None
+) -> jax.Array:
     """Draw n embeddings from the normal distribution of `embeddings` `[m,D]`, float32 `[n,D]`.
 
-    It has the embeddings' mean and sample covariance (divided by m-1), for example of earlier runs. With
-    m ≤ D, the covariance is singular: draws stay in the space that the embeddings span around their mean.
+    It has the embeddings' sample covariance (divided by m-1), for example of earlier runs, and their mean or
+    another one, `mean` `[D]`. With m ≤ D, the covariance is singular: draws stay in the space that the
+    embeddings span around the mean.
 
     Raises ValueError unless m is 2 or more.
     """
@@ -151,10 +156,10 @@ def from_distribution(embeddings: jax.Array, n: int, key: jax.Array) -> jax.Arra
             f"embeddings must have shape [m, D] with m at least 2, found {list(embeddings.shape)}"
         )
     embeddings = jnp.asarray(embeddings, jnp.float32)
-    mean, m = embeddings.mean(0), len(embeddings)
+    centre, m = embeddings.mean(0), len(embeddings)
     # Standard normal rows times the centred embeddings have the sample covariance: no square root is needed.
     noise = jax.random.normal(key, (n, m)) / jnp.sqrt(m - 1.0)
-    return mean + jnp.matmul(noise, embeddings - mean, precision="highest")
+    return (centre if mean is None else mean) + jnp.matmul(noise, embeddings - centre, precision="highest")
 
 
 def nearest_words(
@@ -167,7 +172,7 @@ def nearest_words(
 
     Raises ValueError for another shape, NaN or infinity.
     """
-    table = _unit(np.asarray(_vocabulary(params)))
+    table = _unit(np.asarray(vocabulary(params)))
     cosines = _unit(_expect_embeddings("embeddings", np.asarray(embeddings, np.float32))) @ table.T
     return [_nearest(pipe, row, k) for row in cosines]
 
@@ -191,16 +196,21 @@ def _stacked(content: Any, path: Path) -> np.ndarray:
         )
     if "string_to_param" in content:
         content = content["string_to_param"]
-    arrays = {name: _array(value, name, path) for name, value in content.items()}
+    if {"clip_l", "clip_g"} <= content.keys():
+        raise ValueError(
+            f"{path} is a textual inversion of Stable Diffusion XL (clip_l, clip_g), which gap_jax does not "
+            "have: give one of Stable Diffusion 1.x or 2.x"
+        )
+    arrays = {name: to_array(value, name, path) for name, value in content.items()}
     if len(arrays) == 1:
         return next(iter(arrays.values()))
     matches = {name: re.fullmatch(r"(.*?)(\d+)(\D*)", str(name)) for name in arrays}
     name_by_index = {int(match[2]): name for name, match in matches.items() if match}
     names_without_index = {(match[1], match[3]) if match else name for name, match in matches.items()}
     if len(names_without_index) > 1 or sorted(name_by_index) != list(range(len(arrays))):
-        names = textwrap.shorten(", ".join(map(str, arrays)), 200)
         raise ValueError(
-            f"{path} must hold one token with all vectors, or tokens numbered from 0, found {names}"
+            f"{path} must hold one token with all vectors, or tokens numbered from 0, found "
+            f"{identify(map(str, arrays))[:200]}"
         )
     vectors = [arrays[name_by_index[i]] for i in range(len(arrays))]
     shapes = sorted({vector.shape for vector in vectors})
@@ -211,24 +221,12 @@ def _stacked(content: Any, path: Path) -> np.ndarray:
     return np.stack(vectors)
 
 
-def _array(value: Any, name: str, path: Path) -> np.ndarray:
-    if hasattr(value, "detach"):
-        value = value.detach().float().numpy()
-    if not isinstance(value, np.ndarray):
-        raise ValueError(f"{name!r} in {path} must be a tensor, found {type(value).__name__}")
-    return value.astype(np.float32)
-
-
 def _expect_embeddings(name: str, embeddings: np.ndarray) -> np.ndarray:
     expect_shape(name, embeddings, (None, None), "a prompt has one vector [D] for each placeholder")
     if not embeddings.size:
         raise ValueError(f"{name} must not be empty, found {list(embeddings.shape)}")
     expect_finite(name, embeddings)
     return embeddings
-
-
-def _vocabulary(params: Params) -> jax.Array:
-    return params["text_encoder"]["embeddings.token_embedding"]["embedding"].astype(jnp.float32)
 
 
 def _token_ids(pipe: Pipeline, text: str) -> list[int]:

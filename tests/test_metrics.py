@@ -1,6 +1,8 @@
 """Metrics on disk: the JSON lines, also of a resumed run, and TensorBoard's events."""
 
+import errno
 import json
+import resource
 import struct
 
 import jax
@@ -126,3 +128,28 @@ def test_invalid_arguments_and_files_are_refused(tmp_path):
         (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n{{"step": 2}}\n')
         with pytest.raises(ValueError, match=r"metrics\.jsonl:2 must be a JSON object with 'step', found b"):
             MetricsWriter(tmp_path, resume_step=1)
+
+
+def test_a_full_disk_is_an_error_at_once_and_earlier_lines_stay(tmp_path, monkeypatch):
+    """A limit on the size of files stands for the disk: the event file meets it first."""
+    writer = MetricsWriter(tmp_path)
+    writer.write(1, {"loss": 0.5})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"could not be written: File too large"), writer:
+            for step in range(2, 1000):
+                writer.write(step, {"loss": 0.5})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    steps = [line["step"] for line in read_metrics(tmp_path)]
+    assert len(steps) > 10 and steps == list(range(1, len(steps) + 1))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with MetricsWriter(tmp_path, 5) as writer:
+        monkeypatch.setattr(writer._events, "flush", full)
+        with pytest.raises(OSError, match=r"No space left on device; [\d,]+ MB are free .* Make space"):
+            writer.image(6, "picture", np.zeros((2, 2, 3)))
+        monkeypatch.undo()

@@ -136,7 +136,11 @@ def test_a_pickle_without_torch_says_what_to_do(tmp_path, monkeypatch):
         ([1, 2], r"must hold embeddings by token, found list \[1, 2\]"),
         (
             {"clip_l": torch.zeros(2, 4), "clip_g": torch.zeros(2, 8)},
-            "must hold one token with all vectors, .* found clip_l, clip_g",
+            "is a textual inversion of Stable Diffusion XL .* give one of Stable Diffusion 1.x or 2.x",
+        ),
+        (
+            {f"unet.down_blocks.{i}.attn1.to_q.lora_A.weight": torch.zeros(2, 4) for i in range(999)},
+            "found a LoRA: give it to load_pipeline as `lora`",
         ),
         (
             {"<a_0>": torch.zeros(4), "<a_2>": torch.zeros(4)},
@@ -158,8 +162,9 @@ def test_a_pickle_without_torch_says_what_to_do(tmp_path, monkeypatch):
 )
 def test_files_of_an_unknown_form_are_refused(tmp_path, content, message):
     torch.save(content, tmp_path / "a.bin")
-    with pytest.raises(ValueError, match=rf"a\.bin.*{message}"):
+    with pytest.raises(ValueError, match=rf"a\.bin.*{message}") as error:
         prompts.load(tmp_path / "a.bin")
+    assert len(str(error.value)) < 500
 
 
 def test_missing_truncated_and_other_files_are_refused(tmp_path):
@@ -248,8 +253,17 @@ def test_draws_from_fewer_runs_than_dimensions_have_their_singular_covariance(sd
     assert relative_error(draws.mean(0), runs.mean(0)) < 0.01
     assert relative_error(np.cov(draws.T), np.cov(runs.T.astype(np.float64))) < 0.03
     assert np.linalg.matrix_rank(draws - runs.mean(0), tol=1e-2) == 3
+    moved = np.asarray(prompts.from_distribution(runs, 20_000, jax.random.key(0), vectors(1, 48)[0]))
+    np.testing.assert_allclose(moved - vectors(1, 48)[0], draws - runs.mean(0), atol=1e-4)
     with pytest.raises(ValueError, match=r"\[m, D\] with m at least 2, found \[1, 48\]"):
         prompts.from_distribution(runs[:1], 2, jax.random.key(0))
+
+
+def test_random_words_are_different_tokens_of_the_vocabulary(sd15):
+    drawn = np.asarray(prompts.from_random_words(sd15.pipe, sd15.params, 20, jax.random.key(0)))
+    known = [row.tobytes() for row in table(sd15)]
+    found = [known.index(row.tobytes()) for row in drawn]
+    assert len(set(found)) == 20 and max(found) > 100
 
 
 def test_start_values_of_a_population_are_drawn_by_vmap(sd15):

@@ -1,6 +1,7 @@
-"""The prompts of an arm: fixed texts, or populations of embeddings that are drawn or optimised."""
+"""The prompts of an arm, fixed texts or populations of embeddings, and the images that they are made from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -9,8 +10,11 @@ import numpy as np
 from gap_jax import prompts
 from gap_jax.closed_loop.arms import Arm
 from gap_jax.closed_loop.settings import Optimizing
-from gap_jax.closed_loop.world import World
-from gap_jax.diffusion.pipeline import Pipeline
+from gap_jax.closed_loop.world import TargetDomain, World
+from gap_jax.diffusion.pipeline import Params, Pipeline
+
+RANDOM_WORDS = "*"  # the setting `start` that stands for random words
+_FILES = ("learned_embeds*.safetensors", "learned_embeds*.bin")  # ours and diffusers', and the authors'
 
 
 class PromptSet(NamedTuple):
@@ -55,6 +59,17 @@ def text_prompts(lines: Sequence[str], subsets: Sequence[str]) -> list[PromptSet
     return sets
 
 
+def targets_of(arm: Arm, world: World) -> dict[str, TargetDomain]:
+    """Return the target domains that have the form which an arm's guidance needs, by name."""
+    return {
+        name: target
+        for name, target in world.targets.items()
+        if (target.images is not None or not arm.guidance)
+        and (target.text is not None or not arm.text_guidance)
+        and (target.pictures is not None or not (arm.inversion or arm.set_guidance))
+    }
+
+
 def populations(arm: Arm, world: World) -> list[tuple[str | None, str | None]]:
     """Return the target and the subset of each population of prompts that an arm draws or optimises."""
     data = world.data
@@ -63,47 +78,167 @@ def populations(arm: Arm, world: World) -> list[tuple[str | None, str | None]]:
         return [(None, subset) for subset in subsets]
     return [
         (name, subset)
-        for name, target in world.targets.items()
+        for name, target in targets_of(arm, world).items()
         for subset in ((target.subset,) if target.subset else subsets)
     ]
+
+
+class PopulationSize(NamedTuple):
+    """The number of prompts in a population, and of placeholder tokens in each of them."""
+
+    prompts: int
+    placeholders: int
+
+
+def population_size(arm: Arm, config: Optimizing) -> PopulationSize:
+    """Return the size of each population of prompts that an arm draws or optimises."""
+    if arm.prompts == "random":
+        return PopulationSize(
+            config.random_prompts or config.prompts, config.random_placeholders or config.placeholders
+        )
+    if arm.guided:
+        return PopulationSize(config.prompts_per_target or config.prompts, config.placeholders)
+    return PopulationSize(config.prompts, config.placeholders)
 
 
 def initial_prompts(arm: Arm, world: World, config: Optimizing, seed: int) -> list[PromptSet]:
     """Return an arm's populations before optimisation; an arm that is not optimised keeps them.
 
-    All arms of a seed begin at the same embeddings, drawn from the seed alone.
+    All arms of a seed begin at the same embeddings, drawn from the seed alone. Raises the errors of `starts`.
     """
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), config.prompts)
-    word = None if arm.prompts == "random" else config.start
-    starts = np.stack([_start(world, config, word, key) for key in keys])
-    names = tuple(f"<gap-{i}>" for i in range(config.prompts))
-    return [PromptSet(names, starts, target, subset) for target, subset in populations(arm, world)]
+    size = population_size(arm, config)
+    embeddings = starts(
+        world.generator.pipe,
+        world.generator.params,
+        config,
+        size,
+        jax.random.fold_in(jax.random.key(seed), 1),
+        random=arm.prompts == "random",
+    )
+    names = tuple(f"<gap-{i}>" for i in range(size.prompts))
+    return [PromptSet(names, embeddings, target, subset) for target, subset in populations(arm, world)]
 
 
-def _start(world: World, config: Optimizing, word: str | None, key: jax.Array) -> jax.Array:
-    """Return the embeddings `[n,D]` that one prompt begins as: a word's, or drawn from the vocabulary."""
-    generator = world.generator
-    if word is None:
-        return prompts.from_vocabulary(generator.params, config.placeholders, key)
-    return prompts.from_word(generator.pipe, generator.params, word, config.placeholders)
+def starts(
+    pipe: Pipeline, params: Params, config: Optimizing, size: PopulationSize, key: jax.Array, *, random: bool
+) -> np.ndarray:
+    """Return the embeddings that the prompts of a population start from, float32 `[prompts,n,D]`.
 
-
-def source_rows(world: World, subset: str | None) -> np.ndarray:
-    """Return the numbers of the original examples that prompts of a subset generate from.
-
-    Without a subset, they are those of all subsets or, where the data has none, all numbers.
+    `random` is True for prompts that are not optimised: these are always drawn, from the distribution that
+    the settings name. Raises FileNotFoundError and ValueError for earlier prompts that are missing or of
+    another size.
     """
-    subsets = world.data.subsets
-    if subset is not None:
-        return subsets[subset]
-    return np.concatenate(list(subsets.values())) if subsets else np.arange(len(world.data.original))
+    earlier = [prompts.load(path) for path in _find(config.earlier)]
+    _check_widths(config.earlier, earlier, prompts.vocabulary(params).shape[1])
+    if earlier and config.earlier_use == "start" and not random:
+        _check_lengths(config.earlier, earlier, size.placeholders)
+        return np.stack([earlier[i % len(earlier)] for i in range(size.prompts)])
+
+    def draw(key: jax.Array) -> jax.Array:
+        if earlier and config.earlier_use != "start":
+            mean = None if config.earlier_use == "mean-covariance" else _centre(pipe, params, config.start)
+            return prompts.from_distribution(np.concatenate(earlier), size.placeholders, key, mean)
+        if random or config.start is None:
+            return prompts.from_vocabulary(params, size.placeholders, key)
+        if config.start == RANDOM_WORDS:
+            return prompts.from_random_words(pipe, params, size.placeholders, key)
+        return prompts.from_word(pipe, params, config.start, size.placeholders)
+
+    return np.stack([draw(each) for each in jax.random.split(key, size.prompts)])
 
 
-def contexts(pipe: Pipeline, params: dict, prompt_set: PromptSet, suffix: str) -> np.ndarray:
-    """Return the text states of prompts, float32 `[prompts,L,D]`; `suffix` follows embeddings only."""
+def _centre(pipe: Pipeline, params: Params, word: str | None) -> jax.Array:
+    """Return the embedding `[D]` of a word or, without one, the mean of the vocabulary's."""
+    if word is None or word == RANDOM_WORDS:
+        return prompts.vocabulary(params).mean(0)
+    return prompts.from_word(pipe, params, word, 1)[0]
+
+
+def _find(paths: Sequence[Path]) -> Iterator[Path]:
+    """Yield files of prompts: the paths that are files, and all files of prompts below those that are not."""
+    for path in paths:
+        if not path.is_dir():
+            yield path  # prompts.load says so if it is missing
+            continue
+        found = sorted(file for pattern in _FILES for file in path.rglob(pattern))
+        if not found:
+            raise FileNotFoundError(f"{path} has no prompts: it must hold files named {' or '.join(_FILES)}")
+        yield from found
+
+
+def _check_widths(paths: Sequence[Path], earlier: Sequence[np.ndarray], width: int) -> None:
+    if others := {prompt.shape[1] for prompt in earlier} - {width}:
+        raise ValueError(
+            f"the earlier prompts in {', '.join(map(str, paths))} must have {width} numbers for each "
+            f"placeholder, like the text encoder; found {min(others)}: they are of another Stable Diffusion"
+        )
+
+
+def _check_lengths(paths: Sequence[Path], earlier: Sequence[np.ndarray], placeholders: int) -> None:
+    if others := {len(prompt) for prompt in earlier} - {placeholders}:
+        raise ValueError(
+            f"the earlier prompts in {', '.join(map(str, paths))} must have {placeholders} placeholders to "
+            f"start from them, found {min(others)}: set optimizing.placeholders, or another "
+            "optimizing.earlier_use"
+        )
+
+
+def source_groups(world: World, subset: str | None, target: str | None) -> list[np.ndarray]:
+    """Return the numbers of the original examples that prompts may use, a group for each subset of the data.
+
+    They are examples of `subset` (None: of all subsets or, where the data has none, of all data) that suit
+    the `target` (None: any). Raises ValueError if there are none.
+    """
+    data = world.data
+    names = tuple(data.subsets) if subset is None else (subset,)
+    groups = [data.subsets[name] for name in names] or [np.arange(len(data.original))]
+    sources = None if target is None else world.targets[target].sources
+    if sources is not None:
+        groups = [rows[np.isin(rows, sources)] for rows in groups]
+    groups = [rows for rows in groups if len(rows)]
+    if not groups:
+        raise ValueError(
+            f"no original image of {subset or 'any subset'} is among the sources of the target domain "
+            f"{target!r}: leave this target out, or give it other sources"
+        )
+    return groups
+
+
+def optimizing_rows(world: World, prompt_set: PromptSet, images: int | None, seed: int) -> np.ndarray:
+    """Return the numbers of the original examples that prompts are optimised on.
+
+    They are all that the prompts may use, or about `images` of them: a random choice of equally many from
+    each subset, or as many as it has.
+    """
+    groups = source_groups(world, prompt_set.subset, prompt_set.target)
+    if images is not None:
+        random, each = np.random.default_rng([seed, 4]), max(images // len(groups), 1)
+        groups = [random.permutation(rows)[:each] for rows in groups]
+    return np.concatenate(groups)
+
+
+def generating_rows(world: World, prompt_set: PromptSet, balanced: bool) -> np.ndarray:
+    """Return the numbers of the original examples that prompts generate images from.
+
+    With `balanced`, those of smaller subsets are repeated, so that all subsets are equally frequent.
+    """
+    groups = source_groups(world, prompt_set.subset, prompt_set.target)
+    if balanced:
+        largest = max(map(len, groups))
+        groups = [np.resize(rows, largest) for rows in groups]
+    return np.concatenate(groups)
+
+
+def contexts(
+    pipe: Pipeline, params: dict, prompt_set: PromptSet, suffix: str, joiner: str = ","
+) -> np.ndarray:
+    """Return the text states of prompts, float32 `[prompts,L,D]`.
+
+    `joiner` comes between the placeholders of embeddings, and `suffix` follows them; texts stay as they are.
+    """
     if prompt_set.embeddings is None:
         return np.asarray(pipe.encode_text(params, pipe.tokenize(list(prompt_set.texts))))
     count = prompt_set.embeddings.shape[1]
-    text = ",".join(f"<{i}>" for i in range(count)) + suffix
+    text = joiner.join(f"<{i}>" for i in range(count)) + suffix
     ids = pipe.tokenize([text], count)
     return np.concatenate([pipe.encode_text(params, ids, embedding) for embedding in prompt_set.embeddings])

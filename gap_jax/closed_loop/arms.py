@@ -6,6 +6,7 @@ white and on near-black; markers are matplotlib's and differ without any colour.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 from gap_jax.report.results import ArmStyle
@@ -22,8 +23,10 @@ class Arm:
     - `prompts`: where its prompts come from. `none` generates no images; `agnostic` is the world's fixed
       prompt; `random` draws embeddings from the vocabulary's distribution; `written` uses prompts that a
       person wrote; `optimized` minimises the terms below.
-    - `adversarial`, `guidance`, `text_guidance`: factors on the weights of the model's loss, of CLIP's
-      distance to the target images, and of the distance to the target text. 0 switches a term off.
+    - `adversarial`, `guidance`, `set_guidance`, `text_guidance`, `inversion`: factors on the weights of the
+      model's loss, of CLIP's distance to the mean of the target images, of its distance to the set of them,
+      of the distance to the target text, and of textual inversion on the target images. 0 switches a term
+      off.
     - `prompts_of`: the arm whose optimised prompts are used instead of own ones.
     - `strength`: SDEdit's strength when images are generated, in (0,1]; 1 starts from pure noise.
     - `baseline`: True if the arm changes the original images instead of generating new ones.
@@ -34,7 +37,9 @@ class Arm:
     prompts: Literal["none", "agnostic", "random", "written", "optimized"] = "none"
     adversarial: float = 0.0
     guidance: float = 0.0
+    set_guidance: float = 0.0
     text_guidance: float = 0.0
+    inversion: float = 0.0
     prompts_of: str | None = None
     strength: float = 1.0
     baseline: bool = False
@@ -43,7 +48,7 @@ class Arm:
     @property
     def guided(self) -> bool:
         """True if its prompts are drawn towards a target domain."""
-        return bool(self.guidance or self.text_guidance)
+        return bool(self.guidance or self.set_guidance or self.text_guidance or self.inversion)
 
 
 ARMS: dict[str, Arm] = {
@@ -106,6 +111,29 @@ ARMS: dict[str, Arm] = {
         adversarial=1.0,
         guidance=1.0,
     ),
+    "guided-set": Arm(
+        style=ArmStyle(
+            "Guided (set)",
+            "Prompts optimised so that together their images match all images of a target domain.",
+            "#be05aa",
+            "$S$",
+        ),
+        prompts="optimized",
+        set_guidance=1.0,
+        experiments=(),
+    ),
+    "guided-adversarial-set": Arm(
+        style=ArmStyle(
+            "Guided adversarial (set)",
+            "Prompts optimised both to raise the model’s loss and, together, to match all target images.",
+            "#736ec8",
+            "$A$",
+        ),
+        prompts="optimized",
+        adversarial=1.0,
+        set_guidance=1.0,
+        experiments=(),
+    ),
     "guided-text": Arm(
         style=ArmStyle(
             "Guided (text)",
@@ -128,6 +156,29 @@ ARMS: dict[str, Arm] = {
         adversarial=1.0,
         text_guidance=1.0,
         experiments=("waterbirds",),
+    ),
+    "guided-inversion": Arm(
+        style=ArmStyle(
+            "Guided (inversion)",
+            "Prompts under which the generator denoises images of the target domain best: textual inversion.",
+            "#f44db3",
+            r"$\clubsuit$",
+        ),
+        prompts="optimized",
+        inversion=1.0,
+        experiments=(),
+    ),
+    "guided-adversarial-inversion": Arm(
+        style=ArmStyle(
+            "Guided adversarial (inversion)",
+            "Prompts optimised both to raise the model’s loss and for textual inversion of the target.",
+            "#9d3023",
+            r"$\spadesuit$",
+        ),
+        prompts="optimized",
+        adversarial=1.0,
+        inversion=1.0,
+        experiments=(),
     ),
     "balanced": Arm(
         style=ArmStyle("Balanced", "No added images; every group is sampled equally often.", "#9aa02c", "p"),
@@ -164,3 +215,17 @@ ARMS: dict[str, Arm] = {
 def arms_of(experiment: ExperimentName) -> tuple[str, ...]:
     """Return the names of the arms that an experiment compares by default, in the report's order."""
     return tuple(name for name, arm in ARMS.items() if experiment in arm.experiments)
+
+
+def adversarial_arm(arms: Sequence[str]) -> str:
+    """Return the first arm that optimises adversarial prompts of its own; unguided ones come first.
+
+    Raises ValueError if there is none.
+    """
+    found = [name for name in arms if ARMS[name].adversarial and ARMS[name].prompts_of is None]
+    if not found:
+        raise ValueError(
+            f"several models are compared by adversarial prompts, but the arms {', '.join(arms)} have none: "
+            "add the arm adversarial, or leave the further models out"
+        )
+    return min(found, key=lambda name: ARMS[name].guided)

@@ -12,15 +12,25 @@ from gap_jax import prompts
 from gap_jax.closed_loop.arm_prompts import PromptSet
 from gap_jax.closed_loop.arms import ARMS
 from gap_jax.closed_loop.gallery import Gallery
-from gap_jax.closed_loop.measurements import WORST_SET, ModelKey, Scores, read_measurements, result_arm
+from gap_jax.closed_loop.measurements import (
+    AVERAGE_SET,
+    WORST_SET,
+    ModelKey,
+    Scores,
+    read_measurements,
+    result_arm,
+)
 from gap_jax.closed_loop.run import CRITIC, ORIGINAL, Produced, Run
 from gap_jax.closed_loop.settings import Optimizing, Settings
 from gap_jax.closed_loop.terms import weights_of
+from gap_jax.closed_loop.world import TargetDomain
 from gap_jax.report.results import CONSTANT, ArmStyle, Column, Generated, Point, Prompt, Results
 from gap_jax.stages.evaluate import CLEAN, SetKey
+from gap_jax.stages.guidance import FeatureStatistics
 from gap_jax.stages.optimize import load_trajectory
 
 FRAMES = 8  # steps of an optimisation that are drawn, besides the one that was chosen
+SHOWN = 16  # prompts that are drawn of each population or list of texts
 CORRUPTIONS = ("cc", "3dcc")
 _ITERATION_MARKERS = "1234x+"
 
@@ -59,7 +69,7 @@ def collect(runs: Sequence[Run], produced: Sequence[Sequence[Produced]], root: P
         critic_constant=tuple(seed[ModelKey(CONSTANT)][ORIGINAL][main] for seed in scores),
         efficiency={
             target.name: _efficiency(scores, names, target, _images_per_seed(generated, len(runs)), main)
-            for target in [*targets, WORST_SET]
+            for target in [AVERAGE_SET, *targets, WORST_SET]
             if target in scores[0][next(iter(names.values()))]
         },
         prompts=tuple(_prompts(runs[0], produced[0], root)),
@@ -153,7 +163,7 @@ def _generated(folders: Sequence[Path]) -> Generated:
 
 
 def _prompts(run: Run, produced: Sequence[Produced], root: Path) -> Iterator[Prompt]:
-    """Yield every prompt of a seed, in the order of arms and iterations."""
+    """Yield the prompts of a seed that are drawn, in the order of arms and iterations."""
     gallery = Gallery(run, root)
     numbered = [
         (work, prompt_set, i, number)
@@ -161,6 +171,7 @@ def _prompts(run: Run, produced: Sequence[Produced], root: Path) -> Iterator[Pro
         for number, (prompt_set, i) in enumerate(
             (prompt_set, i) for prompt_set in work.prompt_sets for i in range(len(prompt_set.texts))
         )
+        if i < SHOWN
     ]
     for work, prompt_set, i, number in tqdm(
         numbered, desc="draw", unit="prompt", disable=jax.process_index() != 0
@@ -180,7 +191,7 @@ def _prompt(
         generator, embedding = run.world.generator, prompt_set.embeddings[index]
         nearest = prompts.nearest_words(generator.pipe, generator.params, embedding)
         words, paths = tuple(map(tuple, nearest)), {0: embedding}
-        if ARMS[work.key.arm].prompts == "optimized":
+        if ARMS[work.key.arm].prompts == "optimized" and run.settings.optimizing.steps:
             trajectory = load_trajectory(work.optimized / prompt_set.label)
             losses, stopped, paths = _history(trajectory, index, embedding, run.settings.optimizing)
             weights = weights_of(ARMS[work.key.arm], run.settings.optimizing)
@@ -196,7 +207,20 @@ def _prompt(
         words=words,
         target=prompt_set.target,
         targets=tuple(gallery.target_pictures(prompt_set.target)) if prompt_set.target else (),
+        target_note=_target_note(work.key.arm, run.world.targets.get(prompt_set.target or "")),
     )
+
+
+def _target_note(arm: str, target: TargetDomain | None) -> str:
+    """Return what guided the prompts of an arm if it was not pictures: a text in quotes, or a file."""
+    if target is None:
+        return ""
+    if not ARMS[arm].text_guidance:
+        return "features from a file" if isinstance(target.images, FeatureStatistics) else ""
+    if isinstance(target.text, FeatureStatistics):
+        return "text states from a file"
+    texts = (target.text,) if isinstance(target.text, str) else target.text or ()
+    return ", ".join(f"“{text}”" for text in texts)
 
 
 def _history(
@@ -210,12 +234,9 @@ def _history(
         for term, values in trajectory.items()
         if term != "embeddings" and values.ndim == 2
     }
-    embeddings = trajectory["embeddings"][:end, index]  # those that each update began with
     steps = {round(step) for step in np.linspace(0, end - 1, min(FRAMES, end))}
-    stopped = int(stops[0]) - config.window + 1 if len(stops) else None
-    if stopped is None:
-        embeddings = np.concatenate([embeddings, last[None]])
-        steps.add(end)
-    else:
-        steps.add(stopped)
-    return losses, stopped, {step: embeddings[step] for step in sorted(steps)}
+    stopped = int(stops[0]) - config.window + 2 if len(stops) else None
+    chosen = end if stopped is None else stopped
+    embeddings = trajectory["embeddings"][:, index]  # those that each update began with
+    paths: dict[int, np.ndarray | None] = {step: embeddings[step] for step in steps} | {chosen: last}
+    return losses, stopped, dict(sorted(paths.items()))

@@ -6,8 +6,11 @@ It imports heavy modules only when an experiment runs, so that `--help` is fast.
 import argparse
 import dataclasses
 import json
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -20,7 +23,7 @@ from gap_jax.closed_loop.settings import STAGES, Evaluating, Settings
 if TYPE_CHECKING:
     from gap_jax.closed_loop.world import World
 
-_INTERRUPTED = 130  # exit status after Ctrl-C
+_INTERRUPTED, _TERMINATED = 130, 143  # exit statuses after Ctrl-C and after SIGTERM
 
 
 class Preset(NamedTuple):
@@ -125,15 +128,49 @@ def shortened(settings: Settings) -> Settings:
     return dataclasses.replace(
         settings,
         arms=tuple(arms),
-        optimizing=dataclasses.replace(settings.optimizing, prompts=1, steps=4, backprop_steps=1),
+        optimizing=dataclasses.replace(
+            settings.optimizing,
+            prompts=1,
+            prompts_per_target=None,
+            random_prompts=None,
+            steps=4,
+            unguided_steps=None,
+            adversarial_start=min(settings.optimizing.adversarial_start, 2),
+            backprop_steps=1,
+        ),
         generating=dataclasses.replace(settings.generating, images=32, denoising_steps=5),
-        finetuning=dataclasses.replace(settings.finetuning, steps=20),
+        finetuning=dataclasses.replace(settings.finetuning, steps=20, checkpoints=4),
         evaluating=Evaluating(images=16, severities=settings.evaluating.severities[2:3], efficiency=()),
     )
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, treated as Ctrl-C is."""
+
+
+@contextmanager
+def _sigterm_like_ctrl_c() -> Iterator[None]:
+    def stop(*_: Any) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def execute(experiment: Experiment, options: Options) -> None:
-    """Run what is not done yet, up to the chosen stage; exits with status 130 after Ctrl-C."""
+    """Run what is not done yet, up to the chosen stage.
+
+    Ctrl-C and SIGTERM, by which SLURM, Kubernetes and preemptible machines announce the end, save what is
+    done and exit with status 130 or 143.
+
+    Raises ValueError if the work folder belongs to another configuration, or to another process that runs.
+    """
     import jax
 
     from gap_jax import parallel
@@ -141,7 +178,7 @@ def execute(experiment: Experiment, options: Options) -> None:
 
     parallel.use_all_cores()
     parallel.initialize()
-    check_config(options.work / "config.json", options.to_json())
+    check_config(options.work / "config.json", options.to_json(), save=False)
     page = options.work / "report" / "index.html"
     if page.exists():
         print(f"nothing to do: the report {page} exists; delete it to make it again")
@@ -149,18 +186,21 @@ def execute(experiment: Experiment, options: Options) -> None:
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(options.work.absolute() / "compiled"))
     try:
-        _run(experiment, options)
-    except KeyboardInterrupt:
+        with _sigterm_like_ctrl_c(), parallel.only_job(options.work):
+            _run(experiment, options)
+    except KeyboardInterrupt as stop:
         print("stopped; finished work is kept: run the same command again to continue", file=sys.stderr)
-        raise SystemExit(_INTERRUPTED) from None
+        raise SystemExit(_TERMINATED if isinstance(stop, _Terminated) else _INTERRUPTED) from None
 
 
 def _run(experiment: Experiment, options: Options) -> None:
     import jax
 
+    from gap_jax.checkpoint import check_config
     from gap_jax.closed_loop.experiment import run_experiment
 
     world = experiment.build_world(options.world, options.settings.evaluating.images)
+    check_config(options.work / "config.json", options.to_json())
     page = run_experiment(options.settings, world, options.work, options.stage)
     if page is not None and jax.process_index() == 0:
         print(f"the report: {page}")

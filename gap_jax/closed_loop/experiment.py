@@ -1,5 +1,6 @@
 """Runs a whole experiment: all stages of the closed loop for all arms and seeds, and the report."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -9,6 +10,7 @@ from gap_jax.closed_loop.collect import collect
 from gap_jax.closed_loop.programs import Programs
 from gap_jax.closed_loop.run import Run
 from gap_jax.closed_loop.settings import Settings
+from gap_jax.closed_loop.transfer import SeveralModels, collect_models
 from gap_jax.closed_loop.world import World
 from gap_jax.report.page import write_page
 from gap_jax.report.results import save
@@ -26,9 +28,16 @@ def run_experiment(settings: Settings, world: World, work: str | Path, stage: st
     work, programs = Path(work), Programs(settings, world)
     runs = [Run(programs, work, seed) for seed in settings.seeds]
     produced = [run.run_until(stage) for run in runs]
+    compared = []
+    if world.models.others:
+        compared = [SeveralModels(*done) for done in zip(runs, produced, strict=True)]
+        for models in compared:
+            models.run_until(stage)
     if stage != "report":
         return None
     results = collect(runs, produced, work)
+    if compared:
+        results = dataclasses.replace(results, models=collect_models(compared, work))
     page = work / "report" / "index.html"
     if jax.process_index() == 0:
         save(work / "results.json", results)

@@ -14,8 +14,9 @@ from gap_jax.closed_loop.measurements import result_arm
 from gap_jax.closed_loop.run import Produced, Run, example_rows
 from gap_jax.closed_loop.world import Task, select
 from gap_jax.data.batch import HostBatch
+from gap_jax.models.network import Network
 from gap_jax.report import pictures
-from gap_jax.report.results import ExamplePictures, Frame
+from gap_jax.report.results import ExamplePictures, Frame, ModelsExample
 from gap_jax.stages.generate import image_keys
 
 Frames = Mapping[int, tuple[np.ndarray, np.ndarray]]  # by step: an image and the model's prediction
@@ -51,8 +52,8 @@ class Gallery:
         - `index`: the prompt's place in its set; `number`: its place in its arm, as generation counts.
         - `paths`: by step, the embeddings `[n,D]` to draw, or None for a text.
         """
-        rows = example_rows(self._run.world, prompt_set.subset)
-        labels = select(self._run.world.data.original, rows)
+        rows = example_rows(self._run.world, prompt_set)
+        labels = select(self._run.originals, rows)
         shown = self._draw(produced, prompt_set, index, number, paths, rows, labels)
         arm = result_arm(produced.key, self._run.settings.iterations)
         folder = self._root / "pictures" / arm / f"{prompt_set.label}-{index}"
@@ -65,9 +66,48 @@ class Gallery:
             for j in range(len(rows))
         )
 
+    def by_model(
+        self, name: str, produced: Produced | None, networks: Mapping[str, Network]
+    ) -> tuple[ModelsExample, ...]:
+        """Return images of an arm's first prompt, each with the predictions of all networks.
+
+        `name` is the folder of the pictures. None in place of `produced` stands for the original images.
+        """
+        prompt_set = PromptSet(("",)) if produced is None else produced.prompt_sets[0]
+        rows = example_rows(self._run.world, prompt_set)
+        labels = select(self._run.originals, rows)
+        images = labels["image"]
+        if produced is not None:
+            path = {0: None if prompt_set.embeddings is None else prompt_set.embeddings[0]}
+            images = self._draw(produced, prompt_set, 0, 0, path, rows, labels).images[0]
+        predictions = {
+            model: jax.device_get(jax.jit(network.predict)(network.params, images))
+            for model, network in networks.items()
+        }
+        task, folder = self._run.world.task, self._root / "pictures" / "models" / name
+        shown = []
+        for i, image in enumerate(images):
+            label = {field: array[i] for field, array in labels.items()}
+            drawn = {
+                model: [
+                    self._save(folder / str(i) / f"{model}-{part}.png", picture)
+                    for part, picture in enumerate(task.pictures.prediction(prediction[i], label))
+                ]
+                for model, prediction in predictions.items()
+            }
+            shown.append(
+                ModelsExample(
+                    label=self._save(folder / str(i) / "label.png", task.pictures.label(label)),
+                    image=self._save(folder / str(i) / "image.png", image),
+                    predictions={model: tuple(pictures) for model, pictures in drawn.items()},
+                )
+            )
+        return tuple(shown)
+
     def target_pictures(self, name: str) -> Iterator[str]:
         """Save the images of a target domain and yield their paths, relative to the root."""
-        for i, image in enumerate(self._run.world.targets[name].images):
+        images = self._run.world.targets[name].pictures
+        for i, image in enumerate(() if images is None else images):
             yield self._save(self._root / "pictures" / "targets" / f"{name}-{i}.png", image)
 
     def _draw(

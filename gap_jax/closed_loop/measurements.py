@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from gap_jax.files import write_whole
-from gap_jax.report.results import WORST
+from gap_jax.report.results import AVERAGE, WORST
 from gap_jax.stages.evaluate import SetKey
 from gap_jax.tasks.metric import Metric
 
@@ -30,21 +31,24 @@ def result_arm(key: ModelKey, iterations: int) -> str:
 
 
 Scores = dict[ModelKey, dict[SetKey, dict[str, float]]]
-WORST_SET = SetKey("domain", WORST)
+AVERAGE_SET, WORST_SET = SetKey("domain", AVERAGE), SetKey("domain", WORST)
 
 
-def add_worst(
+def add_summaries(
     by_set: dict[SetKey, dict[str, float]], names: Sequence[str], metrics: Mapping[str, Metric]
 ) -> None:
-    """Add the worst value of each metric over some domains, as one more test set.
+    """Add the average and the worst value of each metric over some domains, as two more test sets.
 
-    Nothing is added if there are no names, or if the model was not measured on all of them.
+    Every domain counts alike, whatever the number of its images. Nothing is added if there are no names, or
+    if the model was not measured on all of them.
     """
     sets = [SetKey("domain", name) for name in names]
     if not sets or not set(sets) <= set(by_set):
         return
+    values = {name: [by_set[test_set][name] for test_set in sets] for name in metrics}
+    by_set[AVERAGE_SET] = {name: fmean(values[name]) for name in metrics}
     by_set[WORST_SET] = {
-        name: (min if metric.style.higher_is_better else max)(by_set[test_set][name] for test_set in sets)
+        name: (min if metric.style.higher_is_better else max)(values[name])
         for name, metric in metrics.items()
     }
 

@@ -11,15 +11,18 @@ import jax
 import numpy as np
 import optax
 
-from gap_jax.closed_loop.arm_prompts import PromptSet, contexts, populations, text_prompts
+from gap_jax import parallel
+from gap_jax.closed_loop.arm_prompts import PromptSet, contexts, population_size, populations, text_prompts
 from gap_jax.closed_loop.arms import ARMS, Arm
 from gap_jax.closed_loop.settings import Settings
-from gap_jax.closed_loop.terms import ArmTerms
+from gap_jax.closed_loop.terms import ArmTerms, adversarial_start
 from gap_jax.closed_loop.world import World
 from gap_jax.data.batch import Batch
 from gap_jax.diffusion.align import Sampling
 from gap_jax.diffusion.align import generate as sample
 from gap_jax.diffusion.pipeline import Params
+from gap_jax.stages.amsgrad import amsgrad
+from gap_jax.stages.band import Band
 from gap_jax.stages.classifier_tuning import freeze, masked_optimizer
 from gap_jax.stages.generate import Filter
 from gap_jax.stages.guidance import FeatureStatistics, cosine
@@ -50,18 +53,24 @@ class Programs:
 
     def __init__(self, settings: Settings, world: World):
         self.settings, self.world = settings, world
-        self._terms = ArmTerms(world, settings.optimizing)
+        self._terms = ArmTerms(world, settings)
 
-    @cached_property
-    def _shared_optimizer(self) -> PromptOptimizer:
-        """The prompt optimiser that all arms share; `optimizer` adds an arm's weights."""
+    @lru_cache  # noqa: B019 (an object lives as long as its experiment)
+    def _shared_optimizer(self, start: int, against: str | None) -> PromptOptimizer:
+        """Return the prompt optimiser that arms share; `optimizer` adds an arm's weights.
+
+        `start` is the first update in which the adversarial loss counts, and `against` as in `optimizer`.
+        """
         config, world = self.settings.optimizing, self.world
         generator = world.generator
         return prompt_optimizer(
             generator.pipe,
             generator.params,
-            world.models.model,
-            self._terms(ARMS["control"], None),
+            world.models.model if against is None else world.models.others[against],
+            [
+                term._replace(start=start) if term.name == "adversarial" else term
+                for term in self._terms(ARMS["control"], None)
+            ],
             world.task.align(self.settings.sampling.strength),
             adamw(
                 config.learning_rate,
@@ -72,18 +81,24 @@ class Programs:
             ),
             placeholders=config.placeholders,
             negative_prompt=world.task.negative_prompt,
-            sampling=self._sampling(config.denoising_steps, config.backprop_steps),
+            sampling=self._sampling(
+                config.denoising_steps, self.settings.sampling.guidance_scale, config.backprop_steps
+            ),
             accumulation=num_micro_batches(config.batch // jax.device_count(), config.micro_batch),
             early_stop=None if config.threshold is None else EarlyStop(config.window, config.threshold),
             axis_name="data",
+            population_axes=parallel.POPULATION_AXES,
         )
 
-    def optimizer(self, arm: Arm, params: Any, target: str | None) -> PromptOptimizer:
+    def optimizer(
+        self, arm: Arm, params: Any, target: str | None, against: str | None = None
+    ) -> PromptOptimizer:
         """Return the optimisation of an arm's prompts against the model `params` towards a target.
 
-        A term that the arm lacks weighs 0; an arm without the adversarial term never stops early.
+        `params` are those of the model `against`, one of the others; None: of the model under improvement. A
+        term that the arm lacks weighs 0; an arm without the adversarial term never stops early.
         """
-        shared = self._shared_optimizer
+        shared = self._shared_optimizer(adversarial_start(arm, self.settings.optimizing), against)
         weights = shared.weights._replace(model=params, terms=objective(self._terms(arm, target))[1])
         if not arm.adversarial:
             weights = weights._replace(threshold=np.float32(-np.inf))
@@ -96,8 +111,11 @@ class Programs:
         `batch` has labels and `prompt`, the number of each image's prompt; `keys` `[B]`. `strength` is the
         arm's SDEdit strength.
         """
-        world, sampling = self.world, self._sampling(self.settings.generating.denoising_steps)
-        alignment = world.task.align(min(strength, self.settings.sampling.strength))
+        world, config, general = self.world, self.settings.generating, self.settings.sampling
+        scale = general.guidance_scale if config.guidance_scale is None else config.guidance_scale
+        sampling = self._sampling(config.denoising_steps, scale)
+        align = world.task.generation_align or world.task.align
+        alignment = align(min(strength, general.strength))
 
         def draw(weights: GenerationWeights, batch: Batch, keys: jax.Array) -> jax.Array:
             context = weights.contexts[batch["prompt"]]
@@ -162,8 +180,8 @@ class Programs:
 
     def contexts(self, prompt_set: PromptSet) -> np.ndarray:
         """Return the text states of prompts as generation uses them, float32 `[prompts,L,D]`."""
-        generator, suffix = self.world.generator, self.settings.generating.suffix
-        return contexts(generator.pipe, generator.params, prompt_set, suffix)
+        generator, config = self.world.generator, self.settings.generating
+        return contexts(generator.pipe, generator.params, prompt_set, config.suffix, config.joiner)
 
     @cached_property
     def written_lines(self) -> tuple[str, ...]:
@@ -181,6 +199,12 @@ class Programs:
         return tuple(filters)
 
     @cached_property
+    def band(self) -> Band | None:
+        """The band of difficulty in which generated images are kept; None: all are."""
+        config = self.settings.generating
+        return None if config.difficulty is None else Band("model_loss", *config.difficulty, config.images)
+
+    @cached_property
     def predict_trainable(self) -> Callable[[Any, jax.Array], Any]:
         """The prediction of the fine-tuned model, with gradients of its trainable parameters only."""
         predict, trainable = self.world.models.learner.predict, self.world.models.learner.trainable
@@ -195,25 +219,24 @@ class Programs:
         rate: optax.ScalarOrSchedule = config.learning_rate
         if config.schedule == "cosine":
             rate = optax.cosine_decay_schedule(config.learning_rate, config.steps)
-        rule = optax.amsgrad(rate) if config.optimizer == "amsgrad" else optax.sgd(rate, momentum=0.9)
+        rule = amsgrad(rate) if config.optimizer == "amsgrad" else optax.sgd(rate, momentum=0.9)
         rule = optax.chain(optax.add_decayed_weights(config.weight_decay), rule)
         trainable = self.world.models.learner.trainable
         return rule if trainable is None else masked_optimizer(rule, trainable)
 
-    def _sampling(self, steps: int, backprop_steps: int | None = None) -> Sampling:
-        config = self.settings.sampling
-        return Sampling(steps, config.guidance_scale, config.eta, backprop_steps=backprop_steps)
+    def _sampling(self, steps: int, guidance_scale: float, backprop_steps: int | None = None) -> Sampling:
+        return Sampling(steps, guidance_scale, self.settings.sampling.eta, backprop_steps=backprop_steps)
 
     @cached_property
     def _largest_arm(self) -> int:
         """The number of prompts of the arm that has most."""
         subsets = tuple(self.world.data.subsets)
         written = sum(len(prompt_set.texts) for prompt_set in text_prompts(self.written_lines, subsets))
-        optimized = [
-            len(populations(ARMS[name], self.world)) * self.settings.optimizing.prompts
-            for name in self.settings.arms
+        embedded = [
+            len(populations(arm, self.world)) * population_size(arm, self.settings.optimizing).prompts
+            for arm in map(ARMS.__getitem__, self.settings.arms)
         ]
-        return max(written, len(subsets), *optimized)
+        return max(written, len(subsets), *embedded)
 
     @cached_property
     def _uncond(self) -> jax.Array:

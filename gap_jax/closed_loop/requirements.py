@@ -2,27 +2,20 @@
 
 import jax
 
-from gap_jax.closed_loop.arms import ARMS
-from gap_jax.closed_loop.settings import Settings
-from gap_jax.closed_loop.terms import has_texts
+from gap_jax.closed_loop.arm_prompts import targets_of
+from gap_jax.closed_loop.arms import ARMS, Arm, adversarial_arm
+from gap_jax.closed_loop.settings import Optimizing, Settings
+from gap_jax.closed_loop.terms import guidance, weights_of
 from gap_jax.closed_loop.world import World
+from gap_jax.stages.guidance import FeatureStatistics
 
 
 def check_requirements(settings: Settings, world: World) -> None:
     """Raise ValueError for arms or batches that this world or these devices cannot serve."""
     arms = {name: ARMS[name] for name in settings.arms}
-    guided = [name for name, arm in arms.items() if arm.guided]
-    if guided and not world.targets:
-        raise ValueError(
-            f"the arms {', '.join(guided)} need images of a target domain, but the world has none: add one "
-            "to `targets`, or leave these arms out"
-        )
-    guided_by_text = [name for name, arm in arms.items() if arm.text_guidance]
-    if guided_by_text and not has_texts(world):
-        raise ValueError(
-            f"the arms {', '.join(guided_by_text)} need a text for every target domain, but not all have "
-            "one: give each target domain a text, or leave these arms out"
-        )
+    for name, arm in arms.items():
+        if arm.guided:
+            _check_targets(name, arm, settings.optimizing, world)
     missing = [name for name, arm in arms.items() if arm.baseline and name not in world.baselines]
     if missing:
         raise ValueError(f"this experiment has no arm {', '.join(missing)}: leave it out of arms")
@@ -31,8 +24,60 @@ def check_requirements(settings: Settings, world: World) -> None:
             "a student cannot be combined with several iterations: prompts are optimised against the model, "
             "which is not the one that is fine-tuned; set iterations to 1, or leave the student out"
         )
+    if world.models.others:
+        adversarial_arm(settings.arms)  # raises if there is none
+    _check_size(settings.sampling.size, world)
     devices = jax.device_count()
     for stage in ("optimizing", "generating", "finetuning"):
         batch = getattr(settings, stage).batch
         if batch % devices:
             raise ValueError(f"{stage}.batch must be a multiple of the {devices} devices; found {batch}")
+
+
+def _check_targets(name: str, arm: Arm, config: Optimizing, world: World) -> None:
+    """Raise ValueError if a guided arm has no target in the form it needs, or one that does not fit."""
+    able = targets_of(arm, world)
+    if not able:
+        need = "as a text or as text states" if arm.text_guidance else "as images"
+        need += " or as features of images" if arm.guidance else ""
+        found = ", ".join(f"{other} ({target.form})" for other, target in world.targets.items()) or "none"
+        raise ValueError(
+            f"the arm {name} needs a target domain given {need}; found {found}: give one with "
+            "--world.targets or in `World.targets`, or leave the arm out"
+        )
+    weights = weights_of(arm, config)
+    for term in filter(weights.get, ("guidance", "text guidance")):
+        for target_name, target in able.items():
+            given = target.text if term == "text guidance" else target.images
+            try:
+                if isinstance(given, FeatureStatistics):
+                    guidance(term, world, target, config)  # raises for features of another network
+            except ValueError as error:
+                raise ValueError(f"target domain {target_name}: {error}") from error
+            if term == "guidance":
+                kind, single = "image", target.pictures is not None and len(target.pictures) == 1
+            else:
+                kind, single = "text", isinstance(target.text, str) or len(target.text or ()) == 1
+            if single and getattr(config, f"{kind}_distance") == "standardised-l2":
+                raise ValueError(
+                    f"target domain {target_name} has one {kind}, and standardised-l2 needs a deviation: "
+                    f"give two or more, or choose another {kind}-distance"
+                )
+
+
+def _check_size(size: int | None, world: World) -> None:
+    """Raise ValueError if images cannot be generated at `size` pixels from the original ones."""
+    if size is None:
+        return
+    height, width = world.data.original[0]["image"].shape[:2]
+    downscale = world.generator.pipe.downscale
+    if size % downscale:
+        raise ValueError(
+            f"sampling.size must be a multiple of {downscale}, the factor of the VAE; found {size}"
+        )
+    if height != width or height < size:
+        raise ValueError(
+            f"images are generated at {size}x{size} pixels (sampling.size), but the original images have "
+            f"{width}x{height}: prepare the data with --size {size} or more, or set sampling.size to what "
+            "they have"
+        )

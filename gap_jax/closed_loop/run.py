@@ -14,19 +14,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from gap_jax import parallel
-from gap_jax.closed_loop.arm_prompts import PromptSet, initial_prompts, source_rows, text_prompts
+from gap_jax.closed_loop.arm_prompts import (
+    PromptSet,
+    generating_rows,
+    initial_prompts,
+    optimizing_rows,
+    source_groups,
+    text_prompts,
+)
 from gap_jax.closed_loop.arms import ARMS, Arm
-from gap_jax.closed_loop.measurements import ModelKey, Scores, add_worst, write_measurements
+from gap_jax.closed_loop.measurements import ModelKey, Scores, add_summaries, write_measurements
 from gap_jax.closed_loop.programs import Programs
 from gap_jax.closed_loop.requirements import check_requirements
 from gap_jax.closed_loop.settings import STAGES, Settings
 from gap_jax.closed_loop.world import TrainingData, World, select
 from gap_jax.data.batch import HostBatch
+from gap_jax.data.loader import Source
 from gap_jax.data.prepared import Prepared
+from gap_jax.data.resized import Resized, mirrored
 from gap_jax.report.results import CONSTANT
 from gap_jax.stages.evaluate import CLEAN, SetKey, corrupted_sets, domain_sets, evaluate, num_corrupted_sets
 from gap_jax.stages.finetune import Mixture, finetune
-from gap_jax.stages.generate import generate, plan
+from gap_jax.stages.generate import Plan, generate, plan
 from gap_jax.stages.optimize import optimize
 
 EXAMPLES = 3  # original images that a prompt is shown on
@@ -57,6 +66,10 @@ class Run:
         self.world: World = programs.world
         self.folder = work / f"seed-{seed}"
         self.config = self.settings.to_json() | {"seed": seed}
+        size = self.settings.sampling.size
+        self.originals: Source = self.world.data.original  # as images are generated from them
+        if size is not None:
+            self.originals = Resized(self.originals, size)
 
     def run_until(self, stage: str) -> list[Produced]:
         """Run all stages up to and including `stage` for all arms and return each arm's work."""
@@ -79,7 +92,7 @@ class Run:
                 )
                 if STAGES.index(stage) < STAGES.index("generate"):
                     break
-                images = self.generate(name, prompt_sets, params, iteration)
+                images = self.generate(name, prompt_sets, params, produced[-1].generated)
                 if STAGES.index(stage) < STAGES.index("finetune"):
                     break
                 baseline = self.world.baselines.get(name)
@@ -125,25 +138,34 @@ class Run:
             for prompt_set in initial
         ]
 
-    def optimize(self, arm: Arm, params: Any, prompt_set: PromptSet, folder: Path) -> np.ndarray:
-        """Return the embeddings that a population of prompts ends with, float32 `[prompts,n,D]`."""
-        config, rows = self.settings.optimizing, source_rows(self.world, prompt_set.subset)
+    def optimize(
+        self, arm: Arm, params: Any, prompt_set: PromptSet, folder: Path, against: str | None = None
+    ) -> np.ndarray:
+        """Return the embeddings that a population of prompts ends with, float32 `[prompts,n,D]`.
+
+        `params` and `against` are those of `Programs.optimizer`.
+        """
+        config = self.settings.optimizing
+        rows = optimizing_rows(self.world, prompt_set, config.images, self.seed)
+        repeats = config.images is None or len(rows) < config.batch
+        steps = config.steps if arm.guided else config.unguided_steps or config.steps
         assert prompt_set.embeddings is not None
 
         def load(step: int, share: slice) -> HostBatch:
             random = np.random.default_rng([self.seed, 2, step])
-            return select(self.world.data.original, random.choice(rows, config.batch)[share])
+            batch = select(self.originals, random.choice(rows, config.batch, repeats)[share])
+            return mirrored(batch, random.random(config.batch)[share] < 0.5) if config.flips else batch
 
         watched = None
         if config.picture_every is not None:
-            watched = select(self.world.data.original, example_rows(self.world, prompt_set.subset))
+            watched = select(self.originals, example_rows(self.world, prompt_set))
         return optimize(
             self.world.generator.pipe,
-            self.programs.optimizer(arm, params, prompt_set.target),
+            self.programs.optimizer(arm, params, prompt_set.target, against),
             prompt_set.embeddings,
             load,
             images_per_step=config.batch,
-            steps=config.steps,
+            steps=steps,
             key=jax.random.fold_in(jax.random.key(self.seed), 3),
             folder=folder / prompt_set.label,
             config=self.config,
@@ -154,29 +176,35 @@ class Run:
         )
 
     def generate(
-        self, name: str, prompt_sets: list[PromptSet], params: Any, iteration: int
+        self, name: str, prompt_sets: list[PromptSet], params: Any, folder: Path, count: int | None = None
     ) -> Prepared | None:
-        """Return an arm's training set, generated with all its prompts; None if it generates nothing."""
+        """Return an arm's training set, generated with all its prompts; None if it generates nothing.
+
+        `count` limits the number of images; they are the first ones of the whole set.
+        """
         if not prompt_sets:
             return None
         config, world = self.settings.generating, self.world
         named = [(prompt_set, i) for prompt_set in prompt_sets for i in range(len(prompt_set.texts))]
-        folder = self.stage_folder(name, "generate", iteration)
+        band = self.programs.band if count is None else None
+        planned = plan(
+            config.images if band is None else band.most_candidates,
+            [generating_rows(world, prompt_set, config.balanced) for prompt_set, _ in named],
+            self.seed,
+            proportional=not config.balanced,
+        )
         generate(
             self.programs.generation_step(ARMS[name].strength),
             self.programs.generation_weights(self.programs.arm_contexts(prompt_sets), params),
-            lambda sources: select(world.data.original, sources),
-            plan(
-                config.images,
-                [source_rows(world, prompt_set.subset) for prompt_set, _ in named],
-                self.seed,
-            ),
+            lambda sources: select(self.originals, sources),
+            Plan(planned.source[:count], planned.prompt[:count]),
             images_per_step=config.batch,
             seed=self.seed,
             folder=folder,
             config=self.config,
             prompt_names=tuple(prompt_set.name(i) for prompt_set, i in named),
             filters=self.programs.filters,
+            band=band,
             class_names=world.task.classes,
         )
         return Prepared(folder / "tfds", "train", fields=tuple(world.data.original[0]))
@@ -194,7 +222,10 @@ class Run:
         return models
 
     def _with_images(self, images: Prepared | None) -> TrainingData:
-        return TrainingData(original=self.world.data.original, added=images)
+        original = self.world.data.original
+        if images is None or self.settings.sampling.size is None:
+            return TrainingData(original=original, added=images)
+        return TrainingData(original=original, added=Resized(images, len(original[0]["image"])))
 
     def finetune(self, data: TrainingData, params: Any, folder: Path) -> Any:
         """Return the fine-tuned parameters on the host, since devices need not hold those of all arms."""
@@ -207,13 +238,14 @@ class Run:
             data.transform,
             self.programs.finetuning_optimizer,
             self.world.data.validation,
+            training=self.world.models.learner.training,
             steps=config.steps,
             images_per_step=config.batch,
             seed=self.seed,
             folder=folder,
             config=self.config,
             select="mean",
-            probe_every=max(config.steps // 4, 1),
+            probe_every=max(config.steps // config.checkpoints, 1),
         )
         return jax.device_get(params)
 
@@ -240,7 +272,7 @@ class Run:
         )
         few_images = {key: params for key, params in models.items() if key.images is not None}
         if few_images:
-            shown = {*self.world.targets, *data.worst_of}
+            shown = {*self.world.targets, *data.summarised}
             targets = {test_set: batch for test_set, batch in domains.items() if test_set.name in shown}
             scores |= evaluate(predict, few_images, targets.items(), metrics)
         count = min(config.images, len(data.original))
@@ -248,23 +280,19 @@ class Run:
         constant = {ModelKey(CONSTANT): self.world.task.constant(data.original)}
         scores |= evaluate(_predict_constant, constant, (plain | real).items(), metrics)
         for by_set in scores.values():
-            add_worst(by_set, data.worst_of, metrics)
+            add_summaries(by_set, data.summarised, metrics)
         critic = self.world.models.critic
         return scores | evaluate(critic.predict, {ModelKey(CRITIC): critic.params}, real.items(), metrics)
 
 
-def example_rows(world: World, subset: str | None) -> np.ndarray:
-    """Return the numbers of the original images that a prompt is shown on.
+def example_rows(world: World, prompt_set: PromptSet) -> np.ndarray:
+    """Return the numbers of the original images that prompts are shown on.
 
-    They are the first ones of the prompt's subset or, for prompts of all data, of each subset in turn.
+    They are the first ones of the prompts' subset or, for prompts of all data, of each subset in turn.
     """
-    subsets = world.data.subsets
-    if subset is not None:
-        return np.resize(subsets[subset], EXAMPLES)
-    if not subsets:
-        return np.arange(EXAMPLES)
-    rows = list(subsets.values())
-    return np.array([rows[i % len(rows)][i // len(rows)] for i in range(EXAMPLES)])
+    groups = source_groups(world, prompt_set.subset, prompt_set.target)
+    enough = [np.resize(rows, EXAMPLES) for rows in groups]
+    return np.array([enough[i % len(groups)][i // len(groups)] for i in range(EXAMPLES)])
 
 
 def _predict_constant(value: jax.Array, images: jax.Array) -> jax.Array:

@@ -21,6 +21,7 @@ class SamplingSettings:
     eta: float = 0.0  # DDIM's η: 0 adds no noise between denoising steps, 1 as much as DDPM
     # SDEdit's strength: 1 starts from pure noise, less from the original image with noise added
     strength: float = 1.0
+    size: int | None = None  # side of generated images in pixels; None: that of the original images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,9 +29,22 @@ class Optimizing:
     """The optimisation of prompts, by AdamW and through the denoising steps."""
 
     prompts: int = 2  # number of prompts per arm (per target, for guided arms)
+    prompts_per_target: int | None = None  # number of prompts per target of guided arms; None: prompts
     placeholders: int = 3  # number of placeholder tokens in a prompt
-    start: str | None = None  # word that prompts start from; None draws from the vocabulary's distribution
+    random_prompts: int | None = None  # number of prompts of the arm agnostic-random; None: prompts
+    # number of placeholder tokens in a prompt of the arm agnostic-random; None: placeholders
+    random_placeholders: int | None = None
+    # word that prompts start from, or * for random words; None draws from the vocabulary's distribution
+    start: str | None = None
+    earlier: tuple[Path, ...] = ()  # files of earlier prompts to start from, or folders with learned_embeds*
+    # use of the earlier prompts: prompts start as they are; prompts are drawn from the mean and covariance of
+    # their embeddings; or from their covariance around the word start or, without it, the vocabulary's mean
+    earlier_use: Literal["start", "mean-covariance", "covariance"] = "start"
     steps: int = 12  # number of updates
+    unguided_steps: int | None = None  # number of updates of prompts without guidance; None: steps
+    # number of original images that prompts are optimised on, equally many of each subset; None: all
+    images: int | None = None
+    flips: bool = False  # mirror each image, with its depth and masks, with probability 1/2
     batch: int = 4  # images per update and prompt
     # number of images per prompt that a device computes at once; gradients of a larger batch are
     # accumulated over several passes
@@ -42,12 +56,28 @@ class Optimizing:
     denoising_steps: int = 5  # denoising steps per image while prompts are optimised
     # number of last denoising steps to differentiate through; None: all of them
     backprop_steps: int | None = None
-    guidance_weight: float = 1.0  # weight λ of CLIP's distance to the target images
+    # weight λ of CLIP's distance to the target images: to their mean or, for the arms "guided-set" and
+    # "guided-adversarial-set", to the set of them
+    guidance_weight: float = 1.0
+    # smoothing of the distance between two sets of images, in units of 1 - cosine similarity: each image
+    # counts its near neighbours in the other set, and fewer of them at a lower temperature
+    set_temperature: float = 0.02
     text_guidance_weight: float = 1.0  # weight λ of the distance to the target text
-    text_distance: Literal["l2", "cosine"] = "cosine"  # distance between text states
-    inversion_weight: float = 0.0  # weight of textual inversion on the target images, for guided arms; 0: off
-    adversarial_start: int = 0  # first update in which the adversarial loss counts
-    window: int = 3  # number of last updates whose mean adversarial loss early stopping looks at
+    # distance between the text states of a prompt and of the target: the paper's cosine over the positions of
+    # the text, the cosine over the features of each position, the mean squared difference (l2), or l2 with
+    # each difference divided by the standard deviation of several target texts
+    text_distance: Literal["cosine-over-positions", "cosine-over-features", "l2", "standardised-l2"] = (
+        "cosine-over-positions"
+    )
+    inversion_weight: float = 1.0  # weight of textual inversion on the target images
+    # weight of the similarity, in CLIP, of images that different prompts of a population generate, for all
+    # optimised arms; 0: off
+    diversity_weight: float = 0.0
+    # distance between CLIP's features of images and of the target: the cosine to the target's mean, or mean
+    # squares, standardised by the target's deviation or not
+    image_distance: Literal["cosine", "l2", "standardised-l2"] = "cosine"
+    adversarial_start: int = 0  # first update in which the adversarial loss of guided prompts counts
+    window: int = 1  # number of last updates whose mean adversarial loss early stopping looks at
     # stop a prompt early when the mean of its last adversarial losses falls below this; None: never
     threshold: float | None = -0.3
     checkpoint_every: int = 5  # updates between checkpoints
@@ -61,7 +91,14 @@ class Generating:
     images: int = 64  # number of images to generate per arm
     batch: int = 32  # images generated at once, over all devices
     denoising_steps: int = 10  # denoising steps per generated image
+    guidance_scale: float | None = None  # scale of classifier-free guidance; None: that of sampling
+    joiner: str = ","  # text between the placeholders of a prompt; while prompts are optimised, it is a comma
     suffix: str = ""  # text that is appended to optimised prompts
+    # generate equally many images of each subset; otherwise, in proportion to the subsets' sizes
+    balanced: bool = True
+    # keep only images whose loss under the model lies between these two quantiles of an arm's images, such as
+    # 0.2 0.8, and generate more until the number of images is reached; None: keep all
+    difficulty: tuple[float, float] | None = None
     max_critic_loss: float | None = None  # drop images on which the critic's loss is larger; None: keep all
     # drop images less similar to the subject in CLIP; None: keep all
     min_clip_similarity: float | None = None
@@ -71,7 +108,7 @@ class Generating:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finetuning:
-    """The fine-tuning of the model; of four checkpoints, the best on the validation sets is kept."""
+    """The fine-tuning of the model."""
 
     optimizer: Literal["amsgrad", "sgd"] = "amsgrad"  # Adam with AMSGrad, or SGD with momentum 0.9
     steps: int = 80  # number of updates
@@ -80,7 +117,9 @@ class Finetuning:
     # schedule of the learning rate; cosine goes down to 0
     schedule: Literal["constant", "cosine"] = "cosine"
     weight_decay: float = 2e-6  # weight decay, added to the gradient
-    share: float = 0.3  # share of generated images in the training data
+    # share of generated images in the training data; None: every original and generated image once
+    share: float | None = 0.3
+    checkpoints: int = 4  # number of checkpoints, of which the best on the validation sets is kept
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,8 +156,25 @@ class Settings:
             raise ValueError(f"seeds must be one or more different numbers; found {list(self.seeds)}")
         if set(self.evaluating.severities) - {1, 2, 3, 4, 5}:
             raise ValueError(f"severities must be between 1 and 5; found {self.evaluating.severities}")
-        if self.optimizing.micro_batch < 1:
-            raise ValueError(f"micro_batch must be 1 or more images; found {self.optimizing.micro_batch}")
+        for name, value in (
+            ("optimizing.micro_batch", self.optimizing.micro_batch),
+            ("finetuning.checkpoints", self.finetuning.checkpoints),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} must be 1 or more; found {value}")
+        if self.optimizing.diversity_weight and self.optimizing.prompts < 2:
+            raise ValueError(
+                f"a diversity_weight needs several prompts to compare: set prompts to 2 or more; found "
+                f"{self.optimizing.prompts}"
+            )
+        if self.generating.difficulty is not None:
+            low, high = self.generating.difficulty
+            if not 0 <= low < high <= 1:
+                raise ValueError(
+                    f"difficulty must be two quantiles with 0 <= low < high <= 1; found {low:g} {high:g}"
+                )
+        if not self.optimizing.set_temperature > 0:
+            raise ValueError(f"set_temperature must be positive; found {self.optimizing.set_temperature:g}")
 
     def written_lines(self) -> tuple[str, ...]:
         """Return the prompts in the file `written`, without empty lines; no prompts without a file.
@@ -139,4 +195,4 @@ class Settings:
         Raises the errors of `written_lines`.
         """
         values = dataclasses.asdict(self) | {"written": self.written_lines() or None}
-        return json.loads(json.dumps(values))
+        return json.loads(json.dumps(values, default=str))

@@ -1,7 +1,9 @@
 """Everything an experiment is about, as values: generator, models, task, data, target domains."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from gap_jax.models.clip import Clip
 from gap_jax.models.network import Network
 from gap_jax.report.results import Legend
 from gap_jax.stages.evaluate import SetKey
+from gap_jax.stages.guidance import FeatureStatistics
 from gap_jax.tasks.metric import ImageLoss, Metric
 from gap_jax.weights.pipeline import load_clip, load_pipeline
 
@@ -42,6 +45,9 @@ def load_generator(
     return Generator(pipe=pipe, params=params, clip=clip_model, clip_params=clip_params)
 
 
+MODEL = "f"  # the name of the model under improvement, where there are several
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Models:
     """The vision models of an experiment.
@@ -49,11 +55,14 @@ class Models:
     - `model`: the model under improvement; prompts are optimised against it.
     - `critic`: a stronger model that judges whether generated images show their labels.
     - `student`: the model to fine-tune in place of `model`; None: `model` itself.
+    - `others`: further models by name. Adversarial prompts are found against each of them, too, and all
+      models are measured on the images of all these prompts.
     """
 
     model: Network
     critic: Network
     student: Network | None = None
+    others: Mapping[str, Network] = dataclasses.field(default_factory=dict)
 
     @property
     def learner(self) -> Network:
@@ -71,7 +80,7 @@ class DataSets:
     - `domains`: further test sets, by name.
     - `precomputed`: yields further versions of the clean test set's images, such as corruptions from files.
     - `num_precomputed`: the number of versions that `precomputed` yields.
-    - `worst_of`: domains whose worst result is reported as a column of its own.
+    - `summarised`: domains whose worst and average results are reported as columns of their own.
     - `subsets`: row numbers of `original` by name, such as each class's; images are generated from these.
     - `prompts_per_subset`: True if each subset gets optimised prompts of its own.
     """
@@ -82,23 +91,47 @@ class DataSets:
     domains: Mapping[str, HostBatch] = dataclasses.field(default_factory=dict)
     precomputed: Callable[[], Iterable[tuple[SetKey, np.ndarray]]] = tuple
     num_precomputed: int = 0
-    worst_of: tuple[str, ...] = ()
+    summarised: tuple[str, ...] = ()
     subsets: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     prompts_per_subset: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TargetDomain:
-    """A domain that guided prompts are drawn to.
+    """A domain that guided prompts are drawn to, given in one form or in several.
 
-    - `images`: a few images of it, float32 `[n,H,W,3]` in [0,1], without labels.
-    - `text`: the domain in words, for guidance by text.
+    - `images`: a few images of it, float32 `[n,H,W,3]` in [0,1], without labels; or the statistics `[D]` of
+      their features in CLIP.
+    - `text`: the domain in words, one text or several, whose mean counts; or the statistics `[L,D]` of the
+      states of such texts.
     - `subset`: the subset whose prompts are guided to this domain; None: all subsets.
+    - `sources`: the numbers of the original examples that suit it, int `[m]`: its prompts are optimised on
+      them and generate from them. None: all examples.
+
+    Arms are guided towards the domains that have the form they need: images or their features for guidance
+    by CLIP, images for textual inversion, a text or its states for guidance by text.
     """
 
-    images: np.ndarray
-    text: str | None = None
+    images: np.ndarray | FeatureStatistics | None = None
+    text: str | tuple[str, ...] | FeatureStatistics | None = None
     subset: str | None = None
+    sources: np.ndarray | None = None
+
+    @property
+    def form(self) -> str:
+        """The forms that the domain is given in, in words."""
+        forms = {
+            "images": self.pictures is not None,
+            "features of images": isinstance(self.images, FeatureStatistics),
+            "a text": self.text is not None and not isinstance(self.text, FeatureStatistics),
+            "text states": isinstance(self.text, FeatureStatistics),
+        }
+        return " and ".join(name for name, given in forms.items() if given) or "nothing"
+
+    @property
+    def pictures(self) -> np.ndarray | None:
+        """The images themselves; None if there are none, or only their features."""
+        return None if isinstance(self.images, FeatureStatistics) else self.images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,6 +184,8 @@ class Task:
 
     - `align(strength)`: the alignment that keeps generated images faithful to their labels; a strength below
       1 starts from the original image (SDEdit).
+    - `generation_align(strength)`: the alignment of images that are trained on; None: `align`, which then
+      serves the optimisation of prompts alone.
     - `adversarial`: the loss that adversarial prompts minimise.
     - `loss`: the loss that fine-tuning minimises.
     - `metrics`: the metrics by name. The first one is the main metric; it is a mean over images.
@@ -170,6 +205,7 @@ class Task:
     pictures: Pictures
     negative_prompt: str = ""
     classes: tuple[str, ...] | None = None
+    generation_align: Callable[[float], Alignment] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -190,6 +226,17 @@ class World:
     targets: Mapping[str, TargetDomain] = dataclasses.field(default_factory=dict)
     prompts: FixedPrompts = FixedPrompts()
     baselines: Mapping[str, Callable[[], TrainingData]] = dataclasses.field(default_factory=dict)
+
+
+def load_others(models: Sequence[str], load: Callable[[str], Network]) -> dict[str, Network]:
+    """Load further models and return them by name: the last part of a path or hub id, without its suffix.
+
+    Raises ValueError for two models of one name, `MODEL` included.
+    """
+    names = [Path(model).stem for model in models]
+    if repeated := [name for name, count in Counter([MODEL, *names]).items() if count > 1]:
+        raise ValueError(f"several models are named {repeated[0]}: rename a file or a folder")
+    return {name: load(model) for name, model in zip(names, models, strict=True)}
 
 
 def select(source: Source, rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -54,7 +54,7 @@ def run_check(
 
 
 def run_prepare(
-    layout: LayoutChoice, root: Path, data_dir: Path, size: int = 256, tolerance: float = 0.01
+    layout: LayoutChoice, root: Path, data_dir: Path, size: int | None = None, tolerance: float = 0.01
 ) -> None:
     """Read every image of a folder and write the data set to train on.
 
@@ -62,7 +62,7 @@ def run_prepare(
         layout: data set, whose layout the folder must have
         root: folder of the data set
         data_dir: folder to keep prepared data sets in
-        size: side of the prepared images, in pixels
+        size: side of the prepared images, in pixels; by default, the paper's: 448 for iWildCam, else 384
         tolerance: share of examples that may be unusable; more are an error
     """
     from gap_jax.data.depth.dataset import DepthFolder, Omnidata, Taskonomy
@@ -77,7 +77,7 @@ def run_prepare(
         IWildCamLayout: IWildCam,
         MaskedFolderLayout: MaskedFolder,
     }
-    builder = builders[type(layout)].prepared(layout, root, data_dir, size, tolerance)
+    builder = builders[type(layout)].prepared(layout, root, data_dir, size or layout.size, tolerance)
     print(
         f"{builder.data_dir} is complete: read it with "
         f'tfds.builder_from_directory("{builder.data_dir}").as_data_source("train")'
@@ -88,7 +88,8 @@ def run_masks(boxes: Path, images: Path, masks: Path, suffix: str = "") -> None:
     """Make masks from boxes around the foreground.
 
     Args:
-        boxes: CSV file with the columns file_name,x,y,width,height, in pixels, or JSON file in COCO's format
+        boxes: CSV file with the columns file_name,x,y,width,height, in pixels, or JSON file in the format of
+            COCO or of MegaDetector
         images: folder that the file names of the boxes are relative to
         masks: folder to write masks to, as PNG files with the images' names
         suffix: text between the image's name and .png in a mask's name; _mask for Waterbirds

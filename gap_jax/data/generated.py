@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,26 @@ def read_chunks(folder: Path) -> Iterator[Record]:
     Raises ValueError naming a damaged chunk.
     """
     for path in sorted(folder.glob("*.npz")):
-        try:
-            with np.load(path) as file:
-                arrays = dict(file)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is damaged: delete it and run again to make it anew") from error
+        arrays = _read_arrays(path)
         for i in range(len(next(iter(arrays.values()), ()))):
             yield {name: array[i] for name, array in arrays.items()}
+
+
+def read_columns(folder: Path, pattern: str, names: tuple[str, ...]) -> Record:
+    """Return some arrays of the chunks whose names match `pattern`, in the order of the names, as one each.
+
+    Raises ValueError naming a damaged chunk.
+    """
+    chunks = [_read_arrays(path, names) for path in sorted(folder.glob(f"{pattern}.npz"))]
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in names}
+
+
+def _read_arrays(path: Path, names: tuple[str, ...] | None = None) -> Record:
+    try:
+        with np.load(path) as file:
+            return {name: file[name] for name in names or file.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged: delete it and run again to make it anew") from error
 
 
 def drop_chunks_of_other_lengths(folder: Path, length: int) -> None:
@@ -68,15 +81,20 @@ def drop_chunks_of_other_lengths(folder: Path, length: int) -> None:
             path.unlink()
 
 
-def kept_records(chunks: Path) -> Iterator[Record]:
-    """Iterate over the records that were not dropped."""
-    for record in read_chunks(chunks):
-        if not record.pop("dropped"):
+def kept_records(chunks: Path, left_out: Collection[int] = ()) -> Iterator[Record]:
+    """Iterate over the records that were not dropped, but for those with the numbers `left_out`."""
+    for number, record in enumerate(read_chunks(chunks)):
+        if not record.pop("dropped") and number not in left_out:
             yield record
 
 
-def write_images(chunks: Path, folder: Path, class_names: tuple[str, ...] | None = None) -> int:
-    """Write `folder` anew as an image folder and return the number of images.
+def write_images(
+    chunks: Path,
+    folder: Path,
+    class_names: tuple[str, ...] | None = None,
+    left_out: Collection[int] = (),
+) -> int:
+    """Write `folder` anew as an image folder of the `kept_records` and return the number of images.
 
     With `class_names`, an image goes to the folder of its `label`'s class. Depth and masks go to PNG files
     that `metadata.jsonl` names as `{name}_file_name`; numbers and strings go to `metadata.jsonl` itself.
@@ -87,7 +105,7 @@ def write_images(chunks: Path, folder: Path, class_names: tuple[str, ...] | None
     train.mkdir(parents=True)
     count = 0
     with (train / "metadata.jsonl").open("w", encoding="utf-8") as lines:
-        for record in kept_records(chunks):
+        for record in kept_records(chunks, left_out):
             line = {"file_name": f"{count:06d}.png"}
             if class_names is not None:
                 line["file_name"] = f"{class_names[record['label']]}/{count:06d}.png"
@@ -107,14 +125,14 @@ def write_images(chunks: Path, folder: Path, class_names: tuple[str, ...] | None
     return count
 
 
-def write_tfds(chunks: Path, folder: Path) -> Path:
-    """Write `folder` anew as a TFDS data set with the split `train`; return the data set's own folder.
+def write_tfds(chunks: Path, folder: Path, left_out: Collection[int] = ()) -> Path:
+    """Write `folder` anew as a TFDS data set of the `kept_records`, and return the data set's own folder.
 
-    Raises ValueError if no image is left.
+    Its split is `train`. Raises ValueError if no image is left.
     """
     import tensorflow_datasets as tfds
 
-    first = next(kept_records(chunks), None)
+    first = next(kept_records(chunks, left_out), None)
     if first is None:
         raise ValueError(
             f"no image in {chunks} was kept: relax the filters (max_critic_loss, min_clip_similarity), or "
@@ -141,7 +159,7 @@ def write_tfds(chunks: Path, folder: Path) -> Path:
             return {"train": self._generate_examples()}
 
         def _generate_examples(self):
-            for index, record in enumerate(kept_records(chunks)):
+            for index, record in enumerate(kept_records(chunks, left_out)):
                 yield index, {n: png(v) if np.ndim(v) else v.item() for n, v in record.items()}
 
     shutil.rmtree(folder, ignore_errors=True)

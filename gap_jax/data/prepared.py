@@ -56,6 +56,15 @@ class Prepared:
         """Return `count` examples at even distances, or all if there are fewer."""
         return self.select(np.linspace(0, len(self) - 1, min(count, len(self))).astype(int))
 
+    def column(self, field: str) -> np.ndarray:
+        """Return an integer field of all examples, int `[n]`, without decoding their images."""
+        builder = tfds.builder_from_directory(self.folder)
+        features = builder.info.features
+        images = [name for name in features if isinstance(features[name], tfds.features.Image)]
+        encoded = {name: tfds.decode.SkipDecoding() for name in images}
+        source = builder.as_data_source(self.split, decoders=encoded)
+        return np.array([int(source[int(index)][field]) for index in self._indices])
+
     def files(self) -> list[str]:
         """Return each example's `file`, the path of its image in the folder that the data set was made of."""
         return [self._source[int(index)]["file"].decode() for index in self._indices]

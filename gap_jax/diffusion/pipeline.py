@@ -51,12 +51,17 @@ class Pipeline:
         """Return the token ids of `texts`, int32 `[B, 77]`; 77 is the text encoder's longest input.
 
         With `placeholders` n > 0, `<0>` to `<n-1>` in a text name placeholder tokens, whose ids follow the
-        vocabulary's. A text that is too long is cut, and one warning quotes what was cut. Raises ValueError
-        for a placeholder out of range, TypeError for a single string.
+        vocabulary's. A text that is too long is cut, and one warning quotes what was cut. The name of a
+        textual inversion that the pipeline was saved with stands for all of its vectors, as in diffusers.
+        Raises ValueError for a placeholder out of range, TypeError for a single string.
         """
         text = self.text_encoder
         return self.tokenizer.encode(
-            texts, length=text.max_position_embeddings, vocab_size=text.vocab_size, placeholders=placeholders
+            texts,
+            length=text.max_position_embeddings,
+            vocab_size=text.vocab_size,
+            placeholders=placeholders,
+            expand_inversions=True,
         )
 
     def encode_text(

@@ -63,7 +63,11 @@ class Transformer(Layer):
 
 
 class CLIPTextModel(Transformer):
-    """CLIP's text encoder: a causal transformer with a final layer norm."""
+    """CLIP's text encoder: a causal transformer with a final layer norm.
+
+    `eos_token_id` 2 is that of configurations from before transformers 4.31. The pooled state is then that of
+    the largest token id, whatever the tokenizer's end of text is.
+    """
 
     hidden_size: int = 512
     intermediate_size: int = 2048
@@ -79,7 +83,7 @@ class CLIPTextModel(Transformer):
 
     @nn.compact
     def __call__(self, token_ids: jax.Array, placeholders: jax.Array | None = None) -> Encoded:
-        """Encode `token_ids` int `[B,L]`; the pooled state is that of the first end-of-text token.
+        """Encode `token_ids` int `[B,L]`; the pooled state is that of the first `eos_token_id`.
 
         Ids from `vocab_size` on stand for rows of `placeholders` float `[n,D]`, to which the result is
         differentiable.
@@ -99,7 +103,10 @@ class CLIPTextModel(Transformer):
         x += positions(jnp.arange(length))
         x = self.encode(x, jnp.tril(jnp.ones((length, length), bool)))
         states = self.norm("final_layer_norm")(x).astype(jnp.float32)
-        ends = jnp.argmax(token_ids == self.eos_token_id, -1)
+        if self.eos_token_id == 2:
+            ends = jnp.argmax(jnp.where(token_ids < self.vocab_size, token_ids, -1), -1)
+        else:
+            ends = jnp.argmax(token_ids == self.eos_token_id, -1)
         return Encoded(states, states[jnp.arange(len(states)), ends])
 
 

@@ -11,16 +11,21 @@ GROUPS, EPSILON = 8, 1e-5
 
 
 class DepthUNet(Layer):
-    """The network, from images `[B,H,W,in_channels]` in [0,1] to depth, float32 `[B,H,W,out_channels]`, ≥ 0.
+    """The network, from images `[B,H,W,in_channels]` in [0,1] to depth, float32 `[B,H,W,out_channels]`.
 
-    Level i has `width · 2^i` features; the published network has 6 `levels` below the first. H and W must be
-    multiples of `2^levels`. Raises ValueError for another shape.
+    - `levels`, `width`: level i has `width · 2^i` features; the published network has 6 levels below the
+      first. H and W must be multiples of `2^levels`.
+    - `non_negative`: end with a ReLU, so that depth is ≥ 0. The published network ends with the 1×1
+      convolution.
+
+    Raises ValueError for another shape.
     """
 
     levels: int = 6
     width: int = 16
     in_channels: int = 3
     out_channels: int = 1
+    non_negative: bool = False
 
     def example_inputs(self) -> tuple[jax.Array, ...]:
         """Return zeros of the smallest shapes that `init` takes."""
@@ -55,5 +60,5 @@ class DepthUNet(Layer):
             x = jnp.concatenate([x, skips[level]], -1)
             x = block(x, f"up_blocks.{level}.", self.width * 2**level)
         x = layer(x, "last_conv1", "last_bn", self.width)
-        last = Conv(self.out_channels, 1, 1, 0, name="last_conv2", **self.dtypes)
-        return nn.relu(last(x)).astype(jnp.float32)
+        x = Conv(self.out_channels, 1, 1, 0, name="last_conv2", **self.dtypes)(x)
+        return (nn.relu(x) if self.non_negative else x).astype(jnp.float32)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 Mask = Callable[[Any], Any]  # from parameters to a tree of bools of the same structure
+Training = Callable[[Any, jax.Array], tuple[Any, jax.Array]]  # from parameters and images; see `Network`
 
 
 class Network(NamedTuple):
@@ -16,8 +17,11 @@ class Network(NamedTuple):
     - `params`: a pytree of arrays. They are arguments of compiled programs, never constants in them.
     - `trainable(params)`: a tree of bools, True for each parameter that fine-tuning may change. None means
       all of them.
+    - `training(params, images)`: returns the prediction as fine-tuning needs it, and a scalar to add to the
+      loss; for a network whose layers work in another way in training, such as batch norm. None: `predict`.
     """
 
     predict: Callable[[Any, jax.Array], Any]
     params: Any
     trainable: Mask | None = None
+    training: Training | None = None

@@ -1,8 +1,10 @@
-"""ResNets with bottleneck blocks (He et al., arXiv 1512.03385).
+"""ResNets (He et al., arXiv 1512.03385).
 
-The network equals transformers' `ResNetForImageClassification`. The 3×3 convolution of a block has its
-stride, as in torchvision's ResNet-50 and in `microsoft/resnet-50`.
+The network equals transformers' `ResNetForImageClassification`. The 3×3 convolution of a bottleneck block has
+its stride, as in torchvision's ResNet-50 and in `microsoft/resnet-50`.
 """
+
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -76,18 +78,27 @@ class ConvNorm(Layer):
         return BatchNorm(name="normalization", **self.dtypes)(x, train)
 
 
-class Bottleneck(Layer):
-    """Three convolutions, the second one strided, and a shortcut, which is convolved if the shape changes."""
+class Block(Layer):
+    """Convolutions, one of them strided, and a shortcut, which is convolved if the shape changes.
+
+    A basic block has two 3×3 convolutions. A bottleneck has a 3×3 one of a quarter of the features, between
+    two of 1×1.
+    """
 
     features: int
     stride: int
+    layer_type: str
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        width = self.features // 4
-        h = nn.relu(ConvNorm(width, name="layer.0", **self.dtypes)(x, train))
-        h = nn.relu(ConvNorm(width, 3, self.stride, name="layer.1", **self.dtypes)(h, train))
-        h = ConvNorm(self.features, name="layer.2", **self.dtypes)(h, train)
+        if self.layer_type == "basic":
+            h = nn.relu(ConvNorm(self.features, 3, self.stride, name="layer.0", **self.dtypes)(x, train))
+            h = ConvNorm(self.features, 3, name="layer.1", **self.dtypes)(h, train)
+        else:
+            width = self.features // 4
+            h = nn.relu(ConvNorm(width, name="layer.0", **self.dtypes)(x, train))
+            h = nn.relu(ConvNorm(width, 3, self.stride, name="layer.1", **self.dtypes)(h, train))
+            h = ConvNorm(self.features, name="layer.2", **self.dtypes)(h, train)
         if self.stride > 1 or x.shape[-1] != self.features:
             x = ConvNorm(self.features, 1, self.stride, name="shortcut", **self.dtypes)(x, train)
         return nn.relu(x + h)
@@ -96,9 +107,10 @@ class Bottleneck(Layer):
 class ResNet(Layer):
     """A classifier: images `[B,H,W,num_channels]` in [0,1], of any size, to logits, float32 `[B,num_labels]`.
 
-    Images are normalised with `image_mean` and `image_std` inside. Field names are those of transformers'
-    `ResNetConfig`; the defaults are ResNet-50's. There is one stage per entry of `depths`, and each but the
-    first halves the size. With `train`, batch norm is in training mode:
+    Images are normalised with `image_mean` and `image_std` inside. `label_names` are the classes' names, if
+    they are known. Other field names are those of transformers' `ResNetConfig`; the defaults are ResNet-50's.
+    There is one stage per entry of `depths`, and each but the first halves the size. With `train`, batch norm
+    is in training mode:
 
         logits, updated = model.apply({"params": params}, images, train=True, mutable="params")
 
@@ -108,8 +120,10 @@ class ResNet(Layer):
     embedding_size: int = 64
     hidden_sizes: tuple[int, ...] = (256, 512, 1024, 2048)
     depths: tuple[int, ...] = (3, 4, 6, 3)
+    layer_type: Literal["bottleneck", "basic"] = "bottleneck"
     num_channels: int = 3
     num_labels: int = 1000
+    label_names: tuple[str, ...] | None = None
     image_mean: tuple[float, ...] = IMAGENET_MEAN
     image_std: tuple[float, ...] = IMAGENET_STD
 
@@ -130,6 +144,6 @@ class ResNet(Layer):
             for i in range(depth):
                 stride = 2 if stage > 0 and i == 0 else 1
                 name = f"resnet.encoder.stages.{stage}.layers.{i}"
-                x = Bottleneck(features, stride, name=name, **self.dtypes)(x, train)
+                x = Block(features, stride, self.layer_type, name=name, **self.dtypes)(x, train)
         x = x.astype(jnp.float32).mean((1, 2))
         return nn.Dense(self.num_labels, name=self.head, **self.dtypes)(x).astype(jnp.float32)

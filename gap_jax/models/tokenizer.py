@@ -52,19 +52,28 @@ class Tokenizer:
             (Path(folder) / name).write_bytes(content)
 
     def encode(
-        self, texts: Sequence[str], *, length: int, vocab_size: int, placeholders: int = 0
+        self,
+        texts: Sequence[str],
+        *,
+        length: int,
+        vocab_size: int,
+        placeholders: int = 0,
+        expand_inversions: bool = False,
     ) -> np.ndarray:
         """Return the token ids of `texts`, int32 `[B, length]`: start, text, end, padding.
 
         With `placeholders` n > 0, `<i>` in a text becomes the id `vocab_size + i`. A text that is too long is
-        cut, and one warning quotes what was cut. Raises ValueError for an `<i>` with i ≥ n, TypeError for a
-        single string.
+        cut, and one warning quotes what was cut. `expand_inversions` names tokens as diffusers' pipelines do
+        where textual inversions were added to the vocabulary: `<x>` stands for all of its vectors, `<x>`,
+        `<x>_1`, `<x>_2`, …. Raises ValueError for an `<i>` with i ≥ n, TypeError for a single string.
         """
         if isinstance(texts, str):
             raise TypeError(f"texts must be a list of strings, found the string {texts!r}: give [text]")
         clip = self._clip
         rows, cut = [], []
         for text in texts:
+            if expand_inversions:
+                text = self._expand_inversions(text)
             ids = self._ids(text, vocab_size, placeholders)
             ids, surplus = ids[: length - 2], ids[length - 2 :]
             if surplus:
@@ -83,6 +92,26 @@ class Tokenizer:
             run = list(group)
             pieces += [self._clip.decode(run)] if is_text else [f"<{i - vocab_size}>" for i in run]
         return " ".join(pieces)
+
+    @functools.cached_property
+    def _inversions(self) -> dict[str, str]:
+        """The name of each added token of several vectors, with the names of all of them, in order."""
+        added = self._clip.added_tokens_encoder
+        return {
+            name: " ".join([name, *itertools.takewhile(added.__contains__, names)])
+            for name in added
+            if f"{name}_1" in added
+            for names in [(f"{name}_{i}" for i in itertools.count(1))]
+        }
+
+    def _expand_inversions(self, text: str) -> str:
+        for name, names in self._inversions.items():
+            escaped = re.escape(name)
+            alone = (
+                rf"{escaped}(?!_\d|\s*{escaped}_1)"  # neither another vector, nor followed by the next one
+            )
+            text = names.join(re.split(alone, text))
+        return text
 
     def _ids(self, text: str, vocab_size: int, placeholders: int) -> list[int]:
         ids = []

@@ -45,8 +45,9 @@ class VisionTransformer(Layer):
 class ViT(VisionTransformer):
     """A classifier: images `[B,image_size,image_size,num_channels]` to logits, float32 `[B,num_labels]`.
 
-    Images are in [0,1] and normalised with `image_mean` and `image_std` inside. Field names are those of
-    transformers' `ViTConfig`; the defaults are ViT-B/16's. `train` exists so that a ViT can stand in for a
+    Images are in [0,1] and normalised with `image_mean` and `image_std` inside. `label_names`
+    are the names of the classes, if they are known. Other field names are those of transformers' `ViTConfig`;
+    the defaults are ViT-B/16's. `train` exists so that a ViT can stand in for a
     `ResNet`: there is no dropout, so both modes are the same. Raises ValueError for another shape.
     """
 
@@ -54,6 +55,7 @@ class ViT(VisionTransformer):
     patch_size: int = 16
     num_channels: int = 3
     num_labels: int = 1000
+    label_names: tuple[str, ...] | None = None
     image_mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     image_std: tuple[float, ...] = (0.5, 0.5, 0.5)
 

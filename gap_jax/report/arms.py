@@ -10,7 +10,7 @@ _CONSTANT_STYLE = ArmStyle(
 )
 # Colours that are told apart from each other, from INK and from those of `closed_loop.arms`, with any colour
 # vision, and seen on white and near-black.
-_PALETTE = ("#b9874b", "#7828f5", "#e6055a", "#554b91", "#ff5fbe", "#bea073", "#be05aa", "#736ec8")
+_PALETTE = ("#b9874b", "#7828f5", "#e6055a", "#554b91", "#bea073", "#be05aa", "#736ec8")
 _MARKERS = ("x", "+", "4", "3", "2", "1")  # no described arm but an earlier iteration has these
 
 
@@ -34,6 +34,16 @@ def arm_styles(results: Results) -> dict[str, ArmStyle]:
     if CONSTANT in names:
         styles[CONSTANT] = _CONSTANT_STYLE
     return styles
+
+
+def iterated_arms(results: Results) -> dict[str, tuple[str, ...]]:
+    """Return the names of each arm after iterations 1 to n, by its own name; empty for one iteration."""
+    styles = arm_styles(results)
+    earlier: dict[str, list[str]] = {}
+    for name, style in styles.items():
+        if style.earlier_of is not None:
+            earlier.setdefault(style.earlier_of, []).append(name)
+    return {name: (*names, name) for name, names in earlier.items() if name in styles}
 
 
 def _names(results: Results) -> Iterator[str]:

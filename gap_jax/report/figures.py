@@ -17,8 +17,8 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from gap_jax.report.arms import INK, arm_styles
-from gap_jax.report.results import CONSTANT, ArmStyle, Frame, Prompt, Results, Values
-from gap_jax.report.tables import average, estimate, plain_name
+from gap_jax.report.results import AVERAGE, CONSTANT, ArmStyle, Frame, Prompt, Results, Values
+from gap_jax.report.tables import average, estimate, plain_name, values_by_iteration
 from gap_jax.tasks.metric import MetricStyle
 
 WIDTH = 4.4  # of all figures but filmstrips, in inches: fits a column in print and a phone's screen
@@ -131,30 +131,31 @@ def fidelity(results: Results) -> Figure:
 def efficiency(results: Results, target: str) -> Figure:
     """Return each arm's main metric on a target shift by the number of generated images.
 
-    The axis of images is logarithmic, except that it begins at 0.
+    The axis of images is logarithmic, except that it begins at 0. A dashed line marks the metric without
+    generated images.
     """
     metric, curves = results.main_metric, results.efficiency[target]
-    arms = {name: arm for name, arm in arm_styles(results).items() if name in curves}
-    legend = [Line2D([], [], label=arm.label, **_line_style(name, arm)) for name, arm in arms.items()]
-    figure, (axis,) = _panels(2.9, left=0.5, bottom=0.45, top=0.12, legend=legend)
-    for name, arm in arms.items():
-        scores = [estimate(point.score) for point in curves[name]]
-        axis.errorbar(
-            [point.images for point in curves[name]],
-            [metric.scale * score.mean for score in scores],
-            [metric.scale * (score.error or 0) for score in scores],
-            elinewidth=0.9,
-            **_line_style(name, arm),
-        )
-    counts = sorted({point.images for points in curves.values() for point in points})
+    points = {arm: [(point.images, point.score) for point in points] for arm, points in curves.items()}
+    figure, axis, counts = _curves(results, points, "generated images")
+    without = next((points[0].score for points in curves.values() if points[0].images == 0), ())
+    if without:
+        axis.axhline(metric.scale * estimate(without).mean, color=FAINT, lw=1, ls=(0, (3, 2)))
+    name = f"Average {metric.name.lower()}" if target == AVERAGE else metric.name
+    axis.set_ylabel(f"{name} {metric.unit}")
     least = next((count for count in counts if count), 1)
     axis.set_xscale("symlog", linthresh=least, linscale=0.6)
     axis.set_xticks(counts, [str(count) for count in counts])
     axis.minorticks_off()
-    axis.margins(x=0.04)
-    axis.grid(axis="y")
-    axis.set_xlabel("generated images")
-    axis.set_ylabel(f"{metric.name} {metric.unit}")
+    return figure
+
+
+@_styled
+def iterations(results: Results, shift: str) -> Figure:
+    """Return each arm's main metric after iterations 1 to n; `shift` is a column of the main table."""
+    values = values_by_iteration(results, shift)
+    points = {arm: [(i + 1, value) for i, value in enumerate(scores)] for arm, scores in values.items()}
+    figure, axis, counts = _curves(results, points, "iteration")
+    axis.set_xticks(counts)
     return figure
 
 
@@ -266,6 +267,34 @@ def _panels(
     if legend:
         figure.legend(handles=legend, loc="lower center", ncols=columns, columnspacing=1.4, handlelength=2.2)
     return figure, axes
+
+
+def _curves(
+    results: Results, points: Mapping[str, Sequence[tuple[int, Values]]], label: str
+) -> tuple[Figure, Axes, list[int]]:
+    """Return a plot of each arm's main metric by a number, with standard errors, and all of the numbers.
+
+    - `points`: the arm's numbers and, for each, one score per seed.
+    - `label`: that of the axis of numbers.
+    """
+    metric = results.main_metric
+    arms = {name: arm for name, arm in arm_styles(results).items() if name in points}
+    legend = [Line2D([], [], label=arm.label, **_line_style(name, arm)) for name, arm in arms.items()]
+    figure, (axis,) = _panels(2.9, left=0.5, bottom=0.45, top=0.12, legend=legend)
+    for name, arm in arms.items():
+        scores = [estimate(score) for _, score in points[name]]
+        axis.errorbar(
+            [number for number, _ in points[name]],
+            [metric.scale * score.mean for score in scores],
+            [metric.scale * (score.error or 0) for score in scores],
+            elinewidth=0.9,
+            **_line_style(name, arm),
+        )
+    axis.margins(x=0.04)
+    axis.grid(axis="y")
+    axis.set_xlabel(label)
+    axis.set_ylabel(f"{metric.name} {metric.unit}")
+    return figure, axis, sorted({number for curve in points.values() for number, _ in curve})
 
 
 def _line_style(name: str, arm: ArmStyle) -> dict[str, Any]:

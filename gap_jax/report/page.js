@@ -116,7 +116,10 @@
           return line;
         }),
       );
-      root.querySelector(".aims").hidden = !current.targets.length;
+      root.querySelector(".aims").hidden = !current.target;
+      const note = root.querySelector(".aim-note");
+      note.hidden = !current.target_note;
+      note.textContent = current.target_note;
       root.querySelector(".aims .target").textContent = current.target || "";
       root.querySelector(".aims .row").replaceChildren(
         ...current.targets.map((number) => {

@@ -4,9 +4,7 @@ The page opens from disk and loads nothing, which its content security policy en
 project page, it lets a reader step through an optimisation, and compare arms, prompts and target domains.
 """
 
-import base64
 import dataclasses
-import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,16 +13,14 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
-from PIL import Image, UnidentifiedImageError
 
 from gap_jax.files import write_whole
 from gap_jax.report import figures, tables
 from gap_jax.report.arms import INK, arm_styles
+from gap_jax.report.embedded import EmbeddedPictures
 from gap_jax.report.results import CONSTANT, WORST, ArmStyle, ExamplePictures, Frame, Prompt, Results, load
 
-SMALL = 128  # pixels; pictures up to this side are shown enlarged pixel by pixel, larger ones are compressed
-LARGEST = 512  # pixels; larger pictures are made smaller
-_QUALITY = 85  # of WebP
+_MODELS_EXAMPLES = 2  # images of each kind that are shown with the predictions of all models
 _FOLDER = Path(__file__).parent
 _LEADS = {  # column of the main table -> the beginning of the page's first sentence on results
     tables.SHIFTS["cc"]: "Averaged over Common Corruptions",
@@ -43,7 +39,7 @@ def write_page(results_path: str | Path, folder: str | Path) -> Path:
     """
     results_path, folder = Path(results_path), Path(folder)
     results = load(results_path)
-    gallery = _EmbeddedPictures(results, results_path.parent)
+    gallery = EmbeddedPictures(results, results_path.parent)
     all_tables = tables.all_tables(results)
     figures_by_name = dict(_figures(results, results_path.parent))
     files = {
@@ -57,46 +53,6 @@ def write_page(results_path: str | Path, folder: str | Path) -> Path:
     return folder / "index.html"
 
 
-class _EmbeddedPictures:
-    """The pictures of the results as data URIs, equal ones only once, and each one's number by its path."""
-
-    def __init__(self, results: Results, folder: Path):
-        pictures = {path: _data_uri(folder / path) for path in dict.fromkeys(_paths(results))}
-        numbers = {picture: i for i, picture in enumerate(dict.fromkeys(pictures.values()))}
-        self.numbers = {path: numbers[picture] for path, picture in pictures.items()}
-        self.uris = [uri for uri, _ in numbers]
-        self.small = [small for _, small in numbers]
-
-
-def _paths(results: Results) -> Iterator[str]:
-    for prompt in results.prompts:
-        yield from prompt.targets
-        for example in prompt.examples:
-            yield from (example.label, example.original)
-            for frame in example.frames:
-                yield from filter(None, (frame.generated, frame.prediction, frame.error))
-
-
-def _data_uri(path: Path) -> tuple[str, bool]:
-    """Return a picture as a data URI, and True if it is small; a large one is made smaller, as WebP."""
-    if not path.is_file():
-        raise FileNotFoundError(f"picture {path} is missing, but the results name it")
-    content = path.read_bytes()
-    try:
-        image: Image.Image = Image.open(io.BytesIO(content))
-        image.load()
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"picture {path} cannot be read: {error}") from error
-    small, kind = max(image.size) <= SMALL, Image.MIME[str(image.format)]
-    if not small:
-        image = image.convert("RGB")
-        image.thumbnail((LARGEST, LARGEST))
-        stream = io.BytesIO()
-        image.save(stream, "WEBP", quality=_QUALITY)
-        content, kind = stream.getvalue(), "image/webp"
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}", small
-
-
 def _figures(results: Results, folder: Path) -> Iterator[tuple[str, Figure]]:
     """Yield all figures with the names of their files.
 
@@ -108,6 +64,8 @@ def _figures(results: Results, folder: Path) -> Iterator[tuple[str, Figure]]:
         yield "fidelity", figures.fidelity(results)
     for i, target in enumerate(results.efficiency):
         yield _file_name("efficiency", i, target), figures.efficiency(results, target)
+    for i, shift in enumerate(tables.iterated_shifts(results)):
+        yield _file_name("iterations", i, shift), figures.iterations(results, shift)
     arms, done = arm_styles(results), set()
     for i, prompt in enumerate(results.prompts):
         if prompt.losses:
@@ -122,7 +80,7 @@ def _losses_name(index: int, prompt: Prompt) -> str:
     return _file_name("losses", index, prompt.arm, prompt.target or "")
 
 
-def _page(results: Results, gallery: _EmbeddedPictures, figures_by_name: Mapping[str, Figure]) -> str:
+def _page(results: Results, gallery: EmbeddedPictures, figures_by_name: Mapping[str, Figure]) -> str:
     """Return the HTML of the page."""
     arms = arm_styles(results)
     prompts = [
@@ -154,7 +112,8 @@ def _page(results: Results, gallery: _EmbeddedPictures, figures_by_name: Mapping
         shifts=_shifts(results, figures_by_name),
         fidelity=_fidelity(results, figures_by_name),
         efficiency=_efficiency(results, figures_by_name),
-        iterated=any(arm.earlier_of for arm in arms.values()),
+        iterations=_iterations(results, figures_by_name),
+        models=_models(results, gallery.numbers),
         config=list(_flattened(results.config)),
         constant=CONSTANT,
         uris=gallery.uris,
@@ -188,6 +147,7 @@ def _prompt_data(
         "stopped": prompt.stopped,
         "target": prompt.target,
         "targets": [numbers[path] for path in prompt.targets],
+        "target_note": prompt.target_note,
         "words": [[(word, f"{cosine:.2f}") for word, cosine in row] for row in prompt.words],
         "terms": {term: [f"{value:.3g}" for value in values] for term, values in prompt.losses.items()},
         "examples": [_example_data(prompt, example, numbers) for example in prompt.examples],
@@ -253,13 +213,12 @@ def _groups(prompts: Sequence[Mapping[str, Any]], order: Mapping[str, int]) -> l
 
 
 def _guided(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the targets that there are pictures of, each with the groups that are guided towards it."""
+    """Return the targets of prompts with pictures, each with the groups that are guided towards it."""
     targets: dict[str, dict[str, Any]] = {}
     for group in groups:
-        name, target_pictures = group["target"], group["prompts"][0]["targets"]
-        if name and target_pictures:
-            target = targets.setdefault(name, {"name": name, "pictures": target_pictures, "groups": []})
-            target["groups"].append(group)
+        if name := group["target"]:
+            target = {"name": name, "pictures": group["prompts"][0]["targets"], "groups": []}
+            targets.setdefault(name, target)["groups"].append(group)
     return list(targets.values())
 
 
@@ -320,6 +279,39 @@ def _efficiency(results: Results, figures_by_name: Mapping[str, Figure]) -> list
         svg = figures.to_html(figure, f"efficiency-{i}", title)
         entries.append({"svg": svg, "table": tables.efficiency(results, target)})
     return entries
+
+
+def _iterations(results: Results, figures_by_name: Mapping[str, Figure]) -> list[dict[str, Any]]:
+    entries = []
+    for i, shift in enumerate(tables.iterated_shifts(results)):
+        title = f"{results.main_metric.name} on {shift} by iteration; the table below has the numbers"
+        figure = figures_by_name[_file_name("iterations", i, shift)]
+        svg = figures.to_html(figure, f"iterations-{i}", title)
+        entries.append({"shift": shift, "svg": svg, "table": tables.iterations(results, shift)})
+    return entries
+
+
+def _models(results: Results, numbers: Mapping[str, int]) -> dict[str, Any] | None:
+    """Return the tables of several models and, by kind of images, the numbers of pictures."""
+    if not results.models:
+        return None
+    rows = [
+        {
+            "name": _capitalised(row.name),
+            "examples": [
+                {
+                    "label": numbers[shown.label],
+                    "image": numbers[shown.image],
+                    "predictions": [
+                        [numbers[path] for path in paths] for paths in shown.predictions.values()
+                    ],
+                }
+                for shown in row.examples[:_MODELS_EXAMPLES]
+            ],
+        }
+        for row in results.models
+    ]
+    return {"names": list(results.models[0].scores), "tables": tables.models_tables(results), "rows": rows}
 
 
 def _flattened(config: Any, name: str = "") -> Iterator[tuple[str, str]]:

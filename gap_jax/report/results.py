@@ -17,6 +17,7 @@ from gap_jax.tasks.metric import MetricStyle
 
 KINDS = ("clean", "cc", "3dcc", "domain")
 CONSTANT = "constant"  # the arm whose prediction is the same for every image
+AVERAGE = "average"  # the column with the mean result of several domains
 WORST = "worst group"  # the column with the worst result of several domains
 SEVERITIES = range(1, 6)
 
@@ -63,7 +64,7 @@ class Generated:
     """The images that one arm generated, over all seeds.
 
     - `kept`: the number of images that the model was trained on.
-    - `removed`: reason (`one colour`, `not finite` or a filter's name) -> number of images dropped.
+    - `removed`: reason (such as `one colour`, `not finite` or a filter's name) -> number of images dropped.
     - `critic`: label fidelity, one value per seed: the main metric of the critic, a stronger model, on the
       kept images. It is good where images show what their labels say.
     """
@@ -114,6 +115,28 @@ class ExamplePictures:
             raise ValueError(f"frames must be one or more, with rising steps from 0 on; found steps {steps}")
 
 
+@dataclass(frozen=True)
+class ModelsExample:
+    """An image with its label, and the pictures of every model's prediction and, if drawn, of its error."""
+
+    label: str
+    image: str
+    predictions: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class ModelsRow:
+    """The images of one kind, such as those of prompts found against one model, and all models on them.
+
+    - `scores`: model -> metric -> one value per seed. The first model is the one under improvement.
+    - `examples`: some of the images.
+    """
+
+    name: str
+    scores: Mapping[str, Mapping[str, Values]]
+    examples: tuple[ModelsExample, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
     """One prompt of one arm. Pictures are given by the paths of PNG files, relative to the results file.
@@ -126,6 +149,7 @@ class Prompt:
       embeddings were returned.
     - `words`: for each placeholder, its nearest words with their cosines, nearest first.
     - `target`, `targets`: a guided prompt's target domain: its name, and pictures of it.
+    - `target_note`: what guided the prompt if it was not these pictures, such as a text in quotes.
     """
 
     arm: str
@@ -137,6 +161,7 @@ class Prompt:
     words: tuple[tuple[tuple[str, float], ...], ...] = ()
     target: str | None = None
     targets: tuple[str, ...] = ()
+    target_note: str = ""
 
     def __post_init__(self) -> None:
         lengths = {term: len(values) for term, values in self.losses.items()}
@@ -175,6 +200,8 @@ class Results:
       prediction, one value per seed. Empty: not measured.
     - `efficiency`: target shift -> arm -> points with rising numbers of images.
     - `prompts`: the prompts that the report shows.
+    - `models`: how several models do on the images of prompts that were found against each of them. Empty:
+      there is one model only.
     """
 
     title: str
@@ -192,6 +219,7 @@ class Results:
     critic_constant: Values
     efficiency: Mapping[str, Mapping[str, tuple[Point, ...]]]
     prompts: tuple[Prompt, ...]
+    models: tuple[ModelsRow, ...] = ()
 
     @property
     def main_metric(self) -> MetricStyle:
@@ -268,6 +296,10 @@ def _values_by_seed(results: Results) -> Iterator[tuple[str, Values]]:
         for arm, points in curves.items():
             for i, point in enumerate(points):
                 yield f"efficiency.{target}.{arm}[{i}].score", point.score
+    for i, row in enumerate(results.models):
+        for model, scores in row.scores.items():
+            for metric, values in scores.items():
+                yield f"models[{i}].scores.{model}.{metric}", values
     for name in ("critic_real", "critic_constant"):
         if getattr(results, name):
             yield name, getattr(results, name)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from gap_jax.report.arms import arm_styles
+from gap_jax.report.arms import arm_styles, iterated_arms
 from gap_jax.report.results import CONSTANT, KINDS, Column, Results, Values
 from gap_jax.tasks.metric import MetricStyle
 
@@ -155,6 +155,60 @@ def efficiency(results: Results, target: str) -> Table:
     return Table(title, caption, "Arm", tuple(map(str, counts)), tuple(rows))
 
 
+def iterations(results: Results, shift: str) -> Table:
+    """Return the main metric after each iteration: a row for each arm, a column for each iteration.
+
+    `shift` is a column of the main table, averaged as there.
+    """
+    arms, styles = iterated_arms(results), arm_styles(results)
+    values = values_by_iteration(results, shift)
+    count = max(map(len, values.values()))
+    columns = [
+        _cells({arm: values[arm][i] for arm in arms if i < len(values[arm])}, results.main_metric)
+        for i in range(count)
+    ]
+    empty = Cell(_NONE, "")
+    rows = [Row(arm, styles[arm].label, tuple(cells.get(arm, empty) for cells in columns)) for arm in arms]
+    caption = f"{results.main_metric.caption}; columns are iterations"
+    return Table(f"Iterations: {shift}", caption, "Arm", tuple(str(i + 1) for i in range(count)), tuple(rows))
+
+
+def values_by_iteration(results: Results, shift: str) -> dict[str, list[Values]]:
+    """Return each arm's main metric under a shift after iterations 1 to n, one value per seed."""
+    columns, metric = _grouped(results.columns)[shift], next(iter(results.metrics))
+    return {
+        arm: [average(columns, name, metric) for name in names]
+        for arm, names in iterated_arms(results).items()
+    }
+
+
+def iterated_shifts(results: Results) -> list[str]:
+    """Return the main table's columns of test sets if there were several iterations."""
+    return list(_grouped(results.columns)) if iterated_arms(results) else []
+
+
+def models(results: Results, metric: str) -> Table:
+    """Return a metric of several models: a row for each kind of images, a column for each model."""
+    style = results.metrics[metric]
+    names = tuple(results.models[0].scores)
+    rows = [
+        Row(
+            "",
+            row.name[:1].upper() + row.name[1:],
+            tuple(_cell(row.scores[name][metric], style) for name in names),
+        )
+        for row in results.models
+    ]
+    title = f"Several models in {style.name}"
+    caption = f"{style.caption}; rows are kinds of images, columns are the models that are measured on them"
+    return Table(title, caption, "Images", names, tuple(rows))
+
+
+def models_tables(results: Results) -> list[Table]:
+    """Return the table of several models in every metric, the main one first; none for one model."""
+    return [models(results, metric) for metric in results.metrics] if results.models else []
+
+
 def main_tables(results: Results) -> list[Table]:
     """Return the main table of every metric that the results have numbers for, the main metric first."""
     metrics = {metric for column in results.columns for scores in column.scores.values() for metric in scores}
@@ -167,7 +221,9 @@ def all_tables(results: Results) -> list[Table]:
     tables = main_tables(results)
     tables += [corruptions(results, kind) for kind in ("cc", "3dcc") if kind in kinds]
     tables += [fidelity(results)] if results.generated else []
-    return tables + [efficiency(results, target) for target in results.efficiency]
+    tables += [iterations(results, shift) for shift in iterated_shifts(results)]
+    tables += [efficiency(results, target) for target in results.efficiency]
+    return tables + models_tables(results)
 
 
 def markdown(table: Table) -> str:

@@ -103,7 +103,7 @@ def with_new_head(
         name: jax.random.uniform(part_key, shape, jnp.float32, -bound, bound).astype(old[name].dtype)
         for part_key, (name, shape) in zip(jax.random.split(key), shapes.items(), strict=True)
     }
-    return module.clone(num_labels=num_classes), {**params, module.head: head}
+    return module.clone(num_labels=num_classes, label_names=None), {**params, module.head: head}
 
 
 def _mask(params: dict, selects: Callable[[tuple[str, ...]], bool]) -> dict[str, Any]:

@@ -25,11 +25,11 @@ class SetKey(NamedTuple):
     """The identity of a test set.
 
     - `kind`: `clean`; `cc`, Common Corruptions; `3dcc`, 3D Common Corruptions; `domain`, another data set;
-      `training`, the images that the model is trained on.
+      `training`, the images that the model is trained on; `generated`, images of one kind of prompt.
     - `severity`: 1 to 5 for corruptions, else None.
     """
 
-    kind: Literal["clean", "cc", "3dcc", "domain", "training"]
+    kind: Literal["clean", "cc", "3dcc", "domain", "training", "generated"]
     name: str
     severity: int | None = None
 

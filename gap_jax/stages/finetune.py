@@ -11,6 +11,7 @@ import optax
 
 from gap_jax.data.batch import Example, HostBatch, Transform
 from gap_jax.data.loader import Batches, Source
+from gap_jax.models.network import Training
 from gap_jax.stages.evaluate import in_steps
 from gap_jax.stages.train import train
 from gap_jax.tasks.metric import ImageLoss
@@ -21,17 +22,20 @@ Predict = Callable[[Any, jax.Array], Any]
 class Mixture:
     """A `Source` of all original and all generated examples, in which the generated ones make up `share`.
 
-    Examples of the part that would be too small are repeated. Without generated examples, or with a share of
-    0, it is the original source. Raises ValueError for a share outside [0, 1).
+    Examples of the part that would be too small are repeated; with a share of None, none are. Without
+    generated examples, or with a share of 0, it is the original source. Raises ValueError for a share outside
+    [0, 1).
     """
 
-    def __init__(self, original: Source, generated: Source | None, share: float):
-        if not 0 <= share < 1:
+    def __init__(self, original: Source, generated: Source | None, share: float | None):
+        if share is not None and not 0 <= share < 1:
             raise ValueError(f"share must be in [0, 1), found {share}")
         self.original: Source = original
         self.generated: Source = () if generated is None else generated
         self._num_original, self._length = len(original), len(original)
-        if generated is not None and share:
+        if generated is not None and share is None:
+            self._length += len(generated)
+        elif generated is not None and share:
             num_generated = max(round(share / (1 - share) * len(original)), len(generated))
             self._num_original = max(round((1 - share) / share * num_generated), len(original))
             self._length = self._num_original + num_generated
@@ -59,6 +63,7 @@ def finetune(
     seed: int,
     folder: str | Path,
     config: Mapping[str, Any],
+    training: Training | None = None,
     select: str | None = None,
     probe_every: int = 100,
 ) -> Any:
@@ -72,10 +77,11 @@ def finetune(
       set is reported, and the mean over the sets as `mean`.
     - `select`: the name of a validation set, or `mean`. None returns the last parameters.
     - `folder`, `config`: as in `train`.
+    - `training`: what training uses in place of `predict`; see `Network`.
 
     It can be resumed, and runs data-parallel on all devices. Raises the errors of `train`.
     """
-    mean_loss, image_losses = _loss_functions(predict, loss)
+    mean_loss, image_losses = _loss_functions(predict, loss, training)
 
     def probe(params):
         params = jax.device_get(params)
@@ -101,13 +107,16 @@ def finetune(
 
 
 @functools.cache
-def _loss_functions(predict: Predict, loss: ImageLoss):
+def _loss_functions(predict: Predict, loss: ImageLoss, training: Training | None):
     """Return the loss that `train` minimises, and the jitted losses of each image.
 
     They are cached, so that one model and loss is compiled only once.
     """
 
     def mean_loss(params, frozen, batch, keys):
-        return loss(predict(params, batch["image"]), batch).mean(), {}
+        if training is None:
+            return loss(predict(params, batch["image"]), batch).mean(), {}
+        prediction, extra = training(params, batch["image"])
+        return loss(prediction, batch).mean() + extra, {}
 
     return mean_loss, jax.jit(lambda params, batch: loss(predict(params, batch["image"]), batch))

@@ -26,7 +26,9 @@ from gap_jax.checkpoint import check_config
 from gap_jax.data import generated
 from gap_jax.data.batch import Batch, HostBatch
 from gap_jax.files import write_whole
+from gap_jax.stages.band import Band, Selection
 
+_LARGEST = float(np.finfo(np.float32).max)
 GenerationStep = Callable[[Any, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
 
@@ -45,11 +47,12 @@ class Plan(NamedTuple):
     prompt: np.ndarray
 
 
-def plan(count: int, pools: Sequence[np.ndarray], seed: int) -> Plan:
+def plan(count: int, pools: Sequence[np.ndarray], seed: int, proportional: bool = False) -> Plan:
     """Return a plan of `count` images; each of `pools` holds the source numbers of one prompt, int `[n]`.
 
-    The prompts take turns, so that any stretch of the plan has them in even shares. Prompts with equal pools
-    share one, and repeat no source before all of its sources were used.
+    The prompts take turns, so that any stretch of the plan has them in even shares; with `proportional`, the
+    shares are random, in proportion to the sizes of their pools. Prompts with equal pools share one, and
+    repeat no source before all of its sources were used.
 
     Raises ValueError if there is nothing to generate: no image, no prompt or an empty pool.
     """
@@ -60,11 +63,12 @@ def plan(count: int, pools: Sequence[np.ndarray], seed: int) -> Plan:
             "for these prompts; each number must be 1 or more"
         )
     random = np.random.default_rng([seed, 1])
-    prompt, source = _repeated_shuffles(random, np.arange(len(pools)), count), np.zeros(count, int)
+    turns = np.repeat(np.arange(len(pools)), [len(pool) if proportional else 1 for pool in pools])
+    prompt, source = _repeated_shuffles(random, turns, count), np.zeros(count, int)
     pool_of_prompt = np.array(
         [next(i for i, other in enumerate(pools) if np.array_equal(other, pool)) for pool in pools]
     )
-    for number in np.unique(pool_of_prompt):
+    for number in np.unique(pool_of_prompt[prompt]):
         uses_pool = pool_of_prompt[prompt] == number
         source[uses_pool] = _repeated_shuffles(random, pools[number], uses_pool.sum())
     return Plan(source, prompt)
@@ -88,6 +92,7 @@ def generate(
     prompt_names: tuple[str, ...],
     mesh: Mesh | None = None,
     filters: tuple[Filter, ...] = (),
+    band: Band | None = None,
     class_names: tuple[str, ...] | None = None,
 ) -> dict[str, Any]:
     """Generate the planned images that do not exist yet, write the data set and return its summary.
@@ -102,13 +107,16 @@ def generate(
     - `mesh`: from `parallel.make_mesh`; None uses all devices.
     - `filters`: rules that drop images. Images of a single colour and images that are not finite are always
       dropped.
+    - `band`: keeps images of middle difficulty; None: keep all. The stage then generates planned images in
+      their order until enough are kept, which needs a plan of more images.
     - `class_names`: the folders of `images/`, indexed by `label`; None: one folder for all.
 
     The summary says how many images there are (`images`), how many were dropped for each reason (`dropped`)
     and where the TFDS data set is (`tfds`). If the process is killed and started again, only missing images
     are generated.
 
-    Raises OSError for a full disk, with all earlier chunks kept, and ValueError for another config.
+    Raises OSError for a full disk, with all earlier chunks kept; ValueError for another config, and if the
+    plan ends before a band has enough images.
     """
     folder = Path(folder)
     mesh = mesh or parallel.make_mesh()
@@ -127,7 +135,11 @@ def generate(
     if process == 0:
         generated.drop_chunks_of_other_lengths(chunks, rows.stop - rows.start)
     parallel.barrier("chunks")
-    bar = tqdm(total=count, desc="generate", unit="image", disable=process != 0)
+    selection, expected, made = None, count, 0
+    if band is not None:
+        selection, expected = Selection(band, chunks), min(count, band.expected_candidates)
+        filters += (Filter(band.value, -_LARGEST, _LARGEST),)  # only finite values have ranks
+    bar = tqdm(total=expected, desc="generate", unit="image", disable=process != 0)
     with bar:
         for first in range(0, count, images_per_step):
             chunk_name = f"{first:08d}-{rows.start:04d}-{rows.stop:04d}"
@@ -155,9 +167,18 @@ def generate(
                 new_records = {name: array[is_new] for name, array in records.items()}
                 generated.write_chunk(chunks, chunk_name, new_records)
             bar.update(num_new)
+            made = first + num_new
+            if selection is not None and selection.is_complete(first):
+                break
+        else:
+            if band is not None:
+                raise ValueError(
+                    f"fewer than {band.images} of {count} generated images are kept: filters drop too many; "
+                    f"relax them or the band {band.low:g} to {band.high:g}, in another folder"
+                )
     parallel.barrier("generated")
     if process == 0:
-        _write_data_set(folder, count, class_names)
+        _write_data_set(folder, made, class_names, {} if selection is None else selection.reasons())
     parallel.barrier("written")
     return json.loads((folder / "summary.json").read_text())
 
@@ -196,17 +217,23 @@ def _drop_reasons(
     return reasons.astype(str)
 
 
-def _write_data_set(folder: Path, count: int, class_names: tuple[str, ...] | None) -> None:
-    """Write the data set of all chunks in both formats, then the summary, then delete the chunks."""
-    dropped = Counter(record["dropped"].item() for record in generated.read_chunks(folder / "chunks"))
+def _write_data_set(
+    folder: Path, count: int, class_names: tuple[str, ...] | None, left_out: Mapping[int, str]
+) -> None:
+    """Write the data set of all chunks in both formats, then the summary, then delete the chunks.
+
+    `left_out`: reasons why further images are not used, by their numbers.
+    """
+    records = enumerate(generated.read_chunks(folder / "chunks"))
+    dropped = Counter(left_out.get(number, record["dropped"].item()) for number, record in records)
     num_kept = dropped.pop("", 0)
     if num_kept + dropped.total() != count:
         raise ValueError(
             f"{folder / 'chunks'} holds {num_kept + dropped.total()} images, but {count} are planned: delete "
             "the folder and run again"
         )
-    generated.write_images(folder / "chunks", folder / "images", class_names)
-    data = generated.write_tfds(folder / "chunks", folder / "tfds")
+    generated.write_images(folder / "chunks", folder / "images", class_names, left_out)
+    data = generated.write_tfds(folder / "chunks", folder / "tfds", left_out)
     summary = {"images": num_kept, "dropped": dict(dropped), "tfds": str(data.relative_to(folder))}
     write_whole(folder / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
     shutil.rmtree(folder / "chunks")

@@ -43,7 +43,17 @@ def cosine(features: jax.Array, target: FeatureStatistics) -> jax.Array:
 
     The similarity is taken along the last axis and averaged over the axes between.
     """
-    return _mean_per_row(1 - (_normalised(features) * _normalised(target.mean)).sum(-1))
+    return _mean_per_row(1 - (normalised(features) * normalised(target.mean)).sum(-1))
+
+
+def cosine_over_positions(states: jax.Array, target: FeatureStatistics) -> jax.Array:
+    """Return 1 - cosine similarity of text states `[B,L,D]` and the target mean `[L,D]`, float32 `[B]`.
+
+    The similarity is taken along the L positions and averaged over the D features. This is the form of the
+    paper's authors, whose weights belong to it; `cosine` compares the D features at each position.
+    """
+    by_feature = target._replace(mean=target.mean.swapaxes(-1, -2))
+    return cosine(states.swapaxes(-1, -2), by_feature)
 
 
 def l2(features: jax.Array, target: FeatureStatistics) -> jax.Array:
@@ -62,42 +72,80 @@ def standardised_l2(features: jax.Array, target: FeatureStatistics) -> jax.Array
     return _mean_per_row(jnp.square(features - target.mean) / jnp.maximum(target.std, 1e-3))
 
 
+def normalised(x: jax.Array) -> jax.Array:
+    """Return x `[…,D]` divided by its norm along the last axis, with a finite gradient at 0."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-16))
+
+
 def image_guidance(
-    clip: Clip, clip_params: Params, targets: np.ndarray, distance: Distance = cosine
+    clip: Clip,
+    clip_params: Params,
+    targets: np.ndarray | FeatureStatistics,
+    distance: Distance = cosine,
 ) -> Guidance:
     """Return the loss function and the parameters of a term: the distance to target images in CLIP.
 
     The distance is between the pooled, unprojected features of the generated images and those of the targets.
 
-    - `targets` float `[n,H,W,3]` in [0,1], of any size.
+    - `targets`: images, float `[n,H,W,3]` in [0,1], of any size; or the statistics `[D]` of their features,
+      as `load_target_features` reads them, D being CLIP's width.
     - `distance`: the paper uses `cosine` and `standardised_l2`.
 
     Raises ValueError for no targets, another shape or dtype, NaN, or values outside [0,1].
     """
-    images = _check_images(targets)
-    vision_params = {name: weights for name, weights in clip_params.items() if name != "text_model"}
-    features = _encode_in_chunks(lambda chunk: clip.image_features(vision_params, chunk), images)
+    if isinstance(targets, FeatureStatistics):
+        vision_params, width = vision_part(clip_params), clip.model.vision_model.hidden_size
+        target = _checked_statistics(targets, (width,), "this CLIP gives an image", distance)
+    else:
+        vision_params, features = target_features(clip, clip_params, targets)
+        target = _feature_statistics(features, distance)
 
     def loss(params, sample):
         return distance(clip.image_features(params["clip"], sample.images), params["target"])
 
-    return loss, {"clip": vision_params, "target": _feature_statistics(features, distance)}
+    return loss, {"clip": vision_params, "target": target}
 
 
-def text_guidance(pipe: Pipeline, params: Params, texts: Sequence[str], distance: Distance = l2) -> Guidance:
+def target_features(clip: Clip, clip_params: Params, targets: np.ndarray) -> tuple[dict[str, Any], jax.Array]:
+    """Return the `vision_part` of CLIP's parameters, and the features of target images, float32 `[n,D]`.
+
+    The features are pooled and unprojected. `targets` and errors are those of `image_guidance`.
+    """
+    images, params = _check_images(targets), vision_part(clip_params)
+    return params, _encode_in_chunks(lambda chunk: clip.image_features(params, chunk), images)
+
+
+def vision_part(clip_params: Params) -> dict[str, Any]:
+    """Return CLIP's parameters without those of its text encoder."""
+    return {name: weights for name, weights in clip_params.items() if name != "text_model"}
+
+
+def text_guidance(
+    pipe: Pipeline,
+    params: Params,
+    texts: Sequence[str] | FeatureStatistics,
+    distance: Distance = l2,
+) -> Guidance:
     """Return the loss function and the parameters of a term: the distance to target texts.
 
     The distance is between the text states of the prompt and those of `texts`. All positions are compared,
     padding included.
 
-    - `distance`: `l2`, `cosine` or, for several texts, `standardised_l2`.
+    - `texts`: texts, or the statistics `[L,D]` of their text states, as `load_target_features` reads them.
+    - `distance`: the paper uses `l2`, `cosine_over_positions` and, for several texts, `standardised_l2`;
+      `cosine` is another possibility.
 
-    Raises ValueError for no texts. The loss raises ValueError for a context of another length or width than
-    the text states.
+    Raises ValueError for no texts and for statistics of another shape. The loss raises ValueError for a
+    context of another length or width than the text states.
     """
-    if not len(texts):
+    if isinstance(texts, FeatureStatistics):
+        encoder = pipe.text_encoder
+        shape = (encoder.max_position_embeddings, encoder.hidden_size)
+        target = _checked_statistics(texts, shape, "this text encoder gives a text", distance)
+    elif not len(texts):
         raise ValueError("texts is empty: give at least one target text")
-    target = _feature_statistics(pipe.encode_text(params, pipe.tokenize(texts)), distance)
+    else:
+        target = _feature_statistics(pipe.encode_text(params, pipe.tokenize(texts)), distance)
 
     def loss(target, sample):
         shape = (None, *target.mean.shape)
@@ -152,15 +200,25 @@ def _mean_per_row(x: jax.Array) -> jax.Array:
     return x.mean(tuple(range(1, x.ndim)))
 
 
-def _normalised(x: jax.Array) -> jax.Array:
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-16))
-
-
 def _feature_statistics(features: jax.Array, distance: Distance) -> FeatureStatistics:
     """Return the statistics of features `[n,…,D]`, after calling the distance, which may refuse them."""
     std = features.std(0, ddof=1) if len(features) > 1 else None
     target = FeatureStatistics(features.mean(0), std)
     distance(features[:1], target)
+    return target
+
+
+def _checked_statistics(
+    target: FeatureStatistics, shape: tuple[int, ...], source: str, distance: Distance
+) -> FeatureStatistics:
+    """Return the statistics, or raise ValueError for another shape or a distance that refuses them."""
+    for name, values in target._asdict().items():
+        if values is not None:
+            advice = f"{source} features of this shape, so the target's were computed with another network"
+            expect_shape(f"the {name} of the target's features", values, shape, advice)
+    std = None if target.std is None else jnp.asarray(target.std)
+    target = FeatureStatistics(jnp.asarray(target.mean), std)
+    distance(target.mean[None], target)
     return target
 
 

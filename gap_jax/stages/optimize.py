@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
 from gap_jax import parallel, prompts
-from gap_jax.checkpoint import Checkpoints
+from gap_jax.checkpoint import Checkpoints, digest
 from gap_jax.data.batch import HostBatch
 from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.files import write_whole
@@ -137,14 +137,37 @@ def load_trajectory(folder: str | Path) -> dict[str, np.ndarray]:
     """Return what every step started with and measured, from the folder of `optimize`.
 
     `embeddings` float32 `[steps,prompts,n,D]` are those before each step; every metric is `[steps,prompts]`.
-    Raises FileNotFoundError if no step has been saved yet.
+    Raises FileNotFoundError if no step has been saved yet, and ValueError if a file is damaged or missing.
     """
-    from safetensors.numpy import load_file
-
-    chunks = [load_file(path) for path in sorted((Path(folder) / "trajectory").glob("*.safetensors"))]
+    chunks, done = [], 0
+    for path in sorted((Path(folder) / "trajectory").glob("*.safetensors")):
+        chunks.append(_read_chunk(path))
+        done += len(chunks[-1]["embeddings"])
+        if done != int(path.stem):
+            raise ValueError(
+                f"{path.parent} lacks a file: {path.name} must end with step {int(path.stem)}, but the files "
+                f"have {done} steps up to there. Delete {folder} and run the same command again, which makes "
+                "it anew"
+            )
     if not chunks:
         raise FileNotFoundError(f"{folder} has no trajectory: no step has been saved yet")
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def _read_chunk(path: Path) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            chunk = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if (file.metadata() or {}).get("digest") != digest(chunk):
+                raise SafetensorError("its digest is that of other tensors")
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is damaged: delete {path.parent.parent} and run the same command again, which makes it "
+            "anew"
+        ) from error
+    return chunk
 
 
 class _TrajectoryWriter:
@@ -169,7 +192,7 @@ class _TrajectoryWriter:
 
         if self.records and jax.process_index() == 0:
             stacked = {name: np.stack([r[name] for r in self.records]) for name in self.records[0]}
-            write_whole(self.folder / f"{done:06d}.safetensors", save(stacked))
+            write_whole(self.folder / f"{done:06d}.safetensors", save(stacked, {"digest": digest(stacked)}))
         self.records = []
 
 

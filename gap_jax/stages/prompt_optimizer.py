@@ -16,20 +16,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.training.dynamic_scale import DynamicScale
 
 from gap_jax.checks import expect_shape
 from gap_jax.data.batch import Batch
 from gap_jax.diffusion.align import Alignment, Sampling, fold_keys, generate
 from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.models.network import Network
-from gap_jax.stages.objective import Sample, Term, objective
+from gap_jax.stages.objective import Sample, SetTerm, Term, objective, set_features
+from gap_jax.stages.population import Population
 
 Metrics = Mapping[str, jax.Array]
 DEPTH_SAMPLING = Sampling()  # the paper's settings for depth
 
 
 class EarlyStop(NamedTuple):
-    """A rule that stops once the mean of the last `window` adversarial losses falls below `threshold`."""
+    """A rule that stops once the mean of the last `window` adversarial losses falls below `threshold`.
+
+    The prompt then gets the embeddings after the oldest update of the window, as in the code of the paper's
+    authors; with a window of 1, these are the last ones.
+    """
 
     window: int
     threshold: float | np.float32 | jax.Array
@@ -43,9 +49,11 @@ class PromptState(NamedTuple):
     - `key`: the random key that all images' keys derive from; it never changes.
     - `step` int32: the number of steps so far, including skipped ones.
     - `losses` float32 `[window]`: the latest adversarial losses, oldest first; NaN before the first ones.
-    - `past` float32 `[window,n,D]`: the embeddings that had these losses.
-    - `stopped` bool: True after early stopping; further steps change only `step`.
+    - `past` float32 `[window,n,D]`: the embeddings after the updates that began with these losses.
+    - `stopped` bool: True after early stopping; further steps change only `step` and `loss_scale`.
     - `skipped` int32: the number of consecutive updates skipped because a value was not finite.
+    - `loss_scale`: the factor by which the loss is multiplied before it is differentiated in float16; None in
+      other precisions.
     """
 
     embeddings: jax.Array
@@ -56,6 +64,7 @@ class PromptState(NamedTuple):
     past: jax.Array
     stopped: jax.Array
     skipped: jax.Array
+    loss_scale: DynamicScale | None = None
 
 
 class PromptWeights(NamedTuple):
@@ -93,7 +102,7 @@ def prompt_optimizer(
     pipe: Pipeline,
     params: Params,
     model: Network,
-    terms: Sequence[Term],
+    terms: Sequence[Term | SetTerm],
     alignment: Alignment,
     optimizer: optax.GradientTransformation,
     *,
@@ -103,6 +112,7 @@ def prompt_optimizer(
     accumulation: int = 1,
     early_stop: EarlyStop | None = None,
     axis_name: str | None = None,
+    population_axes: tuple[str, ...] = (),
 ) -> PromptOptimizer:
     """Return the optimisation of a prompt `<0>,<1>,…` whose generated images minimise the sum of `terms`.
 
@@ -116,17 +126,31 @@ def prompt_optimizer(
       gradients are averaged.
     - `axis_name`: the mapped axis over which a batch is spread, if any. Every device must have equally many
       images.
+    - `population_axes`: the mapped axes over which the prompts of a population are spread, outermost first;
+      `parallel.POPULATION_AXES` in a `parallel.population_step`. Set terms then see the images of all
+      prompts; without these axes, the images of each prompt are a set of their own.
+
+    A pipeline in float16 gets dynamic loss scaling (Micikevicius et al., arXiv 1710.03740), because gradients
+    with respect to pixels and activations are often too small for float16. The scale starts at 2^16. It is
+    halved after each micro-batch whose gradient overflows, and doubled after 2,000 without an overflow.
 
     A step's metrics are float32 scalars: `loss`, the value of each term by its name, `gradient_norm`,
-    `skipped` (consecutive updates skipped) and `stopped` (0 or 1). An image's noise is drawn from the state's
-    key, the step and the image's position in the global batch, so the numbers of devices and micro-batches do
-    not matter. An update is skipped if its loss or gradient is not finite. Early stopping sets the embeddings
-    back to the oldest ones of the window, from before the images lost their labels.
+    `skipped` (consecutive updates skipped), `stopped` (0 or 1) and, in float16, `loss_scale`. An image's
+    noise is drawn from the state's key, the step and the image's position in the global batch, so the numbers
+    of devices and micro-batches do not matter. An update is skipped if its loss or gradient is not finite.
+    Early stopping sets the embeddings back to those after the oldest update of the window, from before the
+    images lost their labels.
+
+    A set term needs the images of all micro-batches, devices and prompts. If there is one and A is more than
+    1, each step first generates all images once without a gradient and keeps only their features. Each
+    micro-batch then replaces its own features by differentiable ones. The sum of the gradients is that of the
+    whole set at once, and the memory is that of one micro-batch; the price is one more forward pass.
 
     Raises ValueError for settings that do not fit together, before anything is compiled. `step` raises
     ValueError for a batch that does not divide into micro-batches.
     """
-    evaluate_terms, term_params = objective(terms)
+    (evaluate_terms, term_params), features_of = objective(terms), set_features(terms)
+    has_sets = any(isinstance(term, SetTerm) for term in terms)
     _check_settings(terms, placeholders, accumulation, early_stop)
     prompt = ",".join(f"<{i}>" for i in range(placeholders))
     token_ids = pipe.tokenize([prompt], placeholders)
@@ -136,7 +160,8 @@ def prompt_optimizer(
 
     def init(key: jax.Array, embeddings: jax.Array) -> PromptState:
         expect_shape("embeddings", embeddings, (placeholders, pipe.text_encoder.hidden_size))
-        return initial_state(key, embeddings, optimizer=optimizer, early_stop=early_stop)
+        state = initial_state(key, embeddings, optimizer=optimizer, early_stop=early_stop)
+        return state._replace(loss_scale=_first_loss_scale(pipe))
 
     def generate_images(weights, embeddings, batch, keys):
         context = pipe.encode_text(weights.pipeline, token_ids, embeddings)
@@ -146,20 +171,47 @@ def prompt_optimizer(
     def render(weights: PromptWeights, embeddings: jax.Array, batch: Batch, keys: jax.Array) -> jax.Array:
         return generate_images(weights, embeddings, batch, keys)[1]
 
-    def loss(embeddings, weights, batch, keys, step):
+    def sample_of(embeddings, weights, batch, keys):
         context, images = generate_images(weights, embeddings, batch, keys)
         prediction = model.predict(weights.model, images)
-        sample = Sample(images, context, prediction, batch, fold_keys(keys, "terms"))
-        return evaluate_terms(weights.terms, sample, step)
+        return Sample(images, context, prediction, batch, fold_keys(keys, "terms"))
+
+    population = Population(axis_name, population_axes)
+
+    def constant_features(weights, state, stacked):
+        """Return the features of all images of the population by term, or None if one pass has them all."""
+        if accumulation == 1 or not has_sets:
+            return None
+        by_micro_batch = jax.lax.map(
+            lambda micro_batch: features_of(
+                weights.terms, sample_of(state.embeddings, weights, *micro_batch), state.step
+            ),
+            stacked,
+        )
+        return {name: population.gather(jnp.concatenate(rows)) for name, rows in by_micro_batch.items()}
 
     def step(weights: PromptWeights, state: PromptState, batch: Batch) -> tuple[PromptState, Metrics]:
         stacked = _split_micro_batches((batch, _image_keys(state, batch, axis_name)), accumulation)
+        constant = constant_features(weights, state, stacked)
 
-        def differentiate(_, micro_batch):
-            value_and_gradient = jax.value_and_grad(loss, has_aux=True)
-            return None, value_and_gradient(state.embeddings, weights, *micro_batch, state.step)
+        def loss(embeddings, number, micro_batch):
+            def together(name, own):
+                of_all = population.gather(jax.lax.stop_gradient(own)) if constant is None else constant[name]
+                return population.replace(of_all, own, number)
 
-        _, outputs = jax.lax.scan(differentiate, None, stacked)
+            sample = sample_of(embeddings, weights, *micro_batch)
+            return evaluate_terms(weights.terms, sample, state.step, together)
+
+        def differentiate(loss_scale, numbered):
+            if loss_scale is None:
+                return None, jax.value_and_grad(loss, has_aux=True)(state.embeddings, *numbered)
+            loss_scale, _, value, gradient = loss_scale.value_and_grad(
+                loss, has_aux=True, axis_name=axis_name
+            )(state.embeddings, *numbered)
+            return loss_scale, (value, gradient)
+
+        numbered = jnp.arange(accumulation), stacked
+        loss_scale, outputs = jax.lax.scan(differentiate, state.loss_scale, numbered)
         (total, values), gradient = jax.tree.map(lambda x: x.mean(0), outputs)
         if axis_name is not None:
             total, values, gradient = jax.lax.pmean((total, values, gradient), axis_name)
@@ -168,6 +220,9 @@ def prompt_optimizer(
         adversarial = values.get("adversarial", total)
         rule = None if early_stop is None else early_stop._replace(threshold=weights.threshold)
         state = next_state(state, gradient, finite, adversarial, optimizer=optimizer, early_stop=rule)
+        if loss_scale is not None:
+            state = state._replace(loss_scale=loss_scale)
+            metrics["loss_scale"] = loss_scale.scale
         return state, metrics | {"skipped": state.skipped.astype(jnp.float32), "stopped": state.stopped * 1.0}
 
     weights = PromptWeights(params, model.params, term_params, uncond)
@@ -213,16 +268,16 @@ def next_state(
     `adversarial` is the adversarial loss of the state's embeddings, a float32 scalar.
     """
     updates, opt_state = optimizer.update(jnp.where(finite, gradient, 0.0), state.opt_state, state.embeddings)
+    embeddings = optax.apply_updates(state.embeddings, updates)
     updated = state._replace(
-        embeddings=optax.apply_updates(state.embeddings, updates),
+        embeddings=embeddings,
         opt_state=opt_state,
         losses=jnp.append(state.losses[1:], adversarial),
-        past=jnp.concatenate([state.past[1:], state.embeddings[None]]),
+        past=jnp.concatenate([state.past[1:], embeddings[None]]),
     )
     if early_stop is not None:
         stops = updated.losses.mean() < early_stop.threshold  # False while the window has a NaN
-        embeddings = jnp.where(stops, updated.past[0], updated.embeddings)
-        updated = updated._replace(embeddings=embeddings, stopped=stops)
+        updated = updated._replace(embeddings=jnp.where(stops, updated.past[0], embeddings), stopped=stops)
     unchanged = state.stopped | ~finite
     skipped = jnp.where(finite | state.stopped, 0, state.skipped + 1)
     without_key: dict[str, Any] = {"key": None}
@@ -273,7 +328,7 @@ def adamw(
 
 
 def _check_settings(
-    terms: Sequence[Term], placeholders: int, accumulation: int, early_stop: EarlyStop | None
+    terms: Sequence[Term | SetTerm], placeholders: int, accumulation: int, early_stop: EarlyStop | None
 ) -> None:
     if placeholders < 1:
         raise ValueError(f"placeholders must be at least 1, found {placeholders}")
@@ -288,6 +343,13 @@ def _check_settings(
                 f"early_stop watches the term named 'adversarial', which is missing; found {', '.join(names)}"
                 ": add gap_jax.adversarial(…) to the terms, or leave early_stop out"
             )
+
+
+def _first_loss_scale(pipe: Pipeline) -> DynamicScale | None:
+    networks = (pipe.text_encoder, pipe.vae, pipe.unet, pipe.controlnet)
+    if not any(network is not None and network.dtype == jnp.float16 for network in networks):
+        return None
+    return DynamicScale(fin_steps=jnp.int32(0), scale=jnp.float32(2**16))
 
 
 def _image_keys(state: PromptState, batch: Batch, axis_name: str | None) -> jax.Array:

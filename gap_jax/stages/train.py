@@ -2,11 +2,13 @@
 
 A probe is a function that measures and draws what the parameters can do, now and then during training.
 
-A training folder holds `checkpoints/` (Orbax); `metrics.jsonl` and TensorBoard's event files; `pictures/`,
-the probes' PNG files; and, if the best parameters are selected, `best/` (Orbax).
+A training folder holds `checkpoints/` (Orbax); `unlogged/`, the metrics of the steps before each checkpoint
+that are not in a line of `metrics.jsonl` yet; `metrics.jsonl` and TensorBoard's event files; `pictures/`, the
+probes' PNG files; and, if the best parameters are selected, `best/` (Orbax).
 """
 
 import functools
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +24,7 @@ from gap_jax import parallel
 from gap_jax.checkpoint import Checkpoints
 from gap_jax.data.batch import Batch
 from gap_jax.data.loader import Batches
+from gap_jax.files import write_whole
 from gap_jax.metrics import MetricsWriter
 
 Params = Any
@@ -96,7 +99,13 @@ def train(
     is_main = jax.process_index() == 0
     bar = tqdm(total=steps, initial=first, desc=folder.name, unit="step", disable=not is_main)
     with MetricsWriter(folder, first or None) as writer, bar:
-        done, unlogged = first, []
+        done, unlogged = first, _read_unlogged(folder, first)
+
+        def save() -> None:
+            if is_main:
+                _write_unlogged(folder, done, unlogged)
+            checkpoints.save(done, state)
+
         try:
             for batch in batches(first, steps, rows) if first < steps else ():
                 state, metrics = step(state, frozen, parallel.feed(mesh, batches.size, batch), key)
@@ -104,7 +113,7 @@ def train(
                 unlogged.append(metrics)
                 bar.update()
                 if done % log_every == 0 or done == steps:
-                    values = {name: float(np.mean([m[name] for m in unlogged])) for name in metrics}
+                    values = {name: float(np.mean([float(m[name]) for m in unlogged])) for name in metrics}
                     unlogged = []
                     writer.write(done, values)
                     bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
@@ -118,16 +127,30 @@ def train(
                     if best is not None and select is not None:
                         _save_if_best(best, done, values[select], _result_params(state))
                 if done % checkpoint_every == 0 or done == steps:
-                    checkpoints.save(done, state)
+                    save()
         except (KeyboardInterrupt, FloatingPointError) as stop:
             if state.step.is_deleted():  # a running step owns the state: only the last checkpoint is left
                 bar.write(f"stopped after step {done} of {folder}: run the same command to go on")
                 raise
-            checkpoints.save(done := int(state.step), state)
+            done = int(state.step)
+            save()
             if isinstance(stop, KeyboardInterrupt):
                 bar.write(f"stopped at step {done}, saved in {folder}: run the same command to go on")
             raise
     return _result_params(state) if best is None else _restore_best(best, _result_params(state))[1]
+
+
+def _write_unlogged(folder: Path, done: int, unlogged: list[dict[str, jax.Array]]) -> None:
+    """Write the metrics that the next line will average, and delete those of older checkpoints."""
+    values = [{name: float(value) for name, value in metrics.items()} for metrics in unlogged]
+    write_whole(folder / "unlogged" / f"{done}.json", json.dumps(values).encode())
+    for path in sorted((folder / "unlogged").glob("*.json"), key=lambda path: int(path.stem))[:-3]:
+        path.unlink()
+
+
+def _read_unlogged(folder: Path, done: int) -> list[dict[str, Any]]:
+    path = folder / "unlogged" / f"{done}.json"
+    return json.loads(path.read_text()) if path.exists() else []
 
 
 # Cached, so that equal arguments give the same optimiser and thereby the same compiled step.

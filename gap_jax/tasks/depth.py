@@ -81,14 +81,49 @@ def midas(
     """
     _check_shapes(prediction, depth, mask)
     difference = _normalise(prediction, mask) - _normalise(depth, mask)
-    total = _average(jnp.abs(difference), mask) / 2
-    for scale in range(scales):
-        step = 2**scale
-        coarse, valid = difference[:, ::step, ::step], mask[:, ::step, ::step]
-        across = jnp.where(valid[:, :, 1:] & valid[:, :, :-1], jnp.abs(jnp.diff(coarse, axis=2)), 0.0)
-        down = jnp.where(valid[:, 1:] & valid[:, :-1], jnp.abs(jnp.diff(coarse, axis=1)), 0.0)
-        total += weight * (across.sum((1, 2, 3)) + down.sum((1, 2, 3))) / _num_valid(valid)
-    return total
+    return _average(jnp.abs(difference), mask) / 2 + weight * _gradient_matching(difference, mask, scales)
+
+
+def omnidata_midas_parts(prediction: jax.Array, depth: jax.Array, mask: jax.Array) -> jax.Array:
+    """Return what `omnidata_midas` needs to know of each image, float32 `[B,3]`.
+
+    1. The sum over valid pixels of the absolute difference of the normalised maps. They are normalised as by
+       `ssi_mae`, but the sum of absolute deviations is divided by the number of valid pixels plus 1, and 1e-6
+       is added to the quotient.
+    2. The number of valid pixels.
+    3. The gradient matching term over four scales, of inverse depth `1 / (depth + 1e-6)`. The prediction's is
+       scaled to the true one by least squares. (Omnidata also shifts it, which changes no difference between
+       neighbours.)
+
+    Source: Omnidata's `losses/midas_loss.py` and `losses/masked_losses.py`.
+    """
+    _check_shapes(prediction, depth, mask)
+    aligned = []
+    for x in (prediction, depth):
+        centred = _centre(x, mask)
+        deviation = jnp.abs(centred).sum((1, 2, 3), keepdims=True) / (mask.sum((1, 2, 3), keepdims=True) + 1)
+        aligned.append(centred / (deviation + 1e-6))
+    error = jnp.abs(aligned[0] - aligned[1]).sum((1, 2, 3))
+    ours, true = (1 / (jnp.where(mask, x.astype(jnp.float32), 1.0) + 1e-6) for x in (prediction, depth))
+
+    def minus_mean(x):
+        return jnp.where(mask, x - _average(x, mask)[:, None, None, None], 0.0)
+
+    covariance = (minus_mean(ours) * minus_mean(true)).sum((1, 2, 3), keepdims=True)
+    variance = jnp.square(minus_mean(ours)).sum((1, 2, 3), keepdims=True)
+    scale = jnp.where(variance > 0, covariance / jnp.where(variance > 0, variance, 1.0), 0.0)
+    return jnp.stack([error, mask.sum((1, 2, 3)), _gradient_matching(scale * ours - true, mask, 4)], -1)
+
+
+def omnidata_midas(parts: np.ndarray, gradient_weight: float = 0.1) -> float:
+    """Return Omnidata's MiDaS loss of a test set, given the `omnidata_midas_parts` `[N,3]` of its images.
+
+    The first term is averaged over the valid pixels of all images. `gradient_weight` times the gradient
+    matching term, averaged over images, is added. The weight is 0.1 in Omnidata's code. It is 0 in the file
+    that the paper's authors published, `depth/losses/midas_loss.py`.
+    """
+    error, num_valid, gradient = np.asarray(parts, np.float64).T
+    return float(error.sum() / max(num_valid.sum(), 1) + gradient_weight * gradient.mean())
 
 
 def negative_l1(prediction: jax.Array, batch: Batch) -> jax.Array:
@@ -161,16 +196,33 @@ def _num_valid(mask: jax.Array) -> jax.Array:
     return jnp.maximum(mask.sum((1, 2, 3)), 1)
 
 
+def _gradient_matching(difference: jax.Array, mask: jax.Array, scales: int) -> jax.Array:
+    """Return the gradient matching term of the difference of two maps (see `midas`), float32 `[B]`."""
+    total = jnp.zeros(len(difference))
+    for scale in range(scales):
+        step = 2**scale
+        coarse, valid = difference[:, ::step, ::step], mask[:, ::step, ::step]
+        across = jnp.where(valid[:, :, 1:] & valid[:, :, :-1], jnp.abs(jnp.diff(coarse, axis=2)), 0.0)
+        down = jnp.where(valid[:, 1:] & valid[:, :-1], jnp.abs(jnp.diff(coarse, axis=1)), 0.0)
+        total += (across.sum((1, 2, 3)) + down.sum((1, 2, 3))) / _num_valid(valid)
+    return total
+
+
 def _normalise(x: jax.Array, mask: jax.Array) -> jax.Array:
     """Return `x` minus its median, divided by its mean absolute deviation; 0 where it is not valid."""
+    centred = _centre(x, mask)
+    deviation = jnp.abs(centred).sum((1, 2, 3)) / _num_valid(mask)
+    return centred / jnp.maximum(deviation, _SMALLEST_DEVIATION)[:, None, None, None]
+
+
+def _centre(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """Return `x` minus its median, float32; 0 where it is not valid."""
     x = jnp.where(mask, x.astype(jnp.float32), 0.0)
     values = x.reshape(len(x), -1)
     order = jnp.argsort(jnp.where(mask, jax.lax.stop_gradient(x), jnp.inf).reshape(values.shape))
     middle = jnp.take_along_axis(order, (_num_valid(mask)[:, None] - 1) // 2, 1)
     median = jnp.take_along_axis(values, middle, 1)[:, :, None, None]
-    centred = jnp.where(mask, x - median, 0.0)
-    deviation = jnp.abs(centred).sum((1, 2, 3)) / _num_valid(mask)
-    return centred / jnp.maximum(deviation, _SMALLEST_DEVIATION)[:, None, None, None]
+    return jnp.where(mask, x - median, 0.0)
 
 
 def _check_shapes(prediction: jax.Array, depth: jax.Array, mask: jax.Array) -> None:

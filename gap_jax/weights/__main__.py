@@ -15,15 +15,21 @@ from gap_jax.weights.classifier import KINDS, load_classifier, save_classifier
 from gap_jax.weights.depth import load_depth, save_depth
 from gap_jax.weights.pipeline import load_clip, load_pipeline, save_clip, save_pipeline
 from gap_jax.weights.repo import Repo
+from gap_jax.weights.single_file import holds_pipeline
 from gap_jax.weights.torchvision import holds_classifier
 
 SOURCE_HELP = (
-    "file or folder to read. Files: the U-Net of XTC, the DPT-hybrid of Omnidata, or a classifier with "
-    "torchvision's tensor names (its images are taken to be normalised with ImageNet's mean and deviation). "
+    "file or folder to read. Files: Stable Diffusion 1.x or 2.x in one file, the U-Net of XTC, the "
+    "DPT-hybrid of Omnidata, or a classifier with torchvision's tensor names (its images are taken to be "
+    "normalised with ImageNet's mean and deviation). "
     "Folders in the layout of transformers or diffusers: DPT, ResNet, ViT, CLIP, or a Stable Diffusion "
     "pipeline"
 )
 TARGET_HELP = "folder to write; a model that it holds is replaced"
+CONFIG_HELP = (
+    "for Stable Diffusion in one file: folder or hub id of a pipeline with the same configurations and "
+    "tokenizer; None: the published model of the same shapes"
+)
 DTYPE_HELP = "number type of the weights that are written"
 
 
@@ -31,9 +37,10 @@ def convert(
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE", help=SOURCE_HELP)],
     target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="TARGET", help=TARGET_HELP)],
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], tyro.conf.arg(help=DTYPE_HELP)] = "float32",
+    config: Annotated[str | None, tyro.conf.arg(help=CONFIG_HELP)] = None,
 ) -> None:
     """Convert a model to a folder of safetensors, and print its kind and size."""
-    kind, model, params, save = _load(source, dtype)
+    kind, model, params, save = _load(source, dtype, config)
     print(f"{source} ({_size(source) / 1e6:.1f} MB): {kind}")
     parts = params if save is save_pipeline else {"": params}
     for name, part in parts.items():
@@ -45,17 +52,20 @@ def convert(
     print(f"written to {target}")
 
 
-def _load(source: Path, dtype: str) -> tuple[str, Any, dict, Callable]:
+def _load(source: Path, dtype: str, config: str | None) -> tuple[str, Any, dict, Callable]:
     """Return the kind of the model in `source`, the model, its parameters, and the function that saves it."""
     if source.is_dir():
         repo = Repo(source)
         if repo.find("model_index.json"):
             return "Stable Diffusion, diffusers' layout", *load_pipeline(source, dtype=dtype), save_pipeline
-        config = repo.read_json("config.json")
-        if "text_config" in config:
+        network = repo.read_json("config.json")
+        if "text_config" in network:
             return "CLIP, transformers' layout", *load_clip(source, dtype=dtype), save_clip
-        is_classifier, form = config.get("model_type") in KINDS, "transformers' layout"
+        is_classifier, form = network.get("model_type") in KINDS, "transformers' layout"
     elif source.is_file():
+        if holds_pipeline(source):
+            loaded = load_pipeline(source, dtype=dtype, config=config)
+            return "Stable Diffusion in one file", *loaded, save_pipeline
         is_classifier, form = holds_classifier(source), "torchvision's names"
     else:
         raise FileNotFoundError(f"SOURCE {source} does not exist: give a file or a folder")

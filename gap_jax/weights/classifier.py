@@ -9,6 +9,7 @@ from gap_jax.models.resnet import ResNet
 from gap_jax.models.vit import ViT
 from gap_jax.weights.component import (
     TRANSFORMERS,
+    current_names,
     network_dtypes,
     read_config,
     read_normalisation,
@@ -27,7 +28,6 @@ ARCHITECTURES = {"resnet": "ResNetForImageClassification", "vit": "ViTForImageCl
 FIXED = {  # options of the torch classes for which gap_jax has this one value
     "resnet": {
         "hidden_act": "relu",
-        "layer_type": "bottleneck",
         "downsample_in_first_stage": False,
         "downsample_in_bottleneck": False,
     },
@@ -54,8 +54,8 @@ def load_classifier(
     - a folder in transformers' layout, or a hub id, of a `ResNetForImageClassification`
       (`"microsoft/resnet-50"`) or a `ViTForImageClassification` (`"google/vit-base-patch16-224"`);
       `revision`, `variant` and `local_files_only` are those of `load_pipeline`;
-    - a file with torchvision's names, safetensors or a torch pickle, also as ALIA (arXiv 2305.16289) saves
-      it. Pickles need torch, which reads only their weights and runs no code;
+    - a file with torchvision's names, safetensors or a torch pickle, as training loops, Lightning and ALIA
+      (arXiv 2305.16289) save it. Pickles need torch, which reads only their weights and runs no code;
     - `"wildlife"`, the small world. Its `part` is `"waterbirds"` or `"iwildcam"`, trained on the pictures of
       that experiment, or `"waterbirds_critic"` or `"iwildcam_critic"`, stronger and trained on all pictures.
 
@@ -74,17 +74,21 @@ def load_classifier(
     repo = Repo(shipped(model, part), revision=revision, local_files_only=local_files_only)
     config, source = read_config(repo, "")
     module = _build(config, source, read_normalisation(repo) | fields)
-    return module, read_params(module, without_counts(find_tensors(repo, "", TRANSFORMERS, variant)))
+    tensors = without_counts(find_tensors(repo, "", TRANSFORMERS, variant))
+    return module, read_params(module, current_names(module, tensors))
 
 
 def save_classifier(module: ResNet | ViT, params: dict, folder: str | Path) -> None:
     """Write a folder that `load_classifier` and transformers read.
 
-    An existing model is replaced, and any other folder refused, as by `save_pipeline`.
+    The classes get the module's `label_names`, or `LABEL_0`, `LABEL_1`, …. An existing model is replaced, and
+    any other folder refused, as by `save_pipeline`. Raises ValueError unless there is one name per class.
     """
     kind = "resnet" if isinstance(module, ResNet) else "vit"
     config = describe(module)
-    names = [f"LABEL_{i}" for i in range(config.pop("num_labels"))]
+    names = module.label_names or [f"LABEL_{i}" for i in range(module.num_labels)]
+    if len(names) != config.pop("num_labels"):
+        raise ValueError(f"label_names must name all {module.num_labels} classes, found {len(names)} names")
     config |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
     config |= {"architectures": [ARCHITECTURES[kind]], "model_type": kind} | FIXED[kind]
     side = getattr(module, "image_size", 224)  # a ResNet takes any size
@@ -114,7 +118,17 @@ def _build(config: dict[str, Any], source: str, fields: dict[str, Any]) -> ResNe
         if config.get(key, supported) != supported:
             raise unsupported(source, key, config[key], (supported,))
     cls = KINDS[kind]
-    values: dict[str, Any] = {"num_labels": len(config.get("id2label", (0, 1)))}  # transformers' default: 2
+    names = config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # transformers' default
+    try:
+        label_names = tuple(str(names[str(i)]) for i in range(len(names)))
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{source}: id2label must map the numbers from 0 on to names, found {str(names)[:80]}: correct "
+            "the file"
+        ) from error
+    values: dict[str, Any] = {"num_labels": len(names)}
+    if label_names != tuple(f"LABEL_{i}" for i in range(len(names))):
+        values["label_names"] = label_names
     for name, default in describe(cls()).items():
         if name not in config:
             continue
@@ -124,6 +138,8 @@ def _build(config: dict[str, Any], source: str, fields: dict[str, Any]) -> ResNe
                 f"{source}: {name} must be of the type of {default!r}, found {value!r}: correct the file"
             )
         values[name] = value
+    if values.get("layer_type", "basic") not in ("bottleneck", "basic"):
+        raise unsupported(source, "layer_type", values["layer_type"], ("bottleneck", "basic"))
     module = cls(**values, **fields)
     if kind == "resnet" and len(module.depths) != (stages := len(module.hidden_sizes)):
         raise ValueError(

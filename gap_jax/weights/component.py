@@ -4,7 +4,9 @@ import contextlib
 import functools
 import json
 import os
+import re
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from gap_jax.models.clip import CLIPTextModel
+from gap_jax.models.dpt import DPT
 from gap_jax.models.layers import Layer
 from gap_jax.models.vae import AutoencoderKL
+from gap_jax.models.vit import ViT
 from gap_jax.weights.convert import load_tree, state_dict
 from gap_jax.weights.repo import Repo
 from gap_jax.weights.tensors import Tensor, find_tensors
@@ -48,24 +52,36 @@ def network_dtypes(dtype: Any) -> dict[str, Any]:
     return {"dtype": dtype, "param_dtype": dtype}
 
 
+# tensors of other parts that torch's libraries write beside a network's own and ignore when they read it
+_SURPLUS: dict[type, str] = {
+    CLIPTextModel: r"(text_projection|vision_model|visual_projection)\.|logit_scale$",
+    ViT: r"vit\.pooler\.",
+    DPT: r"dpt\.pooler\.",
+}
+
+
 def load_params(module: Layer, repo: Repo, folder: str, stems: tuple[str, ...], variant: str | None) -> dict:
     """Load the parameters of `module`; arguments and errors are those of `find_tensors` and `load_tree`."""
     tensors = find_tensors(repo, folder, stems, variant)
-    return read_params(module, _current_names(module, tensors))
+    return read_params(module, current_names(module, tensors))
 
 
 def read_params(module: Layer, tensors: dict[str, Tensor]) -> dict:
     """Read the parameters of `module`; raise as `load_tree`."""
-    return load_tree(_shapes(module), tensors, module.param_dtype)
+    return load_tree(parameter_shapes(module), tensors, module.param_dtype)
 
 
 @functools.cache
-def _shapes(module: Layer) -> dict:
+def parameter_shapes(module: Layer) -> dict:
+    """Return the tree of shapes of a network's parameters."""
     return jax.eval_shape(module.init, jax.random.key(0), *module.example_inputs())["params"]
 
 
-def _current_names(module: Layer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors under the names of current torch releases, without the buffers of older ones."""
+def current_names(module: Layer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors under the names of current torch releases, without the buffers of older ones.
+
+    Tensors of other parts, which torch's libraries ignore too, are left out with a warning.
+    """
 
     def current_name(key: str) -> str:
         if isinstance(module, CLIPTextModel):
@@ -80,7 +96,16 @@ def _current_names(module: Layer, tensors: dict[str, Tensor]) -> dict[str, Tenso
                 key = key.replace(f".{old}.", f".{new}.")
         return key
 
-    return {current_name(key): tensor for key, tensor in tensors.items() if not key.endswith(".position_ids")}
+    surplus = re.compile(_SURPLUS.get(type(module), r"(?!)"))
+    ignored = [key for key in tensors if surplus.match(key)]
+    if ignored:
+        warnings.warn(
+            f"{tensors[ignored[0]].path}: {len(ignored)} tensors of other parts, such as {ignored[0]}, are "
+            "not used",
+            stacklevel=5,
+        )
+    used = {key: tensor for key, tensor in tensors.items() if key not in ignored}
+    return {current_name(key): tensor for key, tensor in used.items() if not key.endswith(".position_ids")}
 
 
 def write_component(folder: Path, config: dict, params: dict, stem: str, prefix: str = "") -> None:

@@ -62,7 +62,7 @@ _SUPPORTED: dict[type, dict[str, tuple]] = {
         "use_post_quant_conv": (True,),
         "mid_block_add_attention": (True,),
     },
-    CLIPTextModel: {"hidden_act": tuple(ACTIVATIONS)},
+    CLIPTextModel: {"hidden_act": tuple(ACTIVATIONS), "use_attention_mask": (False, None)},
     CLIPVisionModel: {"hidden_act": tuple(ACTIVATIONS)},
     CLIPModel: {},
     DepthUNet: {},
@@ -84,9 +84,17 @@ _SUPPORTED: dict[type, dict[str, tuple]] = {
         "width_factor": (1,),
     },
 }
-_BLOCK_TYPES = {
+_BACKBONE_BLOCKS: dict[str, tuple[str, ...]] = {
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+}
+_BLOCK_TYPES: dict[type, dict[str, tuple[str, ...]]] = {  # what each entry of these options may be
+    UNet2DCondition: _BACKBONE_BLOCKS,
+    ControlNet: _BACKBONE_BLOCKS,
+    AutoencoderKL: {
+        "down_block_types": ("DownEncoderBlock2D",),
+        "up_block_types": ("UpDecoderBlock2D",),
+    },
 }
 _PER_LEVEL = (  # fields with one entry per entry of block_out_channels
     "down_block_types",
@@ -97,7 +105,7 @@ _PER_LEVEL = (  # fields with one entry per entry of block_out_channels
 )
 # fields of our modules that are not in config.json
 _NOT_IN_CONFIG = {"parent", "name", "dtype", "param_dtype", "zero_init", "text_model", "vision_model"}
-_NOT_IN_CONFIG |= {"backbone_config", "image_mean", "image_std"}
+_NOT_IN_CONFIG |= {"backbone_config", "image_mean", "image_std", "label_names"}
 
 
 def build(
@@ -113,14 +121,10 @@ def build(
     for key, supported in (classes | _SUPPORTED[cls]).items():
         if _hashable(config.get(key, supported[0])) not in supported:
             raise unsupported(source, key, config[key], supported)
-    if hasattr(cls, "down_block_types"):
-        for key, supported in _BLOCK_TYPES.items():
-            for kind in config.get(key, ()):
-                if kind not in supported:
-                    raise unsupported(source, f"every entry of {key}", kind, supported)
-    if cls is CLIPTextModel and config.get("eos_token_id") == 2:
-        # before transformers 4.31, configurations said 2 and meant the vocabulary's last token
-        config = config | {"eos_token_id": config.get("vocab_size", CLIPTextModel.vocab_size) - 1}
+    for key, supported in _BLOCK_TYPES.get(cls, {}).items():
+        for kind in config.get(key, ()):
+            if kind not in supported:
+                raise unsupported(source, f"every entry of {key}", kind, supported)
     values = {}
     for field in _fields(cls):
         if field.name in config:
@@ -170,6 +174,9 @@ def build_dpt(config: dict[str, Any], source: str, fields: Mapping[str, Any]) ->
             f"{source}: backbone_out_indices must be different layers in 0..{layers - 1} (num_hidden_layers "
             f"{layers}), found {used}: correct the file"
         )
+    ignored = tuple(config.get("neck_ignore_stages", (0, 1)))
+    if hybrid and ignored != (0, 1):
+        raise unsupported(source, "neck_ignore_stages", ignored, ((0, 1),))
     if factors[first:] != FACTORS[first:]:
         raise unsupported(source, "reassemble_factors", factors, (FACTORS,))
     return module

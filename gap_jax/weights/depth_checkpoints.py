@@ -50,7 +50,8 @@ CLASSIFIER = "pretrained.model.head."  # of ImageNet, which timm leaves in the f
 def load_depth_checkpoint(path: Path, dtypes: Mapping[str, Any]) -> tuple[DepthUNet | DPT, dict]:
     """Return the depth network in a torch pickle and its parameters. Its sizes are read off tensors' shapes.
 
-    - XTC's U-Net: a state dict, or one under `XTC` whose names have three more dotted parts in front.
+    - XTC's U-Net, which may predict negative depth: a state dict, or one under `XTC` whose names have three
+      more dotted parts in front.
     - Omnidata's DPT-hybrid on timm's `vit_base_resnet50_384` (attention heads of 64 features, images in
       [-1,1]): a state dict, or a Lightning checkpoint that has it under `state_dict`, with `model.` before
       names.

@@ -4,6 +4,7 @@ The layouts are those of diffusers and transformers.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from gap_jax.models.layers import Layer
 from gap_jax.models.tokenizer import Tokenizer
 from gap_jax.models.unet import UNet2DCondition
 from gap_jax.models.vae import AutoencoderKL
+from gap_jax.weights import single_file
 from gap_jax.weights.component import (
     DIFFUSERS,
     TRANSFORMERS,
@@ -23,12 +25,14 @@ from gap_jax.weights.component import (
     network_dtypes,
     read_config,
     read_normalisation,
+    read_params,
     replace_folder,
     write_component,
     write_json,
 )
 from gap_jax.weights.configs import build, describe
-from gap_jax.weights.repo import Repo, read_json, shipped
+from gap_jax.weights.lora import Lora, merge_loras
+from gap_jax.weights.repo import FILES, Repo, read_json, shipped
 
 TASKS = ("", "Img2Img", "Inpaint", "ControlNet", "ControlNetImg2Img", "ControlNetInpaint")
 PIPELINES = tuple(f"StableDiffusion{task}Pipeline" for task in TASKS)
@@ -43,6 +47,9 @@ def load_pipeline(
     controlnet: str | Path | None = None,
     dtype: Any = "float32",
     *,
+    config: str | Path | None = None,
+    lora: Sequence[Lora] = (),
+    vae: str | Path | None = None,
     revision: str | None = None,
     variant: str | None = None,
     local_files_only: bool = False,
@@ -51,8 +58,16 @@ def load_pipeline(
 
     - `model`: a folder in diffusers' layout, or a hub id. `"small"` and `"wildlife"` come with gap_jax; they
       draw the small worlds of `gap_jax.small_worlds`. A ControlNet that `model_index.json` names is loaded
-      too.
-    - `controlnet`: the folder or hub id of a ControlNet to use instead. `add_controlnet` loads one later.
+      too. Or one file, `.safetensors` or `.ckpt`, with the names of the original code, as CompVis,
+      AUTOMATIC1111 and Civitai have it.
+    - `controlnet`: the folder, file or hub id of a ControlNet to use instead. `add_controlnet` loads one
+      later.
+    - `config`: for one file, the folder or hub id of a pipeline with the same configurations, schedule and
+      tokenizer, of which the file has none. None: the published model of the file's shapes, such as
+      `stable-diffusion-v1-5/stable-diffusion-v1-5`.
+    - `lora`: LoRAs to add to the weights of the UNet and the text encoder. Each is a file, a folder or a hub
+      id, or a pair of one of these and its scale, as in `lora=[("style.safetensors", 0.8)]`.
+    - `vae`: the folder or hub id of an autoencoder to use instead, such as `stabilityai/sd-vae-ft-mse`.
     - `dtype`: `float32`, `bfloat16` or `float16`, of parameters and computation, whatever the files hold.
     - `revision`: a branch, tag or commit on the hub.
     - `variant`: the infix of the weights' file names; `"fp16"` reads `*.fp16.safetensors`.
@@ -62,29 +77,43 @@ def load_pipeline(
     asks for a login, ConnectionError if a download fails, and ValueError for a file that is unreadable,
     unsupported or does not fit its configuration.
     """
-    repo = Repo(shipped(model), revision=revision, local_files_only=local_files_only)
+    path, tensors, source = Path(model).expanduser(), None, shipped(model)
+    if path.is_file() and path.suffix in FILES:
+        tensors = single_file.open_file(path)
+        source = config or single_file.configuration(tensors, path)
+    repo = Repo(source, revision=revision, local_files_only=local_files_only)
     index = repo.read_json("model_index.json")
     kind = index.get("_class_name")
     if kind not in PIPELINES:
         raise ValueError(
-            f"{model}/model_index.json must be of Stable Diffusion 1.x or 2.x, found a {kind}; supported: "
+            f"{source}/model_index.json must be of Stable Diffusion 1.x or 2.x, found a {kind}; supported: "
             f"{', '.join(PIPELINES)}"
         )
     dtypes = network_dtypes(dtype)
     text_encoder = build(CLIPTextModel, *read_config(repo, "text_encoder"), dtypes)
-    vae = build(AutoencoderKL, *read_config(repo, "vae"), dtypes)
+    vae_repo, vae_folder = (
+        (repo, "vae") if vae is None else (Repo(vae, local_files_only=local_files_only), "")
+    )
+    autoencoder = build(AutoencoderKL, *read_config(vae_repo, vae_folder), dtypes)
     unet = build(UNet2DCondition, *read_config(repo, "unet"), dtypes)
-    pipe = Pipeline(text_encoder, vae, unet, None, _schedule(repo), _tokenizer(repo, "tokenizer/"))
+    pipe = Pipeline(text_encoder, autoencoder, unet, None, _schedule(repo), _tokenizer(repo, "tokenizer/"))
     _check_fit(pipe, str(model))
+
+    def read(module: Layer, repo: Repo, folder: str, stems: tuple[str, ...]) -> dict:
+        if tensors is None or folder == "":
+            return load_params(module, repo, folder, stems, variant)
+        return read_params(module, single_file.component_tensors(module, tensors, path))
+
     params = {
-        "text_encoder": load_params(text_encoder, repo, "text_encoder", TRANSFORMERS, variant),
-        "vae": load_params(vae, repo, "vae", DIFFUSERS, variant),
-        "unet": load_params(unet, repo, "unet", DIFFUSERS, variant),
+        "text_encoder": read(text_encoder, repo, "text_encoder", TRANSFORMERS),
+        "vae": read(autoencoder, vae_repo, vae_folder, DIFFUSERS),
+        "unet": read(unet, repo, "unet", DIFFUSERS),
     }
+    params = merge_loras(params, lora, local_files_only=local_files_only)
     if controlnet is not None:
         return add_controlnet(pipe, params, controlnet, variant=variant, local_files_only=local_files_only)
     _, kind = index.get("controlnet") or (None, None)
-    if kind is None:
+    if kind is None or tensors is not None:
         return pipe, params
     if kind != "ControlNetModel":
         raise ValueError(
@@ -105,17 +134,28 @@ def add_controlnet(
 ) -> tuple[Pipeline, Params]:
     """Load a ControlNet for a pipeline; return the pipeline and parameters with it, in the UNet's dtype.
 
-    `controlnet` is a folder in diffusers' layout or a hub id; it replaces any ControlNet that the pipeline
-    has. Other arguments and errors are those of `load_pipeline`.
+    `controlnet` is a folder in diffusers' layout, a hub id, or a file, `.safetensors` or `.pth`, with the
+    names of the original code or of diffusers; it replaces any ControlNet that the pipeline has. Other
+    arguments and errors are those of `load_pipeline`.
     """
+    path = Path(controlnet).expanduser()
+    if path.is_file() and path.suffix in FILES:
+        module, tensors = single_file.controlnet_from(single_file.open_file(path), path, pipe.unet)
+        pipe = _with_controlnet(pipe, module, str(path))
+        return pipe, params | {"controlnet": read_params(module, tensors)}
     repo = Repo(controlnet, revision=revision, local_files_only=local_files_only)
     return _add_controlnet(pipe, params, repo, "", variant)
 
 
 def _add_controlnet(pipe, params, repo, folder, variant):
-    dtypes = network_dtypes(pipe.unet.dtype)
     config, source = read_config(repo, folder)
-    controlnet = build(ControlNet, config, source, dtypes)
+    controlnet = build(ControlNet, config, source, network_dtypes(pipe.unet.dtype))
+    pipe = _with_controlnet(pipe, controlnet, source)
+    return pipe, params | {"controlnet": load_params(controlnet, repo, folder, DIFFUSERS, variant)}
+
+
+def _with_controlnet(pipe: Pipeline, controlnet: ControlNet, source: str) -> Pipeline:
+    """Return the pipeline with a ControlNet; raise ValueError, naming `source`, if they do not fit."""
     for field in ("block_out_channels", "layers_per_block", "cross_attention_dim"):
         value, expected = getattr(controlnet, field), getattr(pipe.unet, field)
         if value != expected:
@@ -125,7 +165,7 @@ def _add_controlnet(pipe, params, repo, folder, variant):
             )
     pipe = dataclasses.replace(pipe, controlnet=controlnet)
     _check_fit(pipe, source)
-    return pipe, params | {"controlnet": load_params(controlnet, repo, folder, DIFFUSERS, variant)}
+    return pipe
 
 
 def load_clip(

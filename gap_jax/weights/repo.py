@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # suffixes of files with weights
 ASSETS = Path(__file__).parents[1] / "assets"
 SHIPPED = {  # the models that come with gap_jax, one set per small world, and their parts; "" is the pipeline
     "small": ("", "clip", "depth", "critic"),
@@ -32,6 +33,11 @@ class Repo:
             )
         if self.folder is None:
             self._check_hub_id()
+        elif not any(self.folder.iterdir()):
+            raise FileNotFoundError(
+                f"the folder {model} is empty: give the folder of the model, or delete this one if you mean "
+                "the hub id"
+            )
 
     def _check_hub_id(self) -> None:
         from huggingface_hub.utils import validate_repo_id
@@ -43,7 +49,8 @@ class Repo:
             validate_repo_id(self.model)
         except ValueError as error:
             raise FileNotFoundError(problem) from error
-        if self.model.count("/") != 1 or self.model.startswith("."):
+        suffix = Path(self.model).suffix
+        if self.model.count("/") != 1 or self.model.startswith(".") or suffix in FILES:
             raise FileNotFoundError(problem)
 
     def find(self, name: str) -> Path | None:
@@ -64,9 +71,11 @@ class Repo:
                 )
             )
         except errors.LocalEntryNotFoundError as error:
+            reason = str(error).strip().split("\n")[0][:100]
             self.unreachable = (
-                " It is not in the local cache, and the hub was not reached: connect to the network, without "
-                f"local_files_only and HF_HUB_OFFLINE, or give a local folder. {error}"
+                f" It is not in the local cache, there is no local folder {self.model}, and the hub was not "
+                f"reached ({reason}): check the path, or connect to the network, without local_files_only "
+                "and HF_HUB_OFFLINE."
             )
             return None
         except errors.EntryNotFoundError:

@@ -11,7 +11,8 @@ from gap_jax.weights.component import read_params
 from gap_jax.weights.state_dicts import Sizes, first_names, load_pickle, rename, split_attention
 from gap_jax.weights.tensors import Tensor, from_state_dict, open_safetensors
 
-ALIA = "net"  # the key of the state dict in the pickles of ALIA (Dunlap et al., arXiv 2305.16289)
+# keys under which pickles have a state dict: of Lightning, of training loops, and of ALIA (arXiv 2305.16289)
+CONTAINERS = ("state_dict", "model_state_dict", "model", "net")
 RESNET, VIT = "layer1.0.conv1.weight", "conv_proj.weight"  # tensors that only these networks have
 EMBEDDER, LAYER = "resnet.embedder.embedder", r"vit.encoder.layer.\1"
 ENCODER = r"encoder\.layers\.encoder_layer_(\d+)"
@@ -37,8 +38,9 @@ HEAD_WIDTH = 64  # features per attention head in all of torchvision's ViTs
 def load_torchvision(path: Path, fields: Mapping[str, Any]) -> tuple[ResNet | ViT, dict]:
     """Return the classifier in a file and its parameters. Its sizes are read off the tensors' shapes.
 
-    The file is a safetensors file or a torch pickle with a state dict, at the top or under `net`; names may
-    start with `module.`. It holds a ResNet with bottleneck blocks (ResNet-50, -101, -152) or a ViT.
+    The file is a safetensors file or a torch pickle with a state dict, at the top or under one of
+    `CONTAINERS`. All names may start alike, such as with `module.`, `_orig_mod.` or `model.`; tensors without
+    that start, such as a loss's, are left out. It holds a ResNet or a ViT.
 
     `fields` are further fields of the network, from `network_dtypes` and for the normalisation of images;
     the default normalisation is torchvision's, with ImageNet's mean and standard deviation.
@@ -79,7 +81,12 @@ def without_counts(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _content(path: Path) -> Any:
     content = load_pickle(path)
-    return content.get(ALIA, content) if isinstance(content, dict) else content
+    while isinstance(content, dict):
+        inner = next((content[key] for key in CONTAINERS if isinstance(content.get(key), dict)), None)
+        if inner is None:
+            break
+        content = inner
+    return content
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -87,23 +94,23 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         tensors = open_safetensors(path)
     else:
         tensors = from_state_dict(_content(path), path)
-    return {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
+    marks = [(key, mark) for key in tensors for mark in (RESNET, VIT) if key.endswith(mark)]
+    start = marks[0][0].removesuffix(marks[0][1]) if marks else ""
+    return {key.removeprefix(start): tensor for key, tensor in tensors.items() if key.startswith(start)}
 
 
 def _resnet(sizes: Sizes, fields: Mapping[str, Any]) -> ResNet:
-    if "layer1.0.conv3.weight" not in sizes.tensors:
-        raise ValueError(
-            f"{sizes.path} must hold a ResNet with bottleneck blocks, found basic blocks "
-            "(layer1.0.conv3.weight is missing), as in ResNet-18 and -34: use ResNet-50, -101 or -152"
-        )
+    is_basic = "layer1.0.conv3.weight" not in sizes.tensors
+    last = "conv2" if is_basic else "conv3"
     stages: list[int] = []
     while depth := sizes.count(f"layer{len(stages) + 1}"):
         stages.append(depth)
     embedding_size, num_channels, *_ = sizes.shape("conv1.weight")
     return ResNet(
         embedding_size,
-        tuple(sizes.shape(f"layer{i}.0.conv3.weight")[0] for i in range(1, len(stages) + 1)),
+        tuple(sizes.shape(f"layer{i}.0.{last}.weight")[0] for i in range(1, len(stages) + 1)),
         tuple(stages),
+        "basic" if is_basic else "bottleneck",
         num_channels,
         sizes.shape("fc.weight")[0],
         **fields,

@@ -6,9 +6,19 @@ import numpy as np
 import pytest
 
 import gap_jax
-from gap_jax.closed_loop.arm_prompts import PromptSet, contexts, initial_prompts, populations, text_prompts
+from gap_jax import prompts
+from gap_jax.closed_loop.arm_prompts import (
+    PromptSet,
+    contexts,
+    generating_rows,
+    initial_prompts,
+    optimizing_rows,
+    populations,
+    text_prompts,
+)
 from gap_jax.closed_loop.arms import ARMS
 from gap_jax.closed_loop.settings import Optimizing
+from gap_jax.closed_loop.terms import adversarial_start
 from gap_jax.experiments.depth.settings import SmallRooms
 from gap_jax.experiments.depth.small_world import build
 
@@ -55,6 +65,83 @@ def test_all_arms_of_a_seed_begin_alike_and_seeds_do_not(world):
     assert first[0].name(1) == "<gap-1>" and others[0][0].name(1) == "foggy: <gap-1>"
 
 
+def test_guided_arms_have_prompts_for_each_target_and_the_random_arm_its_own_number(world):
+    config = Optimizing(prompts=4, prompts_per_target=1, placeholders=2)
+    config = dataclasses.replace(config, random_prompts=5, random_placeholders=1)
+    shapes = {
+        arm: [prompt_set.embeddings.shape[:2] for prompt_set in initial_prompts(ARMS[arm], world, config, 0)]
+        for arm in ("adversarial", "guided", "agnostic-random")
+    }
+    assert shapes == {"adversarial": [(4, 2)], "guided": [(1, 2), (1, 2)], "agnostic-random": [(5, 1)]}
+
+
+def test_only_guided_prompts_wait_for_the_adversarial_loss():
+    config = Optimizing(adversarial_start=2000)
+    starts = [adversarial_start(ARMS[arm], config) for arm in ("adversarial", "guided-adversarial")]
+    assert starts == [0, 2000]
+
+
+def test_prompts_are_made_from_the_examples_of_their_subset_that_suit_their_target(world):
+    subsets = {"a": np.array([3, 1]), "b": np.array([0, 2, 4, 5])}
+    targets = {"night": gap_jax.TargetDomain(images=np.zeros(0), sources=np.array([4, 3, 9]))}
+    world = dataclasses.replace(world, data=dataclasses.replace(world.data, subsets=subsets), targets=targets)
+    of_all, at_night = PromptSet(("x",)), PromptSet(("x",), target="night")
+    of_b = PromptSet(("x",), subset="b", target="night")
+    assert generating_rows(world, of_all, False).tolist() == [3, 1, 0, 2, 4, 5]
+    assert generating_rows(world, of_all, True).tolist() == [3, 1, 3, 1, 0, 2, 4, 5]
+    assert generating_rows(world, at_night, False).tolist() == [3, 4]
+    assert generating_rows(world, of_b, True).tolist() == [4]
+    assert set(optimizing_rows(world, at_night, None, 0)) == {3, 4}
+    for seed in range(3):
+        chosen = optimizing_rows(world, of_all, 4, seed)  # two of each subset
+        assert len(chosen) == 4 and set(chosen[:2]) == {3, 1} and set(chosen[2:]) < {0, 2, 4, 5}
+    nowhere = PromptSet(("x",), subset="a", target="night")
+    world.targets["night"].sources[:] = 9
+    with pytest.raises(ValueError, match=r"no original image of a is among the sources of .*'night': leave"):
+        generating_rows(world, nowhere, False)
+
+
+def test_prompts_start_from_earlier_ones_or_from_their_distribution(world, tmp_path):
+    width = world.generator.pipe.text_encoder.hidden_size
+    earlier = np.random.default_rng(0).standard_normal((3, 2, width), np.float32)
+    for i, prompt in enumerate(earlier):
+        prompts.save(tmp_path / "run" / str(i) / "learned_embeds.safetensors", prompt)
+    folder = Optimizing(prompts=4, placeholders=2, earlier=(tmp_path / "run",))
+
+    def started(config, arm="adversarial"):
+        return initial_prompts(ARMS[arm], world, config, 0)[0].embeddings
+
+    np.testing.assert_array_equal(started(folder), earlier[[0, 1, 2, 0]])
+    np.testing.assert_array_equal(
+        started(folder, "agnostic-random"), started(Optimizing(prompts=4, placeholders=2), "agnostic-random")
+    )
+    many = dataclasses.replace(folder, prompts=400, placeholders=1)
+    words = earlier.reshape(-1, width)
+    vocabulary = np.asarray(prompts.vocabulary(world.generator.params))
+    room = np.asarray(prompts.from_word(world.generator.pipe, world.generator.params, "room", 1))[0]
+    for use, start, mean in (
+        ("mean-covariance", None, words.mean(0)),
+        ("covariance", None, vocabulary.mean(0)),
+        ("covariance", "room", room),
+    ):
+        for arm in ("adversarial", "agnostic-random"):
+            drawn = started(dataclasses.replace(many, earlier_use=use, start=start), arm)[:, 0]
+            np.testing.assert_allclose(drawn.mean(0), mean, atol=0.3)
+            covariance = np.cov(words, rowvar=False)
+            np.testing.assert_allclose(np.trace(np.cov(drawn, rowvar=False)), np.trace(covariance), rtol=0.1)
+    rows = {row.tobytes() for row in vocabulary}
+    random_words = started(Optimizing(prompts=2, start="*"))
+    assert {row.tobytes() for row in random_words.reshape(-1, width)} <= rows
+    with pytest.raises(ValueError, match=r"must have 3 placeholders to start from them, found 2: set"):
+        started(dataclasses.replace(folder, placeholders=3))
+    prompts.save(tmp_path / "other.safetensors", np.zeros((2, width + 1), np.float32))
+    with pytest.raises(ValueError, match=rf"must have {width} numbers .* found {width + 1}: they are"):
+        started(dataclasses.replace(folder, earlier=(tmp_path / "other.safetensors",)))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty has no prompts: it must hold files named learned_emb"):
+        started(dataclasses.replace(folder, earlier=(tmp_path / "empty",)))
+
+
 def test_a_suffix_follows_embeddings_but_not_texts(world):
     pipe, params = world.generator.pipe, world.generator.params
     (drawn,) = initial_prompts(ARMS["adversarial"], world, Optimizing(prompts=1), 0)
@@ -62,6 +149,9 @@ def test_a_suffix_follows_embeddings_but_not_texts(world):
     ids = pipe.tokenize(["<0>,<1>,<2>, red"], 3)
     np.testing.assert_array_equal(found[0], pipe.encode_text(params, ids, drawn.embeddings[0])[0])
     assert np.abs(found - contexts(pipe, params, drawn, "")).max() > 0.01
+    joined = contexts(pipe, params, drawn, ", red", "")
+    ids = pipe.tokenize(["<0><1><2>, red"], 3)
+    np.testing.assert_array_equal(joined[0], pipe.encode_text(params, ids, drawn.embeddings[0])[0])
     text = PromptSet(("a red room",))
     np.testing.assert_array_equal(
         contexts(pipe, params, text, ", red"), pipe.encode_text(params, pipe.tokenize(["a red room"]))

@@ -1,11 +1,16 @@
 """Measurements of several seeds and iterations as the columns and curves of the results."""
 
+import numpy as np
 import pytest
 
 from gap_jax.closed_loop.arms import ARMS
-from gap_jax.closed_loop.collect import _columns, _efficiency, _result_arms, _style
+from gap_jax.closed_loop.collect import _columns, _efficiency, _history, _prompt, _result_arms, _style
 from gap_jax.closed_loop.measurements import ModelKey
-from gap_jax.closed_loop.settings import Settings
+from gap_jax.closed_loop.programs import Programs
+from gap_jax.closed_loop.run import Produced, Run
+from gap_jax.closed_loop.settings import Optimizing, Settings
+from gap_jax.experiments.depth.settings import SmallRooms
+from gap_jax.experiments.depth.small_world import build
 from gap_jax.report.results import CONSTANT
 from gap_jax.stages.evaluate import CLEAN, SetKey
 
@@ -53,6 +58,39 @@ def test_a_constant_prediction_under_corruption_is_that_on_clean_images():
     seed = scores((ModelKey("control"), 0.1)) | {ModelKey(CONSTANT): constant}
     columns = list(_columns([seed], {"control": ModelKey("control")}, ("l1",)))
     assert [column.scores[CONSTANT]["l1"] for column in columns] == [(0.5,), (0.5,), (0.7,)]
+
+
+@pytest.mark.parametrize(("window", "chosen"), [(1, 4), (3, 2)])
+def test_the_chosen_step_of_a_prompt_that_stopped_is_the_one_after_the_windows_oldest_update(window, chosen):
+    before = np.arange(6, dtype=np.float32)[:, None, None, None]  # update i begins with the embedding i
+    before[4:] = chosen  # it stopped in update 3, the fourth one
+    trajectory = {
+        "embeddings": before,
+        "adversarial": np.arange(6.0)[:, None],
+        "stopped": np.array([0, 0, 0, 1, 1, 1.0])[:, None],
+    }
+    last = np.full((1, 1), chosen, np.float32)
+    losses, stopped, paths = _history(trajectory, 0, last, Optimizing(window=window))
+    assert stopped == chosen and losses["adversarial"] == (0, 1, 2, 3)
+    assert list(paths) == sorted({0, 1, 2, 3, chosen})
+    assert {step: float(embedding[0, 0]) for step, embedding in paths.items()} == {s: s for s in paths}
+
+
+def test_earlier_prompts_that_take_no_step_are_shown_as_they_are(tmp_path):
+    settings = Settings(arms=("adversarial",), optimizing=Optimizing(prompts=1, steps=0))
+    run = Run(Programs(settings, build(SmallRooms(original=2), held_out=1)), tmp_path, seed=0)
+    (prompt_set,) = run.prompts("adversarial", run.world.models.model.params, 0)
+    work = Produced(ModelKey("adversarial"), [prompt_set], tmp_path / "seed-0", tmp_path, None)
+    drawn = []
+
+    class Gallery:
+        def examples(self, work, prompt_set, index, number, paths):
+            drawn.append(paths)
+            return ()
+
+    prompt = _prompt(run, Gallery(), work, prompt_set, 0, 0)
+    assert prompt.steps == 0 and len(prompt.words) == 3
+    np.testing.assert_array_equal(drawn[0][0], prompt_set.embeddings[0])
 
 
 @pytest.mark.parametrize("in_both", [True, False])

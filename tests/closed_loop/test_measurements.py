@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from gap_jax.closed_loop.measurements import ModelKey, add_worst, read_measurements, write_measurements
+from gap_jax.closed_loop.measurements import ModelKey, add_summaries, read_measurements, write_measurements
 from gap_jax.stages.evaluate import CLEAN, SetKey
 from gap_jax.tasks.metric import Metric, MetricStyle
 
@@ -36,9 +36,10 @@ def test_the_worst_is_the_least_of_what_should_be_high_and_the_most_of_what_shou
     }
     one, two = SetKey("domain", "one"), SetKey("domain", "two")
     by_set = {one: {"accuracy": 0.5, "error": 3.0}, two: {"accuracy": 0.9, "error": 4.0}}
-    add_worst(by_set, ("one", "two"), metrics)
+    add_summaries(by_set, ("one", "two"), metrics)
     assert by_set[SetKey("domain", "worst group")] == {"accuracy": 0.5, "error": 4.0}
+    assert by_set[SetKey("domain", "average")] == {"accuracy": pytest.approx(0.7), "error": 3.5}
     for names in ((), ("one", "three")):
         before = dict(by_set)
-        add_worst(by_set, names, metrics)
+        add_summaries(by_set, names, metrics)
         assert by_set == before and not any(map(math.isnan, by_set[one].values()))

@@ -1,12 +1,15 @@
 """Settings that a world or the devices cannot serve are refused before anything runs."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
+from gap_jax.closed_loop.arms import adversarial_arm
 from gap_jax.closed_loop.programs import num_micro_batches
 from gap_jax.closed_loop.requirements import check_requirements
-from gap_jax.closed_loop.settings import Optimizing, Settings
+from gap_jax.closed_loop.settings import Optimizing, SamplingSettings, Settings
+from gap_jax.closed_loop.world import load_others
 from gap_jax.experiments.depth.settings import SmallRooms
 from gap_jax.experiments.depth.small_world import build
 
@@ -30,17 +33,30 @@ def test_a_student_is_not_iterated_on(world):
 def test_guided_arms_without_targets_are_refused(world):
     world = dataclasses.replace(world, targets={})
     with pytest.raises(
-        ValueError, match=r"guided-adversarial need images of a target domain, but .*: add one to `targets`"
+        ValueError, match=r"guided-adversarial needs a target domain given as images .*; found none: give one"
     ):
         check_requirements(SETTINGS, world)
     check_requirements(dataclasses.replace(SETTINGS, arms=("control", "adversarial")), world)
 
 
-def test_arms_that_are_guided_by_text_need_one_for_every_target(world):
-    with pytest.raises(
-        ValueError, match=r"guided-text need a text for every target domain, but .*: give each"
-    ):
-        check_requirements(dataclasses.replace(SETTINGS, arms=("guided-text",)), world)
+def test_several_models_need_an_adversarial_arm(world):
+    models = dataclasses.replace(world.models, others={"critic": world.models.critic})
+    world = dataclasses.replace(world, models=models)
+    with pytest.raises(ValueError, match="the arms control, guided have none: add the arm adversarial"):
+        check_requirements(dataclasses.replace(SETTINGS, arms=("control", "guided")), world)
+    check_requirements(SETTINGS, world)
+    assert adversarial_arm(("guided-adversarial", "adversarial-sdedit", "adversarial")) == "adversarial"
+    assert adversarial_arm(("control", "adversarial-sdedit", "guided-adversarial")) == "guided-adversarial"
+
+
+def test_two_models_of_one_name_are_refused(world):
+    network = world.models.critic
+    found = load_others(("runs/resnet50.pth", "org/vit-b"), lambda model: network)
+    assert list(found) == ["resnet50", "vit-b"]
+    for models in (("a/resnet50.pth", "b/resnet50.safetensors"), ("runs/f", "resnet50.pth")):
+        name = Path(models[0]).stem
+        with pytest.raises(ValueError, match=f"several models are named {name}: rename a file or a folder"):
+            load_others(models, lambda model: network)
 
 
 def test_baselines_that_the_world_does_not_have_are_refused(world):
@@ -52,6 +68,19 @@ def test_a_batch_that_does_not_divide_is_refused(world, monkeypatch):
     monkeypatch.setattr("jax.device_count", lambda: 3)
     with pytest.raises(ValueError, match=r"optimizing.batch must be a multiple of the 3 devices; found 2"):
         check_requirements(SETTINGS, world)
+
+
+def test_images_are_not_generated_larger_than_the_original_ones(world):
+    def sized(size):
+        return dataclasses.replace(SETTINGS, sampling=SamplingSettings(size=size))
+
+    why = r"generated at 128x128 pixels .* have 64x64: prepare the data with --size 128 or more"
+    with pytest.raises(ValueError, match=why):
+        check_requirements(sized(128), world)
+    with pytest.raises(ValueError, match=r"sampling.size must be a multiple of \d+, .*; found 33"):
+        check_requirements(sized(33), world)
+    check_requirements(sized(64), world)
+    check_requirements(sized(32), world)
 
 
 @pytest.mark.parametrize(("images", "at_most", "count"), [(8, 8, 1), (8, 3, 4), (12, 8, 2), (5, 2, 5)])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gap_jax.closed_loop import run as module
+from gap_jax.closed_loop.arm_prompts import PromptSet
 from gap_jax.closed_loop.measurements import ModelKey
 from gap_jax.closed_loop.programs import Programs
 from gap_jax.closed_loop.run import Run, example_rows
@@ -39,8 +40,9 @@ def test_the_progress_bar_of_evaluation_counts_every_set(world, tmp_path, monkey
 
 
 def test_a_prompt_is_shown_on_its_subset_or_on_each_in_turn(world):
-    assert example_rows(world, None).tolist() == [0, 1, 2]
+    of_all, of_a = PromptSet(("x",)), PromptSet(("x",), subset="a")
+    assert example_rows(world, of_all).tolist() == [0, 1, 2]
     data = dataclasses.replace(world.data, subsets={"a": np.array([3, 1]), "b": np.array([0])})
     world = dataclasses.replace(world, data=data)
-    assert example_rows(world, "a").tolist() == [3, 1, 3]
-    assert example_rows(world, None).tolist() == [3, 0, 1]
+    assert example_rows(world, of_a).tolist() == [3, 1, 3]
+    assert example_rows(world, of_all).tolist() == [3, 0, 1]

@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from gap_jax.data.__main__ import main
+from gap_jax.data.folder_dataset import FolderDataset
 from tests.data.depth_files import SIDE, draw, omnidata, save, taskonomy, truncate, write, write_taskonomy
 
 
@@ -81,3 +82,28 @@ def test_prepare_writes_what_tfds_reads(root, tmp_path, capsys):
     import tensorflow_datasets as tfds
 
     assert len(tfds.builder_from_directory(folder).as_data_source("train")) == 3
+
+
+@pytest.mark.parametrize(
+    ("layout", "size"),
+    [
+        ("taskonomy", 384),
+        ("omnidata", 384),
+        ("folder", 384),
+        ("waterbirds", 384),
+        ("iwildcam", 448),
+        ("masked-folder", 384),
+    ],
+)
+def test_each_data_set_is_prepared_at_the_papers_size_by_default(layout, size, tmp_path, monkeypatch):
+    sizes = []
+
+    def prepared(layout, root, data_dir, size, tolerance):
+        sizes.append(size)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(FolderDataset, "prepared", prepared)
+    for more in ([], ["--size", "64"]):
+        with pytest.raises(SystemExit, match="enough"):
+            main(["prepare", layout, "--root", str(tmp_path), "--data-dir", str(tmp_path), *more])
+    assert sizes == [size, 64]

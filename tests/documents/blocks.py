@@ -10,7 +10,7 @@ DOCUMENTS = sorted(
     [
         ROOT / "README.md",
         ROOT / "CONTRIBUTING.md",
-        ROOT / "experiments" / "README.md",
+        *(ROOT / "experiments").glob("*.md"),
         *(ROOT / "docs").glob("*.md"),
         *(ROOT / "gap_jax" / "assets").glob("*/README.md"),
     ]

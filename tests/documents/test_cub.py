@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from gap_jax.models.resnet import ResNet
-from gap_jax.report.results import WORST, load
+from gap_jax.report.results import AVERAGE, WORST, load
 from gap_jax.weights.classifier import save_classifier
 from tests.documents.blocks import ROOT, code_blocks
 
@@ -24,7 +24,8 @@ SHORT = shlex.split(
     "--optimizing.prompts 1 --optimizing.steps 2 --optimizing.batch 2 --optimizing.micro-batch 2 "
     "--optimizing.denoising-steps 2 --optimizing.adversarial-start 1 --generating.images 8 "
     "--generating.batch 4 --generating.denoising-steps 2 --finetuning.steps 4 --finetuning.batch 4 "
-    "--evaluating.images 8 --evaluating.severities --evaluating.efficiency --world.size 64 --world.pixels 64 "
+    "--sampling.size 64 --evaluating.images 8 --evaluating.severities --evaluating.efficiency "
+    "--world.size 64 --world.pixels 64 "
     "--world.target-images 2 --arms control written guided-adversarial copy-paste"
 )
 
@@ -100,7 +101,7 @@ def test_all_stages_run_as_written(cub, run, inpaint, clip):
 
     results, work = load("runs/cub/results.json"), Path("runs/cub/seed-0")
     scores = {column.name: column.scores for column in results.columns}
-    assert set(scores) == {"clean", *PLACES, WORST}
+    assert set(scores) == {"clean", *PLACES, AVERAGE, WORST}
     for arm in ("control", "written", "guided-adversarial", "copy-paste"):
         assert all(math.isfinite(column[arm]["macro_recall"][0]) for column in scores.values())
         assert scores[WORST][arm]["accuracy"][0] == min(scores[name][arm]["accuracy"][0] for name in PLACES)

@@ -109,8 +109,8 @@ def test_the_readmes_commands_are_understood(launch, monkeypatch):
     made = []
 
     @wraps(data.run_prepare)
-    def prepare(layout, root, data_dir, size=256, tolerance=0.01):
-        made.append((data_dir, size))
+    def prepare(layout, root, data_dir, size=None, tolerance=0.01):
+        made.append((data_dir, size or layout.size))
 
     monkeypatch.setattr(data, "run_prepare", prepare)
     for words in commands_of("gap_jax.data"):
@@ -124,7 +124,8 @@ def test_the_readmes_commands_are_understood(launch, monkeypatch):
             assert ended.returncode == 0, ended.stderr
             config = parse(EXPERIMENT, noted[4:])
             world = config.world
-            used = {world.data, world.held_out, *world.domains.values(), *world.targets.values()} - {None}
+            targets = map(Path, world.targets.values())
+            used = {world.data, world.held_out, *world.domains.values(), *targets} - {None}
             assert {Path(folder.name) for folder in used} <= {Path(folder.name) for folder in folders}, words
             started.add(config.preset)
         assert commands_of(f"experiments/{script}"), f"{script} has no example"

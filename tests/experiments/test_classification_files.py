@@ -10,15 +10,21 @@ import sys
 import jax
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from gap_jax.closed_loop.arms import ARMS
 from gap_jax.closed_loop.command import execute, parse
 from gap_jax.data.__main__ import main as prepare
 from gap_jax.data.masked.iwildcam import CATEGORIES
+from gap_jax.data.masked.waterbirds import CLASSES
+from gap_jax.data.prepared import Prepared
 from gap_jax.experiments.classification.worlds import class_subsets
 from gap_jax.experiments.iwildcam.__main__ import EXPERIMENT as IWILDCAM
 from gap_jax.experiments.waterbirds.__main__ import EXPERIMENT as WATERBIRDS
+from gap_jax.experiments.waterbirds.worlds import ALIA_TEXTS, SHARED
 from gap_jax.models.resnet import ResNet
-from gap_jax.report.results import WORST, load
+from gap_jax.report.results import AVERAGE, CONSTANT, WORST, load
 from gap_jax.weights.classifier import save_classifier
 from tests.data.masked_files import Bird, Shot, write_iwildcam, write_waterbirds
 from tests.experiments.processes import (
@@ -31,8 +37,9 @@ from tests.experiments.processes import (
 
 SIZE = 64
 SHORT = shlex.split(
-    "--preset paper --optimizing.prompts 1 --optimizing.steps 2 --optimizing.batch 2 "
-    "--optimizing.micro-batch 2 --optimizing.denoising-steps 2 --optimizing.adversarial-start 1 "
+    "--preset paper --quick --sampling.size 64 --optimizing.prompts 1 --optimizing.steps 2 "
+    "--optimizing.batch 2 --optimizing.micro-batch 2 --optimizing.denoising-steps 2 "
+    "--optimizing.adversarial-start 0 "
     "--generating.images 8 --generating.batch 4 --generating.denoising-steps 2 --finetuning.steps 4 "
     "--finetuning.batch 4 --evaluating.images 16 --evaluating.severities --evaluating.efficiency 4 "
     "--world.size 64 --world.target-images 2"
@@ -112,32 +119,84 @@ def test_waterbirds_has_a_prompt_for_each_class_and_the_worst_group(run, tmp_pat
     results = run(WATERBIRDS, "waterbirds", 2, arms)
     found = domains(results)
     groups = ("landbird on land", "waterbird on land", "landbird on water", "waterbird on water")
-    assert set(found) == {"clean", *groups, WORST}
+    assert set(found) == {"clean", *groups, AVERAGE, WORST}
     for arm in arms:
         scores = [found[group][arm]["accuracy"][0] for group in groups]
         assert found[WORST][arm]["accuracy"][0] == min(scores)
-    aims = {(prompt.arm, prompt.target) for prompt in results.prompts if prompt.target}
-    unseen = ("waterbird on land", "landbird on water")
-    assert aims == {(arm, group) for arm in ("guided-adversarial", "guided-text") for group in unseen}
+        assert found[AVERAGE][arm]["accuracy"][0] == pytest.approx(np.mean(scores))
+    aims = {
+        (prompt.arm, prompt.target, prompt.name.rpartition(", ")[2])
+        for prompt in results.prompts
+        if prompt.target
+    }
+    assert aims == {(arm, SHARED, bird) for arm in ("guided-adversarial", "guided-text") for bird in CLASSES}
+    written = {prompt.name for prompt in results.prompts if prompt.arm == "written"}
+    assert written == set(ALIA_TEXTS) and len(written) == 7
     images = tmp_path / "work" / "seed-0" / "adversarial" / "generate" / "images" / "train"
     lines = (images / "metadata.jsonl").read_text().splitlines()
     assert len(lines) == 8
     for line in lines:
         assert ("landbird" in line.split('"text"')[1]) == ('"landbird/' in line)
-    assert set(results.efficiency) == {*unseen, WORST}
+    assert set(results.efficiency) == {AVERAGE, WORST}
 
 
-def test_iwildcam_is_guided_by_camera_and_time_and_fine_tunes_the_last_layer_of_another(run, tmp_path):
+def test_iwildcam_is_guided_by_camera_and_time_and_fine_tunes_the_last_layer_of_another(
+    run, tmp_path, capsys
+):
     arms = ("control", "agnostic", "guided-adversarial", "balanced", "randaugment", "augmix")
-    results = run(IWILDCAM, "i_wild_cam", 7, arms, "--world.student", str(tmp_path / "student"))
+    more = ("--world.student", str(tmp_path / "student"), "--optimizing.adversarial-start", "1")
+    results = run(IWILDCAM, "i_wild_cam", 7, arms, *more)
     found = domains(results)
-    assert set(found) == {"clean", "camera 287", "camera 288", WORST}
+    cameras = ("camera 287", "camera 288")
+    assert set(found) == {"clean", *cameras, AVERAGE, WORST}
+    for arm in arms:
+        scores = [found[camera][arm]["macro_f1"][0] for camera in cameras]
+        assert found[AVERAGE][arm]["macro_f1"][0] == pytest.approx(np.mean(scores))
+    tested = ", ".join(f"2 of {camera}, {time}" for camera in cameras for time in ("day", "night"))
+    assert f"tested: {tested}\n" in capsys.readouterr().out
+    assert AVERAGE in results.efficiency
     assert set(found["clean"]["control"]) == {"accuracy", "macro_f1", "macro_recall", "calibration"}
     aims = {prompt.target for prompt in results.prompts if prompt.arm == "guided-adversarial"}
     assert aims == {f"camera {camera}, {time}" for camera in (287, 288) for time in ("day", "night")}
     agnostic = [prompt.name for prompt in results.prompts if prompt.arm == "agnostic"]
     assert len(agnostic) == 7 and "a camera trap photo of a cattle" in agnostic
     assert not np.isnan(results.critic_real).any()
+
+
+@pytest.fixture
+def build(given):
+    """`build(experiment, data set, classes, …)`: the world of an experiment on the miniatures."""
+
+    def build(experiment, name, classes, *more):
+        options = parse(experiment, [*given(name, classes, ("control",)), *more])
+        return experiment.build_world(options.world, 16)
+
+    return build
+
+
+def test_waterbirds_checkpoints_are_chosen_by_the_biased_groups_and_its_target_has_all(build, data):
+    biased = build(WATERBIRDS, "waterbirds", 2, "--world.target-images", "4")
+    assert len(biased.data.validation["clean"]["label"]) == 6
+    every = build(WATERBIRDS, "waterbirds", 2, "--world.validation", "all groups")
+    assert len(every.data.validation["clean"]["label"]) == 12
+    examples = Prepared(data / "waterbirds", "validation", fields=("image", "group"))
+    groups = {examples[i]["image"].tobytes(): int(examples[i]["group"]) for i in range(len(examples))}
+    assert sorted(groups[image.tobytes()] for image in biased.targets[SHARED].images) == [0, 1, 2, 3]
+    chosen = biased.data.validation["clean"]["image"]
+    assert sorted(groups[image.tobytes()] for image in chosen) == [0, 0, 0, 3, 3, 3]
+
+
+def test_iwildcam_makes_images_of_the_targets_time_and_of_the_classes_that_are_kept(build, data):
+    hours = Prepared(data / "i_wild_cam", "train", fields=("hour",)).column("hour")
+    world = build(IWILDCAM, "i_wild_cam", 7, "--world.keep-classes", "zebras", "giraffes")
+    assert set(world.data.subsets) == {"zebras", "giraffes"}
+    for name, target in world.targets.items():
+        assert set(hours[target.sources]) == {12 if name.endswith("day") else 23}
+    night = build(IWILDCAM, "i_wild_cam", 7, "--world.time", "night")
+    assert set(hours[np.concatenate(list(night.data.subsets.values()))]) == {23}
+    assert all(target.sources is None for target in night.targets.values())
+    with pytest.raises(ValueError, match=r"keep_classes must be among background, .*; found zebra$"):
+        build(IWILDCAM, "i_wild_cam", 7, "--world.keep-classes", "zebra")
 
 
 def test_a_classifier_of_other_classes_is_refused(run):
@@ -171,6 +230,30 @@ def command(given):
         return [*program, *rest, "--optimizing.checkpoint-every", "1", "--work", str(work), *more]
 
     return command
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("experiment", "name", "classes"), [(WATERBIRDS, "waterbirds", 2), (IWILDCAM, "i_wild_cam", 7)]
+)
+def test_every_arm_runs_with_targets_of_every_form_a_student_and_several_models(
+    run, clip, tmp_path, experiment, name, classes
+):
+    width = clip.clip.model.vision_model.hidden_size
+    torch.save({"mean": torch.randn(width), "std": torch.rand(width)}, tmp_path / "night.pt")
+    (tmp_path / "shown").mkdir()
+    for i in range(2):
+        Image.fromarray(np.full((SIZE, SIZE, 3), 90 * i, np.uint8)).save(tmp_path / "shown" / f"{i}.png")
+    given = ["dusk", "a photo at dusk", "night", str(tmp_path / "night.pt"), "shown", str(tmp_path / "shown")]
+    student = str(tmp_path / "student")
+    more = ["--world.targets", *given, "--world.student", student, "--world.models", student]
+    results = run(experiment, name, classes, tuple(ARMS), *more)
+    aims = {arm: {prompt.target for prompt in results.prompts if prompt.arm == arm} for arm in ARMS}
+    assert aims["guided"] == aims["guided-adversarial"] == {"night", "shown"}
+    assert aims["guided-text"] == aims["guided-adversarial-text"] == {"dusk"}
+    assert aims["guided-inversion"] == aims["guided-adversarial-inversion"] == {"shown"}
+    assert set(domains(results)["clean"]) == {*ARMS, CONSTANT}
+    assert [row.name for row in results.models][-1] == "prompts against student"
 
 
 @pytest.mark.slow

@@ -10,16 +10,20 @@ import sys
 from itertools import chain
 
 import datasets
+import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from gap_jax import prompts
 from gap_jax.closed_loop.command import Options, execute, main, parse
 from gap_jax.closed_loop.settings import Evaluating, Finetuning, Generating, Optimizing, Settings
+from gap_jax.closed_loop.world import as_batch
+from gap_jax.data.prepared import Prepared
 from gap_jax.experiments.depth.__main__ import EXPERIMENT
 from gap_jax.experiments.depth.settings import DepthFiles, SmallRooms
-from gap_jax.experiments.depth.small_world import DOMAINS, TARGETS
+from gap_jax.experiments.depth.small_world import DOMAINS, TARGETS, build
 from gap_jax.report.results import CONSTANT, load
 from tests.experiments.processes import (
     assert_images_agree,
@@ -29,7 +33,7 @@ from tests.experiments.processes import (
     stopped,
 )
 
-WORLD = SmallRooms(original=4)  # images are generated from each of these rooms
+WORLD = SmallRooms(original=4, models=("critic",))  # images are generated from each of these rooms
 ARMS = ("control", "adversarial-sdedit", "guided-adversarial")
 TINY = Settings(
     arms=ARMS,
@@ -43,6 +47,7 @@ TINY = Settings(
 def command(work, *more):
     """The same settings on the command line."""
     given = ["--work", str(work), "--arms", *ARMS, "--world.original", str(WORLD.original)]
+    given += ["--world.models", *WORLD.models]
     for stage in ("optimizing", "generating", "finetuning", "evaluating"):
         values, defaults = (getattr(settings, stage) for settings in (TINY, Settings()))
         for field in dataclasses.fields(values):
@@ -111,6 +116,32 @@ def test_the_pictures_of_a_prompt_are_the_images_that_were_generated_with_it(fin
     assert compared >= 2
 
 
+def test_all_models_are_measured_on_the_images_of_prompts_against_each(finished):
+    work = finished[0]
+    rows = {row.name: row for row in load(work / "results.json").models}
+    assert list(rows) == ["original images", "prompts against f", "prompts against critic"]
+    models = build(WORLD, held_out=1).models
+    networks = {"f": models.model, "critic": models.others["critic"]}
+    predict = {name: jax.jit(network.predict) for name, network in networks.items()}
+    folders = {"f": "guided-adversarial", "critic": "models/critic"}
+    for against, folder in folders.items():
+        row = rows[f"prompts against {against}"]
+        assert list(row.scores) == list(networks)
+        images = as_batch(Prepared(work / "seed-0" / folder / "generate" / "tfds", "train"))
+        images = {name: array[: TINY.evaluating.images] for name, array in images.items()}
+        for name, network in networks.items():
+            error = np.abs(predict[name](network.params, images["image"]) - images["depth"]) * images["mask"]
+            l1 = error.sum((1, 2, 3)) / images["mask"].sum((1, 2, 3))
+            np.testing.assert_allclose(row.scores[name]["l1"], l1.mean(), rtol=1e-4)
+        for example in row.examples:
+            assert {name: len(paths) for name, paths in example.predictions.items()} == {"f": 2, "critic": 2}
+            for path in (example.label, example.image, *chain(*example.predictions.values())):
+                assert Image.open(work / path).size == (64, 64)
+    place = "optimize/foggy/prompts/0/learned_embeds.safetensors"
+    own, other = (prompts.load(work / "seed-0" / folder / place) for folder in folders.values())
+    assert np.abs(own - other).max() > 1e-4  # both began at the same embeddings
+
+
 def test_sdedit_generates_with_the_adversarial_arms_prompts(finished):
     seed = finished[0] / "seed-0"
     assert (seed / "adversarial" / "optimize").exists()
@@ -174,7 +205,7 @@ def test_the_help_shows_the_first_preset_as_default_and_the_given_ones_settings(
         parse(EXPERIMENT, ["--preset", "taskonomy-dpt", "--help"])
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "sets the defaults of all other options (default: small)" in text
-    assert "(default: omnidata_dpt_depth_v2.ckpt)" in text
+    assert "(default: omnidata_dpt_depth_v1.ckpt)" in text
 
 
 @pytest.mark.parametrize("error", [ValueError, FileNotFoundError, ImportError, FloatingPointError])

@@ -3,11 +3,13 @@
 import csv
 import math
 import shlex
+from itertools import chain
 
 import numpy as np
 import pytest
 import torch
 
+from gap_jax.closed_loop.arms import ARMS
 from gap_jax.closed_loop.command import execute, parse
 from gap_jax.data.__main__ import main as prepare
 from gap_jax.data.prepared import Prepared
@@ -24,7 +26,8 @@ SIDE = 64
 BUILDINGS = {"oak": "train", "elm": "val", "ash": "test"}
 SHORT = shlex.split(
     "--optimizing.steps 2 --optimizing.batch 2 --optimizing.micro-batch 2 --optimizing.denoising-steps 2 "
-    "--generating.images 4 --generating.batch 2 --generating.denoising-steps 2 --finetuning.steps 2 "
+    "--sampling.size 64 --optimizing.random-prompts 2 --generating.images 4 --generating.batch 2 "
+    "--generating.denoising-steps 2 --finetuning.steps 2 "
     "--finetuning.batch 2 --evaluating.images 4 --evaluating.severities 1"
 )
 
@@ -97,12 +100,52 @@ def unet(tmp_path):
 
 
 def test_taskonomy_with_the_unet_runs_through_all_stages(data, run, unet):
-    results = run("taskonomy-unet", unet, "--world.corrupted", str(data / "3dcc"))
+    arms = ("control", "agnostic", "agnostic-random", "guided-adversarial")
+    results = run("taskonomy-unet", unet, "--world.corrupted", str(data / "3dcc"), "--arms", *arms)
     found = scores(results)
     assert ("clean", "clean") in found and ("3dcc", "occlusion") in found and ("cc", "fog") in found
     assert results.generated["guided-adversarial"].kept == 4
     targets = {prompt.target for prompt in results.prompts if prompt.arm == "guided-adversarial"}
     assert targets == {"fog", "blur"}
+    words = [len(prompt.words) for prompt in results.prompts if prompt.arm == "agnostic-random"]
+    assert words == [1, 1]  # prompts of one placeholder each
+
+
+@pytest.mark.slow
+def test_every_arm_runs_with_targets_of_every_form_several_models_and_iterations(
+    data, run, unet, clip, tmp_path
+):
+    width = clip.clip.model.vision_model.hidden_size
+    torch.save({"mean": torch.randn(width), "std": torch.rand(width)}, tmp_path / "night.pt")
+    torch.save(torch.randn(77, 48), tmp_path / "text.pt")
+    (tmp_path / "shown").mkdir()
+    for i in range(2):
+        depth_files.save(tmp_path / "shown" / f"{i}.png", depth_files.draw(i, (SIDE, SIDE)).image)
+    torch.manual_seed(1)
+    torch.save(TorchUNet(2, 8).state_dict(), tmp_path / "other.pth")
+    arms = [name for name, arm in ARMS.items() if not arm.baseline]
+    targets = {"fog": "a room in fog", "night": "night.pt", "text": "text.pt", "shown": "shown"}
+    given = chain(*((name, value if " " in value else tmp_path / value) for name, value in targets.items()))
+    more = [
+        "--arms",
+        *arms,
+        "--world.targets",
+        *map(str, given),
+        "--world.models",
+        str(tmp_path / "other.pth"),
+    ]
+    more += ["--iterations", "2", "--optimizing.backprop-steps", "1", "--evaluating.severities"]
+    results = run("taskonomy-unet", unet, *more)
+    aims = {name: {prompt.target for prompt in results.prompts if prompt.arm == name} for name in arms}
+    assert aims["guided"] == aims["guided-adversarial"] == {"night", "shown"}
+    assert aims["guided-text"] == aims["guided-adversarial-text"] == {"fog", "text"}
+    assert aims["guided-inversion"] == aims["guided-adversarial-inversion"] == {"shown"}
+    assert ("domain", "fog") in scores(results) and ("domain", "blur") not in scores(results)
+    assert {name for name, style in results.arms.items() if style.earlier_of} == {
+        f"{name}, iteration 1" for name in arms
+    }
+    assert [row.name for row in results.models][-1] == "prompts against other"
+    assert all(list(row.scores) == ["f", "other"] for row in results.models)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 import gap_jax
 from tests.torch_references.folders import nchw, relative_error
@@ -80,6 +81,26 @@ def test_older_configurations_pool_at_the_end_of_text_too(folder, tmp_path):
     gap_jax.save_clip(clip, params, tmp_path / "saved")
     saved = transformers.CLIPModel.from_pretrained(tmp_path / "saved").requires_grad_(False)
     assert relative_error(saved.text_model(torch.from_numpy(ids).long()).pooler_output, expected) < 1e-4
+
+
+def test_an_added_token_is_where_older_configurations_pool(folder):
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    name = "text_model.embeddings.token_embedding.weight"
+    weights[name] = torch.cat([weights[name], torch.full((1, 32), 0.1)])
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    changes = {"eos_token_id": 2, "vocab_size": len(tokenizer)}
+    edit_json(folder / "config.json", lambda config: config["text_config"].update(changes))
+    reference = transformers.CLIPModel.from_pretrained(folder).requires_grad_(False)
+    clip, params = gap_jax.load_clip(folder)
+    texts = ["a <new> room", "a room"]
+    ids = clip.tokenize(texts)
+    theirs = tokenizer(texts, padding="max_length", max_length=77, return_tensors="pt").input_ids
+    np.testing.assert_array_equal(ids, theirs)
+    expected = reference.text_model(theirs).pooler_output
+    assert relative_error(clip.text_features(params, ids), expected) < 1e-4
 
 
 @pytest.mark.parametrize("processor", ["preprocessor_config.json", "processor_config.json"])

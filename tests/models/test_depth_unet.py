@@ -1,4 +1,4 @@
-"""Tests the depth U-Net against a torch module with the published names."""
+"""Tests the depth U-Net against a torch module with the published names and the published last layer."""
 
 import itertools
 
@@ -12,6 +12,7 @@ from torch import nn
 import gap_jax
 from gap_jax.models.depth_unet import DepthUNet
 from gap_jax.weights.convert import state_dict
+from tests.torch_references.folders import nchw, nhwc
 
 
 class Block(nn.Module):
@@ -54,7 +55,7 @@ class TorchUNet(nn.Module):
         for block, skip in reversed(list(zip(self.up_blocks, skips, strict=True))):
             x = nn.functional.interpolate(x, scale_factor=2, mode="bilinear")
             x = block(torch.cat([x, skip], 1))
-        return torch.relu(self.last_conv2(torch.relu(self.last_bn(self.last_conv1(x)))))
+        return self.last_conv2(torch.relu(self.last_bn(self.last_conv1(x))))
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def test_prediction_and_gradient_equal_torch(pair, shape):
     x = torch.tensor(images.transpose(0, 3, 1, 2), requires_grad=True)
     expected = torch_model(x)
     (expected * torch.tensor(weights.transpose(0, 3, 1, 2))).sum().backward()
-    assert expected.abs().max() > 0.05
+    assert expected.min() < -0.05 and expected.max() > 0.05
     scale = float(expected.abs().max())
     np.testing.assert_allclose(depth, expected.detach().numpy().transpose(0, 2, 3, 1), atol=1e-4 * scale)
     reference = x.grad.numpy().transpose(0, 2, 3, 1)
@@ -94,8 +95,20 @@ def test_prediction_and_gradient_equal_torch(pair, shape):
     assert errors.min() < 1e-3 and errors.max() < 2e-2
 
 
-def test_it_goes_to_a_folder_and_back(pair, tmp_path):
+def test_the_non_negative_form_ends_with_a_relu(pair):
+    model, params, torch_model = pair
+    images = np.random.default_rng(1).random((4, 32, 32, 3), np.float32)
+    depth = jax.jit(model.clone(non_negative=True).apply)({"params": params}, images)
+    with torch.no_grad():
+        expected = torch.relu(torch_model(nchw(images)))
+    assert 0.1 < (depth == 0).mean() < 0.9
+    np.testing.assert_allclose(depth, nhwc(expected), atol=1e-4 * float(expected.max()))
+
+
+@pytest.mark.parametrize("non_negative", [False, True])
+def test_it_goes_to_a_folder_and_back(pair, non_negative, tmp_path):
     model, params, _ = pair
+    model = model.clone(non_negative=non_negative)
     gap_jax.save_depth(model, params, tmp_path / "depth")
     again, loaded = gap_jax.load_depth(tmp_path / "depth")
     assert again == model

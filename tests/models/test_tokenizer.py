@@ -3,8 +3,10 @@
 import logging
 import warnings
 
+import diffusers
 import numpy as np
 import pytest
+import torch
 import transformers
 
 import gap_jax
@@ -70,6 +72,21 @@ def test_placeholders_are_plain_text_unless_asked_for(sd15):
 def test_placeholders_beyond_nine_are_understood(sd15):
     ids = sd15.pipe.tokenize(["<12>"], placeholders=13)
     assert ids[0, 1] == sd15.pipe.text_encoder.vocab_size + 12
+
+
+def test_textual_inversions_that_a_pipeline_was_saved_with_stand_for_all_their_vectors(sd15, tmp_path):
+    theirs = diffusers.StableDiffusionControlNetPipeline.from_pretrained(sd15.folder)
+    for name, vectors in (("<two>", 2), ("<one>", 1), ("<twelve>", 12)):
+        embeddings = torch.randn(vectors, 48, generator=torch.Generator().manual_seed(vectors))
+        theirs.load_textual_inversion({name: embeddings})
+    theirs.save_pretrained(tmp_path)
+    pipe, params = gap_jax.load_pipeline(tmp_path)
+    for text in ("a <two> room", "<one>,<twelve>", "room"):
+        expected = theirs.encode_prompt(text, "cpu", 1, False)[0].detach()
+        context = pipe.encode_text(params, pipe.tokenize([text]))
+        np.testing.assert_allclose(context, expected, atol=1e-4 * float(expected.abs().max()))
+    spelled_out = pipe.tokenize(["a <two> <two>_1 room"])
+    np.testing.assert_array_equal(pipe.tokenize(["a <two> room"]), spelled_out)
 
 
 def test_no_texts_are_no_rows(sd15):

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 from xml.etree import ElementTree
 
@@ -6,6 +7,8 @@ import pytest
 
 from gap_jax.report import figures
 from gap_jax.report.arms import INK, arm_styles
+from gap_jax.report.results import AVERAGE, Point
+from gap_jax.tasks.metric import MetricStyle
 
 
 def optimised(sampled):
@@ -54,6 +57,18 @@ def test_the_axis_of_images_begins_at_0_and_grows_by_factors(sampled):
     places = axis.transData.transform([(x, 10) for x in (0, 10, 30, 100, 300)])[:, 0]
     assert (np.diff(places) > 20).all()
     assert places[4] - places[3] == pytest.approx(places[2] - places[1], rel=1e-6)
+
+
+def test_the_average_over_domains_is_drawn_against_the_amount_of_data_beside_the_control(sampled):
+    curve = (Point(0, (0.6, 0.7, 0.8)), Point(10, (0.7, 0.8, 0.9)), Point(556, (0.8, 0.8, 0.8)))
+    style = MetricStyle("Accuracy", "in %", 100, True)
+    columns = {"metrics": {"accuracy": style}, "columns": (), "generated": {}, "prompts": ()}
+    found = dataclasses.replace(sampled, efficiency={AVERAGE: {"adversarial": curve}}, **columns)
+    axis = figures.efficiency(found, AVERAGE).axes[0]
+    assert axis.get_ylabel() == "Average accuracy in %"
+    control, drawn = axis.lines[-1], axis.containers[0].lines[0]
+    np.testing.assert_allclose(np.asarray(control.get_ydata(), float), [70, 70])
+    np.testing.assert_allclose(np.asarray(drawn.get_ydata(), float), [70, 80, 80])
 
 
 def test_a_prompt_that_was_not_optimised_has_no_losses_to_show(sampled):

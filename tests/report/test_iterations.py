@@ -5,10 +5,13 @@ import json
 import re
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
+from gap_jax.closed_loop.collect import _style
+from gap_jax.closed_loop.measurements import ModelKey, result_arm
 from gap_jax.report import figures, page, tables
-from gap_jax.report.results import CONSTANT, Generated, Point, load, save
+from gap_jax.report.results import CONSTANT, Column, Generated, Point, load, save
 from tests.report import sample
 
 EARLIER = "adversarial, iteration 1"
@@ -142,3 +145,59 @@ def test_long_labels_fit_into_the_figures(results):
         for text in texts:
             extent = text.get_window_extent()
             assert extent.x0 >= box.x0 and extent.x1 <= box.x1, text.get_text()
+
+
+def three_iterations(results):
+    """Return results of two arms after three iterations, on clean images and under two corruptions."""
+    scores = {"control": (0.05, 0.04, 0.03), "adversarial": (0.06, 0.02, 0.01)}
+    arms, values = {}, {}
+    for arm, by_iteration in scores.items():
+        for i, value in enumerate(by_iteration):
+            key = ModelKey(arm, i)
+            arms[result_arm(key, 3)] = _style(key, 3)
+            values[result_arm(key, 3)] = {"l1": (value, value + 0.02)}
+
+    def scaled(factor):
+        return {arm: {"l1": tuple(factor * x for x in of["l1"])} for arm, of in values.items()}
+
+    columns = (
+        Column("clean", "rooms", None, scaled(1)),
+        Column("cc", "fog", 1, scaled(2)),
+        Column("cc", "snow", 1, scaled(4)),
+    )
+    return dataclasses.replace(results, arms=arms, columns=columns, generated={}, efficiency={}, prompts=())
+
+
+def test_a_table_and_a_curve_of_each_shift_have_every_arm_after_each_iteration(results):
+    results = three_iterations(results)
+    assert tables.iterated_shifts(results) == ["Clean", "Common Corruptions"]
+    table = tables.iterations(results, "Common Corruptions")  # 3 times the clean error, plus 3
+    assert table.columns == ("1", "2", "3")
+    assert [row.label for row in table.rows] == ["Control", "Adversarial"]
+    cells = {row.key: [(cell.mean, cell.error, cell.best) for cell in row.cells] for row in table.rows}
+    assert cells == {
+        "control": [("18.00", "3.00", True), ("15.00", "3.00", False), ("12.00", "3.00", False)],
+        "adversarial": [("21.00", "3.00", False), ("9.00", "3.00", True), ("6.00", "3.00", True)],
+    }
+    lines = figures.iterations(results, "Common Corruptions").axes[0].get_lines()
+    curves = {line.get_color(): line.get_xydata() for line in lines if len(line.get_xydata()) == 3}
+    means = {"control": (18, 15, 12), "adversarial": (21, 9, 6)}
+    for arm, expected in means.items():
+        np.testing.assert_allclose(curves[results.arms[arm].colour], list(enumerate(expected, 1)))
+    titles = [table.title for table in tables.all_tables(results)]
+    assert titles[-2:] == ["Iterations: Clean", "Iterations: Common Corruptions"]
+
+
+def test_the_page_compares_iterations(html, folder):
+    section = html[html.index("What does each iteration add?") :]
+    section = section[: section.index("</section>")]
+    assert section.count("<svg") == 5  # clean images, two kinds of corruption, two domains
+    rows = re.findall(r"</span>Adversarial</th><td>7.77<small> ± 0.00</small></td><td>", section)
+    assert len(rows) == 5
+    assert (folder / "report" / "figures" / "iterations-0-clean.svg").exists()
+    assert "## Iterations: Clean" in (folder / "report" / "table.md").read_text()
+
+
+def test_one_iteration_has_no_tables_of_iterations(sampled, report):
+    assert tables.iterated_shifts(sampled) == []
+    assert "each iteration" not in (report / "index.html").read_text()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gap_jax.report import page, pictures, results
+from gap_jax.report import embedded, page, pictures, results
 from tests.report import sample
 
 
@@ -131,8 +131,8 @@ def test_large_pictures_are_made_smaller_and_small_ones_stay_as_they_are(tmp_pat
     image = np.random.default_rng(0).random((600, 700, 3))
     pictures.save(tmp_path / "large.png", image)
     pictures.save(tmp_path / "small.png", image[:64, :64])
-    uri, small = page._data_uri(tmp_path / "large.png")
+    uri, small = embedded._data_uri(tmp_path / "large.png")
     assert uri.startswith("data:image/webp;base64,") and not small
     assert Image.open(tmp_path / "large.png").size == (700, 600)
-    uri, small = page._data_uri(tmp_path / "small.png")
+    uri, small = embedded._data_uri(tmp_path / "small.png")
     assert uri.startswith("data:image/png;base64,") and small

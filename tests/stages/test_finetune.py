@@ -29,6 +29,12 @@ def test_a_mixture_has_the_share_asked_for():
         assert {mixture[i]["x"] for i in range(len(mixture))} == {*map(float, range(8)), 100.0, 101.0, 102.0}
 
 
+def test_without_a_share_a_mixture_is_the_concatenation():
+    mixture = Mixture(ORIGINAL, GENERATED, None)
+    assert [mixture[i] for i in range(len(mixture))] == [*ORIGINAL, *GENERATED]
+    assert [Mixture(ORIGINAL, None, None)[i] for i in range(8)] == ORIGINAL
+
+
 def test_without_generated_data_a_mixture_is_the_original():
     for mixture in (Mixture(ORIGINAL, None, 0.5), Mixture(ORIGINAL, GENERATED, 0.0)):
         assert [mixture[i] for i in range(len(mixture))] == ORIGINAL

@@ -1,4 +1,4 @@
-"""Generating a data set: plans, labels, resume, filters, and both formats on disk."""
+"""Generating a data set: plans, labels, resume, filters, difficulty bands, and both formats on disk."""
 
 import json
 from pathlib import Path
@@ -13,6 +13,7 @@ from PIL import Image
 
 from gap_jax.data import generated
 from gap_jax.data.image_folder import ImageFolder
+from gap_jax.stages.band import Band
 from gap_jax.stages.generate import Filter, generate, plan
 
 SOURCES, SIZE = 7, 16
@@ -63,6 +64,21 @@ def test_a_plan_repeats_no_source_before_all_were_used_and_has_prompts_in_even_s
     assert sorted(planned.source[:SOURCES]) == sorted(planned.source[SOURCES : 2 * SOURCES]) == list(range(7))
     assert all(set(planned.prompt[i : i + 2]) == {0, 1} for i in range(0, 20, 2))
     assert not np.array_equal(planned.source, plan(20, [np.arange(SOURCES)] * 2, seed=1).source)
+
+
+def test_a_plan_has_prompts_in_proportion_to_their_pools_if_asked_to():
+    pools = [np.arange(30), np.arange(30, 40)]
+    planned = plan(40, pools, seed=0, proportional=True)
+    assert np.bincount(planned.prompt).tolist() == [30, 10]
+    for number, pool in enumerate(pools):
+        assert sorted(planned.source[planned.prompt == number]) == pool.tolist()
+    half = plan(20, pools, seed=0, proportional=True)
+    np.testing.assert_array_equal(half.prompt, planned.prompt[:20])
+
+
+def test_prompts_may_outnumber_the_images():
+    planned = plan(2, [np.array([i]) for i in range(5)], seed=0)
+    assert len(set(planned.prompt)) == 2 and planned.source.tolist() == planned.prompt.tolist()
 
 
 def test_a_prompt_has_sources_of_its_own_pool_only():
@@ -194,3 +210,110 @@ def test_nothing_to_do_is_refused(tmp_path):
     run(tmp_path)
     with pytest.raises(ValueError, match="count is 24, saved was 20"):
         run(tmp_path, count=24)
+
+
+BAND = Band("error", 0.25, 0.7, 9)
+
+
+def run_band(folder, images_per_step=4, planned=None, band=BAND, load=load, step=make_images, **options):
+    return generate(
+        step,
+        COLOURS,
+        load,
+        planned or plan(band.most_candidates, [np.arange(SOURCES)] * len(COLOURS), 0),
+        images_per_step=images_per_step,
+        seed=0,
+        folder=folder,
+        config={},
+        prompt_names=("<a>", "<b>"),
+        band=band,
+        **options,
+    )
+
+
+def images_in(folder):
+    return [example["image"].tobytes() for example in examples(folder)]
+
+
+@pytest.fixture(scope="module")
+def banded(tmp_path_factory):
+    """The folder of a run with the band, and its summary."""
+    folder = tmp_path_factory.mktemp("banded")
+    return folder, run_band(folder)
+
+
+def test_a_band_keeps_the_images_between_its_quantiles_and_reaches_their_number(banded, tmp_path):
+    folder, summary = banded
+    assert summary["images"] == len(examples(folder)) == BAND.images
+    lines = (folder / "images" / "train" / "metadata.jsonl").read_text().splitlines()
+    kept = [json.loads(line)["error"] for line in lines]
+
+    planned = plan(BAND.most_candidates, [np.arange(SOURCES)] * len(COLOURS), 0)
+    black = planned.source == 3
+    every = Band("error", 0.0, 1.0, int((~black).sum()))
+    run_band(tmp_path, planned=planned, band=every)
+    lines = (tmp_path / "images" / "train" / "metadata.jsonl").read_text().splitlines()
+    errors = np.full(len(black), np.nan)
+    errors[~black] = [json.loads(line)["error"] for line in lines]
+    for count in range(1, len(errors) + 1):  # as many candidates as it takes
+        candidates = errors[:count][~black[:count]]
+        low, high = np.quantile(candidates, (BAND.low, BAND.high)) if len(candidates) else (1, 0)
+        inside = candidates[(candidates >= low) & (candidates <= high)]
+        if len(inside) >= BAND.images:
+            break
+    np.testing.assert_array_equal(kept, inside[: BAND.images])
+    dropped = summary["dropped"]
+    assert dropped["error below the band"] == (candidates < low).sum()
+    assert dropped["error above the band"] == (candidates > high).sum()
+    assert dropped["one colour"] > 0
+    made = -(-count // 4) * 4
+    assert BAND.images + sum(dropped.values()) == made
+
+
+def test_a_band_does_not_depend_on_the_size_of_batches(banded, tmp_path):
+    run_band(tmp_path, images_per_step=3)
+    assert images_in(tmp_path) == images_in(banded[0])
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_a_band_that_is_killed_and_started_again_ends_the_same(banded, tmp_path, after):
+    loaded = []
+
+    def dies(sources):
+        if len(loaded) == after:
+            raise KeyboardInterrupt
+        loaded.append(sources)
+        return load(sources)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_band(tmp_path, load=dies)
+    assert run_band(tmp_path) == banded[1] and images_in(tmp_path) == images_in(banded[0])
+
+
+def test_a_band_replaces_images_that_filters_drop_and_does_not_rank_them(tmp_path):
+    def with_losses(weights, batch, keys):
+        pictures, values = make_images(weights, batch, keys)
+        loss = jnp.where(batch["depth"][:, 0, 0, 0] == DEPTH[5, 0, 0, 0], jnp.nan, values["error"])
+        return pictures, {**values, "loss": loss}
+
+    band = Band("loss", 0.0, 0.5, 4)
+    summary = run_band(tmp_path, band=band, step=with_losses, filters=(Filter("error", low=0.3),))
+    assert summary["images"] == 4 and summary["dropped"]["loss"] > 0 and summary["dropped"]["error"] > 0
+    lines = (tmp_path / "images" / "train" / "metadata.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["loss"] >= 0.3 for line in lines)
+
+
+def test_a_band_has_equal_losses_inside_but_keeps_no_more_than_its_number(tmp_path):
+    def constant(weights, batch, keys):
+        return make_images(weights, batch, keys)[0], {"error": jnp.ones(len(keys))}
+
+    summary = run_band(tmp_path, band=Band("error", 0.4, 0.6, 5), step=constant)
+    assert summary["images"] == 5 and set(summary["dropped"]) <= {"surplus", "one colour"}
+
+
+def test_a_plan_that_ends_before_the_band_is_full_is_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match="fewer than 9 of 144 generated images are kept: filters drop too many"
+    ):
+        band = BAND._replace(low=0.25, high=0.5)
+        run_band(tmp_path, band=band, filters=(Filter("error", low=2.0),))

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from gap_jax.stages.guidance import (
     FeatureStatistics,
     cosine,
+    cosine_over_positions,
     image_guidance,
     l2,
     standardised_l2,
@@ -45,11 +46,12 @@ def pictures(count, height, width, seed=0):
 
 
 def torch_distances(features, targets):
-    """Return the distances of each row of features to the targets."""
+    """Return the distances of each row of features to the targets; torch's default axis is 1."""
     mean, std = targets.mean(0, keepdim=True), targets.std(0, keepdim=True)
     squares = (features - mean).pow(2)
     return {
         cosine: 1 - F.cosine_similarity(features, mean, dim=-1).reshape(len(features), -1).mean(1),
+        cosine_over_positions: 1 - F.cosine_similarity(features, mean).reshape(len(features), -1).mean(1),
         l2: squares.flatten(1).mean(1),
         standardised_l2: (squares / std.clamp_min(1e-3)).flatten(1).mean(1),
     }
@@ -76,6 +78,44 @@ def test_image_guidance_and_its_gradient_equal_torchs(clip, distance):
     assert relative_error(gradient, nhwc(variable.grad)) < 1e-3
 
 
+@pytest.mark.parametrize("distance", [cosine, l2, standardised_l2])
+def test_guidance_by_precomputed_features_equals_torchs(clip, distance):
+    images, random = pictures(2, 56, 56), np.random.default_rng(2)
+    mean = random.standard_normal(clip.clip.model.vision_model.hidden_size, dtype=np.float32)
+    std = random.random(len(mean), dtype=np.float32)
+    loss, params = image_guidance(clip.clip, clip.params, FeatureStatistics(mean, std), distance)
+    features, target = torch_features(clip, nchw(images)), torch.from_numpy(mean)
+    expected = {
+        cosine: 1 - F.cosine_similarity(features, target[None]),
+        l2: F.mse_loss(features, target.expand_as(features), reduction="none").mean(1),
+        standardised_l2: ((features - target) ** 2 / torch.from_numpy(std).clamp(min=1e-3)).mean(1),
+    }[distance]
+    np.testing.assert_allclose(loss(params, make_sample(images)), expected.detach(), rtol=1e-4)
+
+
+def test_guidance_by_precomputed_text_states_equals_that_by_their_text(sd15):
+    states = sd15.pipe.encode_text(sd15.params, sd15.pipe.tokenize(["a room in fog"]))[0]
+    context = np.random.default_rng(0).standard_normal((2, *states.shape), dtype=np.float32)
+    for distance in (cosine, l2):
+        given = text_guidance(sd15.pipe, sd15.params, FeatureStatistics(states, None), distance)
+        text = text_guidance(sd15.pipe, sd15.params, ["a room in fog"], distance)
+        values = [loss(target, make_sample(context=context)) for loss, target in (given, text)]
+        np.testing.assert_array_equal(*values)
+
+
+def test_features_of_another_network_are_refused(sd15, clip):
+    other = FeatureStatistics(np.zeros(1024), np.ones(1024))
+    with pytest.raises(
+        ValueError, match=r"mean of the target's features must have shape \[\d+\], found \[1024\]: this CLIP"
+    ):
+        image_guidance(clip.clip, clip.params, other)
+    with pytest.raises(ValueError, match=r"must have shape \[77, 48\], found \[1024\]: this text encoder"):
+        text_guidance(sd15.pipe, sd15.params, other)
+    features = FeatureStatistics(np.zeros(clip.clip.model.vision_model.hidden_size), None)
+    with pytest.raises(ValueError, match="needs the targets' standard deviation"):
+        image_guidance(clip.clip, clip.params, features, standardised_l2)
+
+
 def test_image_guidance_is_zero_for_the_target_itself(clip):
     target = pictures(1, 56, 56)
     for distance in (cosine, l2):
@@ -88,7 +128,7 @@ def test_image_guidance_does_not_keep_the_text_encoder(clip):
     assert "vision_model" in params["clip"] and "text_model" not in params["clip"]
 
 
-@pytest.mark.parametrize("distance", [cosine, l2, standardised_l2])
+@pytest.mark.parametrize("distance", [cosine, cosine_over_positions, l2, standardised_l2])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_text_guidance_and_its_gradient_equal_torchs(sd15, distance, batch):
     texts = ["a room", "fog", "a blurred room"]
@@ -106,10 +146,10 @@ def test_text_guidance_and_its_gradient_equal_torchs(sd15, distance, batch):
     assert relative_error(gradient, variable.grad) < 1e-3
 
 
-@pytest.mark.parametrize("distance", [cosine, l2, standardised_l2])
+@pytest.mark.parametrize("distance", [cosine, cosine_over_positions, l2, standardised_l2])
 def test_distances_have_finite_gradients_at_zero(distance):
-    target = FeatureStatistics(jnp.zeros(4), jnp.zeros(4))
-    gradient = jax.grad(lambda x: distance(x, target).sum())(jnp.zeros((2, 4)))
+    target = FeatureStatistics(jnp.zeros((3, 4)), jnp.zeros((3, 4)))
+    gradient = jax.grad(lambda x: distance(x, target).sum())(jnp.zeros((2, 3, 4)))
     assert np.isfinite(gradient).all()
 
 

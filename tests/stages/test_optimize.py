@@ -1,6 +1,7 @@
 """The stage on an optimiser whose step is cheap: what it writes, and how it resumes."""
 
 import json
+import shutil
 from functools import cache, partial
 from types import SimpleNamespace
 
@@ -147,6 +148,23 @@ def test_step_and_pictures_are_compiled_once_over_steps_and_a_resume(sd15, tmp_p
     assert len(list((tmp_path / "pictures").iterdir())) == 3
     run(sd15, tmp_path, optimizer)
     assert len(read_metrics(tmp_path)) == STEPS
+
+
+def test_a_trajectory_that_is_damaged_or_lacks_a_file_is_noticed(uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted.folder / "trajectory", tmp_path / "trajectory")
+    first, *others = sorted((tmp_path / "trajectory").iterdir())
+    whole = bytearray(first.read_bytes())
+    first.write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])
+    with pytest.raises(ValueError, match=rf"{first.name} is damaged: delete {tmp_path} and run the same"):
+        load_trajectory(tmp_path)
+    first.write_bytes(whole[:100])
+    with pytest.raises(ValueError, match=rf"{first.name} is damaged"):
+        load_trajectory(tmp_path)
+    first.unlink()
+    with pytest.raises(
+        ValueError, match=rf"lacks a file: {others[0].name} must end with step {int(others[0].stem)}"
+    ):
+        load_trajectory(tmp_path)
 
 
 def test_a_finished_run_is_not_run_again(sd15, tmp_path):

@@ -236,9 +236,9 @@ def test_a_batch_with_nan_is_skipped_and_counted(short):
     np.testing.assert_array_equal(after.embeddings, state.embeddings)
 
 
-def run_updates(losses, early_stop, finite=None):
+def run_updates(losses, early_stop, finite=None, tx=None):
     """Return the initial state and the states after an update for each loss, with a gradient of ones."""
-    tx = adamw(1e-2)
+    tx = tx or adamw(1e-2)
     state = initial_state(jax.random.key(0), jnp.zeros((2, 3)), optimizer=tx, early_stop=early_stop)
     states = [state]
     for i, loss in enumerate(losses):
@@ -259,11 +259,26 @@ def test_an_update_that_is_not_finite_changes_nothing_but_the_counts():
     np.testing.assert_array_equal(states[4].embeddings, twice[2].embeddings)
 
 
-def test_early_stopping_returns_the_oldest_embeddings_of_the_first_full_window_below():
-    states = run_updates([-0.1, -0.1, -0.3, -0.3, -0.3, -0.9], EarlyStop(3, -0.2))
-    assert [bool(state.stopped) for state in states] == [False, False, False, False, True, True, True]
-    np.testing.assert_array_equal(states[4].embeddings, states[1].embeddings)
-    np.testing.assert_array_equal(states[6].embeddings, states[4].embeddings)
+def authors_early_stop(losses, window, threshold, lr=0.1):
+    """The embeddings of the authors' rule for gradients of ones: they begin at 0, and each update is -lr."""
+    embedding, running, past = 0.0, [], []
+    for loss in losses:
+        running = [*running, loss][-window:]
+        embedding -= lr
+        past = [*past, embedding][-window:]
+        if len(running) == window and np.mean(running) < threshold:
+            return past[0]
+    return embedding
+
+
+@pytest.mark.parametrize("window", [1, 2, 3])
+def test_early_stopping_returns_the_embeddings_that_the_authors_rule_returns(window):
+    losses, tx = [-0.1, -0.1, -0.3, -0.3, -0.3, -0.9], optax.sgd(0.1)
+    states = run_updates(losses, EarlyStop(window, -0.21), tx=tx)
+    expected = authors_early_stop(losses, window, -0.21)
+    np.testing.assert_allclose(states[6].embeddings, np.full((2, 3), expected), rtol=1e-6)
+    stops = {1: 3, 2: 4, 3: 4}[window]  # updates until the mean of the window is below the threshold
+    assert [bool(state.stopped) for state in states] == [i >= stops for i in range(7)]
     assert states[6].step == 6
 
 

@@ -22,8 +22,15 @@ SCRIPT = Path(toy.__file__)
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    return jax.device_get(toy.run(tmp_path_factory.mktemp("whole") / "toy"))
+def whole(tmp_path_factory):
+    """The folder of an uninterrupted training, and its parameters."""
+    folder = tmp_path_factory.mktemp("whole") / "toy"
+    return folder, jax.device_get(toy.run(folder))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(whole):
+    return whole[1]
 
 
 def assert_same(params, expected):
@@ -45,16 +52,16 @@ class Interrupted(Batches):
         return super().load(step, rows)
 
 
-def test_ctrl_c_saves_and_the_next_run_ends_as_an_uninterrupted_one(tmp_path, uninterrupted, capsys):
+def test_ctrl_c_saves_and_the_next_run_ends_as_an_uninterrupted_one(tmp_path, whole, capsys):
     batches = Interrupted(toy.source(), toy.transform, size=16, seed=0)
     batches.stop = 23
     with pytest.raises(KeyboardInterrupt):
         toy.run(tmp_path, batches=batches)
     saved = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal())
     assert 7 < saved <= 23 and "run the same command to go on" in capsys.readouterr().out
-    assert_same(toy.run(tmp_path), uninterrupted)
-    steps = [line["step"] for line in read_metrics(tmp_path)]
-    assert steps == sorted(set(steps))
+    assert_same(toy.run(tmp_path), whole[1])
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (whole[0] / "metrics.jsonl").read_bytes()
+    assert len(list((tmp_path / "unlogged").iterdir())) <= 3
 
 
 def test_killed_and_run_again_it_ends_with_the_same_bits(tmp_path):
@@ -75,6 +82,8 @@ def test_killed_and_run_again_it_ends_with_the_same_bits(tmp_path):
     results = [np.load(tmp_path / name / "result.npz") for name in ("whole", "killed")]
     for name in ("w", "b"):
         np.testing.assert_array_equal(results[0][name], results[1][name])
+    lines = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "killed")]
+    assert lines[0] == lines[1]
 
 
 def test_eight_devices_do_what_one_does(tmp_path):
@@ -138,6 +147,21 @@ def test_the_best_parameters_on_a_probe_are_returned_also_after_a_resume(tmp_pat
     assert step < 60 and abs(best["w"][0, 1] - 0.5) == pytest.approx(values[step], abs=1e-6)
     assert_same(toy.run(tmp_path / "cut", **options), best)
     assert_same(toy.run(tmp_path / "whole", **options), best)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's, harmless
+def test_damaged_best_parameters_are_never_replaced_by_others(tmp_path):
+    def probe(params):
+        return {"distance": abs(float(np.asarray(params["w"])[0, 0]) - 0.1)}, {}
+
+    options = dict(steps=14, probe=probe, probe_every=7, select="distance")
+    best = jax.device_get(toy.run(tmp_path, **options))
+    assert_same(toy.run(tmp_path, **options), best)
+    for path in (tmp_path / "best").rglob("*"):
+        if path.is_file() and path.name not in ("config.json", "digest.json"):
+            path.write_bytes(path.read_bytes()[::-1])
+    with pytest.raises(ValueError, match=rf"best/\d+ is damaged, .* Delete {tmp_path} and run"):
+        toy.run(tmp_path, **options)
 
 
 def test_another_configuration_is_refused(tmp_path):

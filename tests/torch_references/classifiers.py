@@ -29,10 +29,27 @@ class Bottleneck(nn.Module):
         return relu(h + (self.downsample(x) if hasattr(self, "downsample") else x))
 
 
-class ResNet(nn.Module):
-    """Torchvision's ResNet with bottleneck blocks, for images `[B,3,H,W]` in [0,1]."""
+class Basic(nn.Module):
+    def __init__(self, channels, features, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, features, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(features)
+        self.conv2, self.bn2 = nn.Conv2d(features, features, 3, 1, 1, bias=False), nn.BatchNorm2d(features)
+        if stride > 1 or channels != features:
+            conv = nn.Conv2d(channels, features, 1, stride, bias=False)
+            self.downsample = nn.Sequential(conv, nn.BatchNorm2d(features))
 
-    def __init__(self, embedding=8, widths=(16, 32, 48, 64), depths=(2, 1, 2, 1), classes=CLASSES):
+    def forward(self, x):
+        h = self.bn2(self.conv2(relu(self.bn1(self.conv1(x)))))
+        return relu(h + (self.downsample(x) if hasattr(self, "downsample") else x))
+
+
+class ResNet(nn.Module):
+    """Torchvision's ResNet, for images `[B,3,H,W]` in [0,1]."""
+
+    def __init__(
+        self, block=Bottleneck, embedding=8, widths=(16, 32, 48, 64), depths=(2, 1, 2, 1), classes=CLASSES
+    ):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, embedding, 7, 2, 3, bias=False), nn.BatchNorm2d(embedding)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
@@ -40,7 +57,7 @@ class ResNet(nn.Module):
         for i, (name, features, depth) in enumerate(zip(self.layers, widths, depths, strict=True)):
             blocks = []
             for j in range(depth):
-                blocks.append(Bottleneck(channels, features, 2 if i and not j else 1))
+                blocks.append(block(channels, features, 2 if i and not j else 1))
                 channels = features
             self.add_module(name, nn.Sequential(*blocks))
         self.fc = nn.Linear(channels, classes)
@@ -109,6 +126,9 @@ def scramble(network: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def torchvision(kind: str) -> ResNet | ViT:
+    """Return a small `resnet` with bottlenecks, one with `basic` blocks, or a `vit`."""
+    if kind == "basic":
+        return scramble(ResNet(Basic, widths=(8, 16), depths=(1, 2)))
     return scramble(ResNet() if kind == "resnet" else ViT())
 
 

@@ -205,6 +205,34 @@ def without_controlnet(folder):
     (folder / "model_index.json").write_text(json.dumps(index))
 
 
+def test_a_component_without_the_variant_is_read_without_it(sd15, folder):
+    [weights] = (folder / "unet").glob("*.safetensors")
+    weights.rename(weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    with pytest.warns(UserWarning, match="has no weights of the variant 'fp16': others are read") as warned:
+        _, params = gap_jax.load_pipeline(folder, variant="fp16")
+    assert len([warning for warning in warned if "variant" in str(warning.message)]) == 3
+    assert_equal(params, sd15.params)
+
+
+def test_another_autoencoder_is_taken_from_its_own_folder(sd15, sd21):
+    pipe, params = gap_jax.load_pipeline(sd15.folder, vae=sd21.folder / "vae")
+    assert pipe == sd15.pipe
+    assert_equal(params["vae"], sd21.params["vae"])
+    assert_equal(params["unet"], sd15.params["unet"])
+
+
+def test_parts_that_torch_ignores_are_ignored_with_a_line(sd15, folder):
+    """Some folders hold a whole CLIP in `text_encoder/`."""
+    [weights] = (folder / "text_encoder").glob("*.safetensors")
+    names = ("text_projection.weight", "vision_model.post_layernorm.weight", "logit_scale")
+    surplus = {name: torch.ones(2) for name in names}
+    tensors = {f"text_model.{name}": tensor for name, tensor in load_file(weights).items()}
+    save_file(tensors | surplus, weights)
+    with pytest.warns(UserWarning, match="3 tensors of other parts, such as .*, are not used"):
+        _, params = gap_jax.load_pipeline(folder)
+    assert_equal(params, sd15.params)
+
+
 def test_controlnet_comes_with_the_pipeline_or_later(sd15, folder):
     without_controlnet(folder)
     pipe, params = gap_jax.load_pipeline(folder)

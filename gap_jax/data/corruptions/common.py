@@ -271,13 +271,21 @@ class _Corruption(NamedTuple):
     imagenet: tuple[Any, ...]
 
 
-_SMALL_FLAKES = (
-    (0.1, 0.2, 1, 0.6, 8, 3),
-    (0.1, 0.2, 1, 0.5, 10, 4),
-    (0.15, 0.3, 1.75, 0.55, 10, 4),
-    (0.25, 0.3, 2.25, 0.6, 12, 6),
-    (0.3, 0.3, 1.25, 0.65, 14, 12),
-)
+_SMALL_ZOOMS = tuple((end, 0.01) for end in (1.06, 1.11, 1.16, 1.21, 1.26))
+
+
+def _small_flakes(*kept: float) -> tuple[tuple[float, ...], ...]:
+    """Return the parameters of snow on small images, which differ in the share that is kept."""
+    flakes = (
+        (0.1, 0.2, 1, 0.6, 8, 3),
+        (0.1, 0.2, 1, 0.5, 10, 4),
+        (0.15, 0.3, 1.75, 0.55, 10, 4),
+        (0.25, 0.3, 2.25, 0.6, 12, 6),
+        (0.3, 0.3, 1.25, 0.65, 14, 12),
+    )
+    return tuple((*flake, share) for flake, share in zip(flakes, kept, strict=True))
+
+
 _ELASTIC_SCALE = 244 / 224  # the published lengths for images of 224 pixels are shares of 244
 
 _CORRUPTIONS = {
@@ -316,15 +324,14 @@ _CORRUPTIONS = {
     ),
     "zoom_blur": _Corruption(  # end and step of the zoom factors, which begin at 1
         _zoom_blur,
-        *2 * [tuple((end, 0.01) for end in (1.06, 1.11, 1.16, 1.21, 1.26))],
+        _SMALL_ZOOMS,
+        _SMALL_ZOOMS,
         ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
     ),
     "snow": _Corruption(  # noise mean and deviation; zoom; threshold; motion radius and sigma; share kept
         _snow,
-        *(
-            tuple((*flakes, share) for flakes, share in zip(_SMALL_FLAKES, kept, strict=True))
-            for kept in ((0.95, 0.9, 0.9, 0.85, 0.8), (0.8, 0.8, 0.7, 0.65, 0.6))
-        ),
+        _small_flakes(0.95, 0.9, 0.9, 0.85, 0.8),
+        _small_flakes(0.8, 0.8, 0.7, 0.65, 0.6),
         (
             (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
             (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
@@ -346,10 +353,10 @@ _CORRUPTIONS = {
         ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
     ),
     "brightness": _Corruption(  # added to HSV's value
-        _brightness, (0.05, 0.1, 0.15, 0.2, 0.3), *2 * [(0.1, 0.2, 0.3, 0.4, 0.5)]
+        _brightness, (0.05, 0.1, 0.15, 0.2, 0.3), (0.1, 0.2, 0.3, 0.4, 0.5), (0.1, 0.2, 0.3, 0.4, 0.5)
     ),
     "contrast": _Corruption(  # factor
-        _contrast, (0.75, 0.5, 0.4, 0.3, 0.15), *2 * [(0.4, 0.3, 0.2, 0.1, 0.05)]
+        _contrast, (0.75, 0.5, 0.4, 0.3, 0.15), (0.4, 0.3, 0.2, 0.1, 0.05), (0.4, 0.3, 0.2, 0.1, 0.05)
     ),
     "elastic_transform": _Corruption(  # displacement, its smoothness, jitter of corners; as shares
         _elastic_transform,

@@ -29,6 +29,7 @@ class DepthFolderLayout:
     far: float | None = None
     """value in a depth file at which depth is 1; by default 65535 for integers and 1 for floats"""
     frame: ClassVar = None
+    size: ClassVar = 384  # pixels of a side at which images are prepared by default
 
     def __post_init__(self):
         if self.far is not None and not self.far > 0:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -32,6 +32,7 @@ class OmnidataLayout:
     """CSV file with the columns id,train,val,test; without it, all images are in train"""
     far: float = 65535
     """depth, in units of 1/512 m, that becomes 1: 65535 (128 m) is Omnidata's scale, 8000 Taskonomy's"""
+    size: ClassVar = 384  # pixels of a side at which images are prepared by default
 
     def __post_init__(self):
         if not self.far > 0:

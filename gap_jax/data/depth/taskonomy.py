@@ -38,6 +38,7 @@ class TaskonomyLayout:
     selection: Path | None = None
     """text file with a depth path on each line, to use only these images"""
     frame: ClassVar = None
+    size: ClassVar = 384  # pixels of a side at which images are prepared by default
 
     def find(self, root: Path) -> Inventory:
         """List the examples, with ids `{building}/{point}/{view}`; raise the errors of `Layout.find`."""

@@ -23,6 +23,7 @@ class MaskedFolderLayout:
     """largest median share of an image that masks may keep; masks that keep more look inverted"""
     attributes: ClassVar = ()
     scaled_masks: ClassVar = False
+    size: ClassVar = 384  # pixels of a side at which images are prepared by default
 
     def find(self, root: Path) -> Inventory:
         """List the examples, all in the split `train`, with ids `{class}/{name}` and classes as groups.

@@ -60,6 +60,7 @@ class IWildCamLayout:
     """largest median share of an image that masks may keep; masks that keep more look inverted"""
     attributes: ClassVar = ("location", "hour")
     scaled_masks: ClassVar = True  # WILDS' images were made smaller, the masks were not
+    size: ClassVar = 448  # pixels of a side at which images are prepared by default
 
     def find(self, root: Path) -> Inventory:
         """List the examples, with ids `{image_id}` and locations as groups.

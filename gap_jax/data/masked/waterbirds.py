@@ -31,6 +31,7 @@ class WaterbirdsLayout:
     """largest median share of an image that masks may keep; masks that keep more look inverted"""
     attributes: ClassVar = ("place",)
     scaled_masks: ClassVar = False
+    size: ClassVar = 384  # pixels of a side at which images are prepared by default
 
     def find(self, root: Path) -> Inventory:
         """List the examples, with ids `{species}/{stem}`; raise the errors of `Layout.find`."""

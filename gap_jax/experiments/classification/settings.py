@@ -39,12 +39,22 @@ class ClassificationFiles:
     student: str | None = None  # another classifier to fine-tune in its place; None: the model itself
     # stronger classifier that judges generated images; None: the model before fine-tuning
     critic: str | None = None
+    # further classifiers: prompts are found against each, and all models are measured on all their images;
+    # files, folders or hub ids
+    models: tuple[str, ...] = ()
     size: int = 224  # side of the images that classifiers see, in pixels
-    # top and bottom of the part of the image that classifiers see, as fractions of the height
-    rows: tuple[float, float] = (0.0, 1.0)
+    # part of an image's height that classifiers see: its first row, its number of rows, and the image's
+    # number of rows; other heights are cut in proportion
+    crop: tuple[int, int, int] | None = None
     # normalise images with the mean and deviation in the classifier's folder or, for a file, with ImageNet's
     normalised: bool = True
     # the part of the classifier that is fine-tuned
     trained: Literal["everything", "last layer"] = "everything"
+    batch_norm: Literal["training", "evaluation"] = "training"  # mode of batch norm in fine-tuning
+    # classes whose images prompts are optimised on and images are generated from; none given: all
+    keep_classes: tuple[str, ...] = ()
     target_images: int = 64  # number of images that show each target domain, at most
+    # other target domains, in place of the experiment's own: name, and a folder of images, a file of
+    # features, or a text
+    targets: dict[str, str] = dataclasses.field(default_factory=dict)
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # precision of Stable Diffusion and CLIP

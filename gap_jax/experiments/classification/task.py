@@ -1,7 +1,7 @@
 """Classification as a task of the closed loop: losses, metrics, inpainting, pictures, baseline arms."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,12 @@ from gap_jax.data.loader import Source, Subset
 from gap_jax.diffusion.align import inpaint
 from gap_jax.models.network import Mask, Network
 from gap_jax.report import pictures
-from gap_jax.stages.classifier_tuning import all_parameters, batch_norm_statistics
+from gap_jax.stages.classifier_tuning import (
+    all_parameters,
+    batch_norm_statistics,
+    freeze,
+    statistics_loss,
+)
 from gap_jax.tasks import classification, classification_metrics
 from gap_jax.tasks.metric import ImageLoss, Metric, MetricStyle
 from gap_jax.weights.classifier import load_classifier
@@ -70,7 +75,8 @@ def classification_task(
     - `adversarial`: the loss that adversarial prompts minimise, such as `uniform_cross_entropy` of
       `tasks.classification`.
     - `metrics`: names in `METRICS`, besides the accuracy, which is the main metric.
-    - `paste`: True to put the original's kept pixels back, exactly; see `inpaint`.
+    - `paste`: True to put the original's kept pixels back, exactly, while prompts are optimised, too; in
+      images that are trained on, they always are. See `inpaint`.
     - `weights`: float `[K]`, each class's weight in fine-tuning; None: 1.
     """
     count = len(classes)
@@ -83,6 +89,7 @@ def classification_task(
 
     return Task(
         align=lambda strength: inpaint(strength, paste),
+        generation_align=lambda strength: inpaint(strength, paste=True),
         adversarial=adversarial,
         loss=classification.cut_mix_loss(loss),
         metrics={name: METRICS[name] for name in ("accuracy", *metrics)},
@@ -99,30 +106,49 @@ def classification_task(
     )
 
 
+def cropped_rows(crop: tuple[int, int, int], height: int) -> slice:
+    """Return the rows of an image of this height that a crop leaves.
+
+    `crop` is the first row, the number of rows, and the height of the image that these are meant for; other
+    heights are cut in proportion, and rounded down, as in the code of the paper's authors.
+    """
+    top, count, of = crop
+    first = top * height // of
+    return slice(first, first + count * height // of)
+
+
 def classifier(
     model: str,
     size: int,
     trainable: Mask = all_parameters,
-    rows: tuple[float, float] = (0.0, 1.0),
+    crop: tuple[int, int, int] | None = None,
+    batch_norm: Literal["training", "evaluation"] = "evaluation",
     **options: Any,
 ) -> Network:
     """Load a classifier that takes images of any size.
 
     - `size`: the side to which images are resized, in pixels.
-    - `trainable`: a mask of the parameters that fine-tuning may change. Batch norm stays in evaluation mode,
-      and its statistics never change.
-    - `rows`: the first and the last row that the classifier sees, as shares of the height.
+    - `trainable`: a mask of the parameters that fine-tuning may change.
+    - `crop`: the part of an image's height that the classifier sees, as in `cropped_rows`; None: all of it.
+    - `batch_norm`: its mode in fine-tuning. `training` normalises a batch by its own statistics, which move
+      the running ones, whatever `trainable` says; in `evaluation`, the running statistics never change.
     - `options`: further arguments of `load_classifier`.
     """
     module, params = load_classifier(model, **options)
 
-    def predict(params: Any, images: jax.Array) -> jax.Array:
-        top, bottom = (round(share * images.shape[1]) for share in rows)
-        images = images[:, top:bottom]
+    def seen(images: jax.Array) -> jax.Array:
+        if crop is not None:
+            images = images[:, cropped_rows(crop, images.shape[1])]
         shape = (len(images), size, size, images.shape[-1])
-        if images.shape != shape:
-            images = jax.image.resize(images, shape, "bilinear")
-        return module.apply({"params": params}, images)
+        return images if images.shape == shape else jax.image.resize(images, shape, "bilinear")
+
+    def predict(params: Any, images: jax.Array) -> jax.Array:
+        return module.apply({"params": params}, seen(images))
+
+    def training(params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        frozen = freeze(params, without_statistics)
+        logits, updated = module.apply({"params": frozen}, seen(images), train=True, mutable="params")
+        return logits, statistics_loss(params, updated["params"])
 
     def without_statistics(params: Any) -> Any:
         return jax.tree.map(
@@ -131,7 +157,7 @@ def classifier(
             batch_norm_statistics(params),
         )
 
-    return Network(predict, params, without_statistics)
+    return Network(predict, params, without_statistics, training if batch_norm == "training" else None)
 
 
 def baselines(

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from gap_jax.closed_loop.world import FixedPrompts, Generator, Models, World, as_batch, load_generator
+from gap_jax.closed_loop.world import (
+    FixedPrompts,
+    Generator,
+    Models,
+    World,
+    as_batch,
+    load_generator,
+    load_others,
+)
 from gap_jax.data.batch import HostBatch
 from gap_jax.data.loader import Source, unstack
 from gap_jax.data.prepared import Prepared
@@ -30,13 +38,14 @@ def models_from(config: ClassificationFiles) -> Models:
         model=_classifier_from(config, config.model),
         critic=_classifier_from(config, config.critic or config.model),
         student=_classifier_from(config, config.student) if config.student else None,
+        others=load_others(config.models, lambda model: _classifier_from(config, model)),
     )
 
 
 def _classifier_from(config: ClassificationFiles, model: str) -> Network:
     trainable = last_layer if config.trained == "last layer" else all_parameters
     plain = {} if config.normalised else {"image_mean": (0.0,) * 3, "image_std": (1.0,) * 3}
-    return classifier(model, config.size, trainable, config.rows, **plain)
+    return classifier(model, config.size, trainable, config.crop, config.batch_norm, **plain)
 
 
 def held_out_set(config: ClassificationFiles, split: str, count: int, *fields: str) -> dict[str, np.ndarray]:
@@ -90,6 +99,7 @@ def parts_from_files(
 
 def small_parts(
     experiment: str,
+    others: Sequence[str],
     *,
     title: str,
     train: HostBatch,
@@ -97,14 +107,20 @@ def small_parts(
     test: HostBatch,
     prompts: FixedPrompts,
 ) -> Parts:
-    """Return rendered pictures with the small world's models for `waterbirds` or `iwildcam`."""
+    """Return rendered pictures with the small world's models for `waterbirds` or `iwildcam`.
+
+    `others` are further classifiers: "critic", the small world's own, or files, folders or hub ids.
+    """
+
+    def network(model: str) -> Network:
+        own = model in ("model", "critic")
+        part = experiment if model == "model" else f"{experiment}_critic"
+        return classifier("wildlife" if own else model, 64, part=part)
+
     return Parts(
         title=title,
         generator=load_generator("wildlife", "wildlife"),
-        models=Models(
-            model=classifier("wildlife", 64, part=experiment),
-            critic=classifier("wildlife", 64, part=f"{experiment}_critic"),
-        ),
+        models=Models(model=network("model"), critic=network("critic"), others=load_others(others, network)),
         original=unstack(train, FIELDS),
         grouped=unstack(train, (*FIELDS, "group")),
         validation=validation,
@@ -116,7 +132,7 @@ def small_parts(
 def with_checked_classes(world: World) -> World:
     """Return the world; raise ValueError if one of its networks does not have the task's classes."""
     models, images, classes = world.models, world.data.test["image"][:1], world.task.classes or ()
-    networks = {"model": models.model, "critic": models.critic, "student": models.student}
+    networks = {"model": models.model, "critic": models.critic, "student": models.student, **models.others}
     for name, network in networks.items():
         if network is None:
             continue
@@ -129,8 +145,12 @@ def with_checked_classes(world: World) -> World:
 
 
 def keep_rows(batch: HostBatch, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the rows of a batch that are chosen by number or by a bool for each row."""
-    return {name: array[rows] for name, array in batch.items()}
+    """Return the rows of a batch that are chosen by a bool for each row; neighbours are not copied."""
+    numbers = np.flatnonzero(rows)
+    chosen: np.ndarray | slice = numbers
+    if len(numbers) and numbers[-1] - numbers[0] == len(numbers) - 1:
+        chosen = slice(numbers[0], numbers[-1] + 1)
+    return {name: array[chosen] for name, array in batch.items()}
 
 
 def labels_and_foregrounds(source: Source) -> tuple[np.ndarray, np.ndarray]:
@@ -141,14 +161,23 @@ def labels_and_foregrounds(source: Source) -> tuple[np.ndarray, np.ndarray]:
 
 
 def class_subsets(
-    labels: np.ndarray, kept: np.ndarray, classes: Sequence[str], background: int | None = None
+    labels: np.ndarray,
+    kept: np.ndarray,
+    classes: Sequence[str],
+    background: int | None = None,
+    keep: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
     """Return the numbers of each class's examples that have a foreground.
 
-    The class `background`, if there is one, comes last and with all of its examples. Raises ValueError for a
-    class without an example.
+    The class `background`, if there is one, comes last and with all of its examples. `keep` names the classes
+    to return; none given: all. Raises ValueError for a class without an example, and for an unknown name.
     """
+    if unknown := set(keep) - set(classes):
+        raise ValueError(
+            f"keep_classes must be among {', '.join(classes)}; found {', '.join(sorted(unknown))}"
+        )
     order = sorted(range(len(classes)), key=lambda i: i == background)
+    order = [i for i in order if not keep or classes[i] in keep]
     subsets = {classes[i]: np.flatnonzero((labels == i) & (kept | (i == background))) for i in order}
     empty = ", ".join(name for name, rows in subsets.items() if not len(rows))
     if empty:

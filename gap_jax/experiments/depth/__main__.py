@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 def build_world(config: SmallRooms | DepthFiles, held_out: int) -> "World":
     """Return the world of a configuration, with this many images in each held-out set."""
+    from gap_jax.closed_loop.targets import with_targets
     from gap_jax.experiments.depth import files, small_world
 
     if isinstance(config, SmallRooms):
-        return small_world.build(config, held_out)
+        return with_targets(small_world.build(config, held_out), config.targets)
     return files.build(config, held_out)
 
 

@@ -1,11 +1,12 @@
 """The depth experiment's world from files: prepared data sets, Stable Diffusion, and your own depth model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from gap_jax.closed_loop.targets import read_target
 from gap_jax.closed_loop.world import (
     DataSets,
     FixedPrompts,
@@ -14,12 +15,12 @@ from gap_jax.closed_loop.world import (
     World,
     as_batch,
     load_generator,
+    load_others,
     select,
 )
 from gap_jax.data.batch import HostBatch
 from gap_jax.data.corruptions.common import corrupt
 from gap_jax.data.corruptions.files import check_complete, list_corruptions, precomputed_sets
-from gap_jax.data.image_folder import read_images
 from gap_jax.data.prepared import Prepared, split_names
 from gap_jax.experiments.depth.settings import DepthFiles
 from gap_jax.experiments.depth.task import depth_task
@@ -29,8 +30,10 @@ from gap_jax.tasks.depth import NEGATIVE_PROMPT
 from gap_jax.weights.depth import load_depth
 
 TARGET_IMAGES = 8
+UNET_SIZE = 256  # side of the images that XTC's U-Net was trained on
 TARGET_SEVERITY = 3
 CORRUPTED_TARGETS = {"fog": "fog", "blur": "defocus_blur"}  # the paper's targets: Common Corruptions by name
+TARGET_TEXTS = {"fog": "a photo of a room in fog", "blur": "a blurry photo of a room"}
 WRITTEN = (
     "a room in fog",
     "a dark room at night",
@@ -50,22 +53,27 @@ def build(config: DepthFiles, held_out: int) -> World:
     validation, test = (Prepared(held_out_data, split).sample(held_out) for split in ("validation", "test"))
     precomputed = _check_precomputed(config.corrupted, test)
     clean, tested = as_batch(validation), as_batch(test)
-    reserved = {"clean", *({} if config.targets else CORRUPTED_TARGETS)} & set(config.domains)
+    shifts = [name for name in CORRUPTED_TARGETS if name in config.targets or not config.targets]
+    reserved = {"clean", *shifts} & set(config.domains)
     if reserved:
         raise ValueError(
             f"domains must not be named {', '.join(sorted(reserved))}: another test set has that name"
         )
+    original = Prepared(config.data, "train")
     domains, target_images = {}, {}
     for name, folder in config.domains.items():
         domains[name], target_images[folder] = _split_domain(folder, held_out)
-    targets = {
-        name: target_images[folder] if folder in target_images else read_images(folder, config.size)
-        for name, folder in config.targets.items()
-    }
-    if not targets:
-        targets = _corrupted(clean["image"][:TARGET_IMAGES])
-        corrupted = _corrupted(tested["image"])
-        domains |= {name: {**tested, "image": images} for name, images in corrupted.items()}
+    for name, images in _corrupted(tested["image"], shifts).items():
+        domains[name] = {**tested, "image": images}
+    shown = _corrupted(clean["image"][:TARGET_IMAGES], CORRUPTED_TARGETS)
+    targets = {name: TargetDomain(images=shown[name], text=TARGET_TEXTS[name]) for name in shown}
+    if config.targets:
+        targets = {
+            name: TargetDomain(images=target_images[Path(value)])
+            if Path(value) in target_images
+            else read_target(value, len(original[0]["image"]))
+            for name, value in config.targets.items()
+        }
     generator = load_generator(config.pipeline, config.clip, controlnet=config.controlnet, dtype=config.dtype)
     return World(
         title="Depth",
@@ -74,27 +82,29 @@ def build(config: DepthFiles, held_out: int) -> World:
         models=Models(
             model=_network(config.model, config.size),
             critic=_network(config.critic or config.model, config.size),
+            others=load_others(config.models, _network),
         ),
         task=depth_task(config.loss, NEGATIVE_PROMPT),
         data=DataSets(
-            original=Prepared(config.data, "train"),
+            original=original,
             validation={"clean": clean},
             test=tested,
             domains=domains,
             precomputed=lambda: _precomputed(config.corrupted, test) if config.corrupted else (),
             num_precomputed=len(precomputed),
         ),
-        targets={name: TargetDomain(images=images) for name, images in targets.items()},
+        targets=targets,
         prompts=FixedPrompts(written=WRITTEN),
     )
 
 
-def _network(model: str, size: int) -> Network:
-    """Return a depth model that resizes images to the size it was trained at."""
+def _network(model: str, size: int | None = None) -> Network:
+    """Return a depth model that resizes images to `size`; None: to what it was trained at."""
     module, params = load_depth(model)
+    side = size or getattr(module, "image_size", UNET_SIZE)
 
     def predict(params, images: jax.Array) -> jax.Array:
-        shape = (len(images), size, size, images.shape[-1])
+        shape = (len(images), side, side, images.shape[-1])
         return module.apply({"params": params}, jax.image.resize(images, shape, "bilinear"))
 
     return Network(predict, params)
@@ -114,12 +124,12 @@ def _split_domain(folder: Path, count: int) -> tuple[HostBatch, np.ndarray]:
     return select(source, tested), select(source, targets)["image"]
 
 
-def _corrupted(images: np.ndarray) -> dict[str, np.ndarray]:
-    """Return images under the Common Corruptions that are the default targets."""
+def _corrupted(images: np.ndarray, targets: Iterable[str]) -> dict[str, np.ndarray]:
+    """Return images under the Common Corruptions of some of the default targets, by the target's name."""
     positions = np.arange(len(images))
     return {
-        target: corrupt(images, name, TARGET_SEVERITY, ids=positions)
-        for target, name in CORRUPTED_TARGETS.items()
+        target: corrupt(images, CORRUPTED_TARGETS[target], TARGET_SEVERITY, ids=positions)
+        for target in targets
     }
 
 

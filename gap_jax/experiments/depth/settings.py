@@ -24,6 +24,12 @@ class SmallRooms:
 
     original: int = 512  # number of rooms that the model is fine-tuned on and images are generated from
     target_images: int = 8  # number of images that show each target domain
+    # other target domains: name, and a folder of images, a file of features, or a text; without any, targets
+    # are foggy and checkered rooms, given as images and in words
+    targets: dict[str, str] = dataclasses.field(default_factory=dict)
+    # further depth models: prompts are found against each, and all models are measured on all their images;
+    # "critic" is the small world's own, others are files, folders or hub ids
+    models: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,9 +41,10 @@ class DepthFiles:
     held_out: Path | None = None
     # further test sets: name and prepared data set
     domains: dict[str, Path] = dataclasses.field(default_factory=dict)
-    # target domains: name and image folder, or the data set of one of the domains, 8 of whose images are
-    # then not tested; without any, targets are validation images in fog and under defocus blur
-    targets: dict[str, Path] = dataclasses.field(default_factory=dict)
+    # target domains: name, and a folder of images, a file of features, a text, or the data set of one of the
+    # domains, 8 of whose images are then not tested; without any, targets are validation images in fog and
+    # under defocus blur, also given in words
+    targets: dict[str, str] = dataclasses.field(default_factory=dict)
     corrupted: Path | None = None  # folder of precomputed 3D Common Corruptions of the test images
     pipeline: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # folder or hub id of Stable Diffusion
     # folder or hub id of the ControlNet; None: the pipeline's
@@ -46,6 +53,9 @@ class DepthFiles:
     model: str = "rgb2depth_consistency.pth"  # depth model to improve: a file, a folder or a hub id
     # stronger depth model that judges generated images; None: the model before fine-tuning
     critic: str | None = None
+    # further depth models: prompts are found against each, and all models are measured on all their images;
+    # files, folders or hub ids
+    models: tuple[str, ...] = ()
     size: int = 256  # side of the images that the depth models see, in pixels
     loss: Literal["l1", "midas"] = "l1"  # fine-tuning loss: L1, or MiDaS's scale- and shift-invariant loss
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # precision of Stable Diffusion and CLIP
@@ -53,40 +63,48 @@ class DepthFiles:
 
 REPLICA = Path("data/omnidata")
 UNET = Settings(
-    sampling=SamplingSettings(guidance_scale=7.0),
+    sampling=SamplingSettings(guidance_scale=7.0, size=384),
     optimizing=Optimizing(
         prompts=8,
         placeholders=4,
+        random_prompts=123,
+        random_placeholders=1,
         steps=500,
+        flips=True,
         batch=8,
         micro_batch=1,  # all prompts are optimised together
         learning_rate=5e-4,
         weight_decay=1e-2,
         denoising_steps=5,
-        window=10,
+        window=1,
         threshold=-0.2,
         checkpoint_every=20,
         picture_every=50,
     ),
     generating=Generating(
-        images=8000, batch=8, denoising_steps=15, suffix=",photo,highly detailed,photorealistic"
+        images=8000,
+        batch=8,
+        denoising_steps=15,
+        guidance_scale=7.5,
+        joiner="",
+        suffix=",photo,highly detailed,photorealistic",
     ),
     finetuning=Finetuning(steps=10_000, batch=32, learning_rate=3e-5, schedule="constant", share=0.5),
     evaluating=Evaluating(images=1000, efficiency=(10, 100, 1000)),
 )
 DPT = dataclasses.replace(
     UNET,
-    optimizing=dataclasses.replace(UNET.optimizing, threshold=-2.0),
+    optimizing=dataclasses.replace(UNET.optimizing, threshold=-1.0),
     finetuning=Finetuning(steps=10_000, batch=16, learning_rate=1e-5, schedule="constant", share=0.5),
 )
 PRESETS = {
     "small": Preset(Settings(), SmallRooms()),
     "taskonomy-unet": Preset(UNET, DepthFiles()),
-    "taskonomy-dpt": Preset(DPT, DepthFiles(model="omnidata_dpt_depth_v2.ckpt", size=384, loss="midas")),
+    "taskonomy-dpt": Preset(DPT, DepthFiles(model="omnidata_dpt_depth_v1.ckpt", size=384, loss="midas")),
     "replica": Preset(
         dataclasses.replace(
             UNET, arms=("control", "agnostic", "guided", "adversarial", "guided-adversarial")
         ),
-        DepthFiles(domains={"replica": REPLICA}, targets={"replica": REPLICA}),
+        DepthFiles(domains={"replica": REPLICA}, targets={"replica": str(REPLICA)}),
     ),
 }

@@ -4,7 +4,15 @@ from collections.abc import Mapping
 
 import jax
 
-from gap_jax.closed_loop.world import DataSets, FixedPrompts, Models, TargetDomain, World, load_generator
+from gap_jax.closed_loop.world import (
+    DataSets,
+    FixedPrompts,
+    Models,
+    TargetDomain,
+    World,
+    load_generator,
+    load_others,
+)
 from gap_jax.data.batch import HostBatch
 from gap_jax.data.loader import unstack
 from gap_jax.experiments.depth.settings import SmallRooms
@@ -33,6 +41,7 @@ WRITTEN = (
     "a striped room",
     "a blue room",
 )
+CRITIC = "critic"  # the small world's stronger model
 FIRST_TARGET = 10_000  # target domains show rooms from this number on, which no other set has
 
 
@@ -44,7 +53,11 @@ def build(config: SmallRooms, held_out: int) -> World:
         title="Depth in the small world",
         summary="A depth U-Net trained on plain, bright, clear rooms meets fog, darkness and patterns.",
         generator=load_generator("small", "small"),
-        models=Models(model=_network("depth"), critic=_network("critic")),
+        models=Models(
+            model=_network("small"),
+            critic=_network("small", CRITIC),
+            others=load_others(config.models, _other),
+        ),
         task=depth_task(),
         data=DataSets(
             original=unstack(_plain_rooms(train, config.original)),
@@ -56,7 +69,7 @@ def build(config: SmallRooms, held_out: int) -> World:
             domains=_styled_rooms(test, range(held_out), DOMAINS),
         ),
         targets={
-            name: TargetDomain(images=batch["image"])
+            name: TargetDomain(images=batch["image"], text=f"a {name} room")
             for name, batch in _styled_rooms(validation, shown, TARGETS).items()
         },
         prompts=FixedPrompts(agnostic="a room", written=WRITTEN),
@@ -75,8 +88,12 @@ def _styled_rooms(seed: int, numbers: range, styles: Mapping[str, rooms.Style]) 
     }
 
 
-def _network(part: str) -> Network:
-    module, params = load_depth("small", part)
+def _other(model: str) -> Network:
+    return _network("small", CRITIC) if model == CRITIC else _network(model)
+
+
+def _network(model: str, part: str = "depth") -> Network:
+    module, params = load_depth(model, part)
 
     def predict(params, images: jax.Array) -> jax.Array:
         return module.apply({"params": params}, images)

@@ -1,6 +1,7 @@
 """Depth estimation as a task of the closed loop: losses, metrics, alignment and pictures."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,6 +22,8 @@ STYLES = {
     "absrel": MetricStyle("AbsRel", "×100", 100),
     "delta1": MetricStyle("δ < 1.25", "in % of pixels", 100, True),
     "midas": MetricStyle("MiDaS loss", "×10", 10),
+    "authors_midas": MetricStyle("Authors’ MiDaS loss", "×10", 10),
+    "omnidata_midas": MetricStyle("Omnidata’s MiDaS loss", "×10", 10),
 }
 MEASURES: dict[str, Measure] = {
     "l1": depth.l1,
@@ -29,6 +32,7 @@ MEASURES: dict[str, Measure] = {
     "delta1": depth.delta1,
     "midas": depth.midas,
 }
+OMNIDATA_WEIGHTS = {"authors_midas": 0.0, "omnidata_midas": 0.1}  # weights of the gradient matching term
 ADVERSARIAL = {"l1": depth.negative_l1, "midas": depth.negative_ssi_mae}  # by the fine-tuning loss
 
 
@@ -61,13 +65,17 @@ def depth_task(loss: str = "l1", negative_prompt: str = "") -> Task:
     def of_batch(measure: Measure) -> Callable[[jax.Array, Batch], jax.Array]:
         return lambda prediction, batch: measure(prediction, **resize_labels(batch, prediction.shape[1:3]))
 
+    metrics = {name: Metric(STYLES[name], of_batch(MEASURES[name])) for name in names}
+    for name, weight in OMNIDATA_WEIGHTS.items():
+        over_set = partial(depth.omnidata_midas, gradient_weight=weight)
+        metrics[name] = Metric(STYLES[name], of_batch(depth.omnidata_midas_parts), over_set)
     return Task(
         align=lambda strength: controlnet_depth(strength=strength),
         adversarial=lambda prediction, batch: adversarial(
             prediction, resize_labels(batch, prediction.shape[1:3])
         ),
         loss=of_batch(MEASURES[loss]),
-        metrics={name: Metric(STYLES[name], of_batch(MEASURES[name])) for name in names},
+        metrics=metrics,
         check=lambda batch: depth.check_labels(batch["depth"], batch["mask"]),
         constant=depth.mean_map,
         pictures=PICTURES,

@@ -5,7 +5,7 @@ Two cameras are new to the classifier. Animals are kept, and their surroundings 
 continues.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gap_jax.closed_loop.command import Experiment, main
 from gap_jax.experiments.iwildcam.settings import PRESETS, IWildCamFiles, SmallAnimals
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 def build_world(config: SmallAnimals | IWildCamFiles, held_out: int) -> "World":
     """Return the world of a configuration, with this many images in each held-out set."""
+    from gap_jax.closed_loop.targets import with_targets
     from gap_jax.experiments.iwildcam import worlds
 
-    if isinstance(config, SmallAnimals):
-        return worlds.build_small(config, held_out)
-    return worlds.build_from_files(config, held_out)
+    build: Any = worlds.build_small if isinstance(config, SmallAnimals) else worlds.build_from_files
+    return with_targets(build(config, held_out), config.targets)
 
 
 EXPERIMENT = Experiment("iwildcam", __doc__, PRESETS, build_world)

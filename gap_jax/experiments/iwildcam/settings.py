@@ -20,6 +20,12 @@ class SmallAnimals:
     # number of pictures that the classifier is fine-tuned on and images are generated from
     original: int = 504
     target_images: int = 8  # number of images that show each target domain
+    # other target domains, in place of the experiment's own: name, and a folder of images, a file of
+    # features, or a text
+    targets: dict[str, str] = dataclasses.field(default_factory=dict)
+    # further classifiers: prompts are found against each, and all models are measured on all their images;
+    # "critic" is the small world's own, others are files, folders or hub ids
+    models: tuple[str, ...] = ()
     # the pair of unseen cameras; validation's serve to choose settings
     unseen: Literal["validation", "test"] = "test"
     adversarial: AdversarialLoss = "background"  # loss that adversarial prompts minimise
@@ -30,13 +36,19 @@ class IWildCamFiles(ClassificationFiles):
     """iWildCam as `python -m gap_jax.data prepare` writes it; models in files, folders or on the hub."""
 
     data: Path = Path("data/iwildcam")  # prepared data set with the splits train, validation and test
-    # top and bottom of the part of the image that classifiers see, as fractions of the height
-    rows: tuple[float, float] = (10 / 448, 410 / 448)
+    # part of an image's height that classifiers see: its first row, its number of rows, and the image's
+    # number of rows; other heights are cut in proportion
+    crop: tuple[int, int, int] | None = (10, 400, 448)
     # normalise images with the mean and deviation in the classifier's folder or, for a file, with ImageNet's
     normalised: bool = False
     # the part of the classifier that is fine-tuned
     trained: Literal["everything", "last layer"] = "last layer"
     adversarial: AdversarialLoss = "uniform"  # loss that adversarial prompts minimise
+    # share of each unseen camera's images by day and by night that is always left for the test, rounded up
+    tested_share: float = 0.5
+    # training images that prompts are optimised on and images are generated from: those taken at the target's
+    # time of day, all by day, all by night, or all
+    time: Literal["target", "day", "night", "any"] = "target"
 
 
 SMALL = dataclasses.replace(
@@ -53,24 +65,33 @@ SMALL = dataclasses.replace(
 )
 PAPER = dataclasses.replace(
     SMALL,
-    sampling=SamplingSettings(guidance_scale=5.0, eta=1.0, strength=0.8),
+    sampling=SamplingSettings(guidance_scale=5.0, eta=1.0, strength=0.8, size=384),
     optimizing=Optimizing(
-        prompts=2,
+        prompts=4,
+        prompts_per_target=1,
         placeholders=10,
-        steps=1001,
+        steps=10_000,
+        unguided_steps=2000,
         batch=32,
         micro_batch=1,
         learning_rate=1e-3,
         weight_decay=0.0,
         guidance_weight=10.0,
+        adversarial_start=2000,
         threshold=None,
         checkpoint_every=50,
         picture_every=100,
     ),
-    generating=Generating(images=2224, batch=8, denoising_steps=5, subject="an animal"),
+    generating=Generating(images=2224, batch=8, denoising_steps=5, balanced=False, subject="an animal"),
     finetuning=Finetuning(
-        optimizer="sgd", steps=2000, batch=128, learning_rate=1e-3, weight_decay=1e-4, share=0.5
+        optimizer="sgd",
+        steps=1300,
+        batch=128,
+        learning_rate=1e-3,
+        weight_decay=1e-4,
+        share=None,
+        checkpoints=20,
     ),
-    evaluating=dataclasses.replace(SMALL.evaluating, images=8000, efficiency=(10, 100, 1000)),
+    evaluating=dataclasses.replace(SMALL.evaluating, images=9000, efficiency=(10, 100, 556)),
 )
 PRESETS = {"small": Preset(SMALL, SmallAnimals()), "paper": Preset(PAPER, IWildCamFiles())}

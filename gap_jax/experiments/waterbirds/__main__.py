@@ -5,7 +5,7 @@ backgrounds are inpainted. Run it with `python -m gap_jax.experiments.waterbirds
 after an interruption, the same command continues.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gap_jax.closed_loop.command import Experiment, main
 from gap_jax.experiments.waterbirds.settings import PRESETS, SmallBirds, WaterbirdsFiles
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 def build_world(config: SmallBirds | WaterbirdsFiles, held_out: int) -> "World":
     """Return the world of a configuration, with this many images in each held-out set."""
+    from gap_jax.closed_loop.targets import with_targets
     from gap_jax.experiments.waterbirds import worlds
 
-    if isinstance(config, SmallBirds):
-        return worlds.build_small(config, held_out)
-    return worlds.build_from_files(config, held_out)
+    build: Any = worlds.build_small if isinstance(config, SmallBirds) else worlds.build_from_files
+    return with_targets(build(config, held_out), config.targets)
 
 
 EXPERIMENT = Experiment("waterbirds", __doc__, PRESETS, build_world)

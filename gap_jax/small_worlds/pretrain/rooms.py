@@ -77,7 +77,7 @@ def train_supervised(training: Training, folder: Path) -> None:
         ("depth", recipe.depth, "narrow", 8, example_arrays()),
         ("critic", recipe.critic, "every", 16, example_arrays(augment_image)),
     ):
-        model = DepthUNet(levels=3, width=width, **training.dtypes)
+        model = DepthUNet(levels=3, width=width, non_negative=True, **training.dtypes)
         params = train_depth(training, name, part, model, styles, transform)
         save_depth(model, to_float16(params), folder / name)
 

@@ -36,7 +36,32 @@ def as_coco(path):
     return path
 
 
-@pytest.mark.parametrize("write, name", [(as_csv, "boxes.csv"), (as_coco, "boxes.json")])
+def as_megadetector(path):
+    """Shares of the sides by file, or by id for JPEG files; there are detections in a missing image, too."""
+    images = {
+        name: {"file": name, "detections": []}
+        for name in ("cat/a.png", "dog/b.png", "dog/c.png", "dog/missing.png")
+    }
+    for name, (x, y, width, height) in [*BOXES, ("dog/missing.png", (0, 0, 1, 1))]:
+        sides = [x / WIDTH, y / HEIGHT, width / WIDTH, height / HEIGHT]
+        images[name]["detections"].append({"category": "1", "conf": 0.3, "bbox": sides})
+    path.write_text(json.dumps({"images": list(images.values()), "detection_categories": {"1": "animal"}}))
+    return path
+
+
+def test_iwildcams_detections_name_images_by_id(tmp_path):
+    path = tmp_path / "megadetector_results.json"
+    detections = [{"category": "1", "bbox": [0.5, 0.25, 0.1, 0.5], "conf": 0.9}]
+    path.write_text(json.dumps({"images": [{"id": "8d28747a", "detections": detections}]}))
+    (box,) = read_boxes(path)
+    assert box.image == "8d28747a.jpg"
+    assert box.in_pixels(200, 100) == pytest.approx((100, 25, 120, 75))
+
+
+@pytest.mark.parametrize(
+    "write, name",
+    [(as_csv, "boxes.csv"), (as_coco, "boxes.json"), (as_megadetector, "megadetector.json")],
+)
 def test_masks_are_255_where_a_box_is(images, tmp_path, write, name):
     files = ("--boxes", write(tmp_path / name), "--images", images, "--masks", tmp_path / "masks")
     main(["masks", *map(str, files)])

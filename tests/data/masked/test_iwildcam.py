@@ -7,6 +7,7 @@ import tensorflow_datasets as tfds
 from gap_jax.data.__main__ import main
 from gap_jax.data.masked.dataset import IWildCam
 from gap_jax.data.masked.iwildcam import CLASSES, IWildCamLayout, time_of_day
+from gap_jax.data.prepared import Prepared
 from tests.data.depth_files import save
 from tests.data.masked_files import Shot, draw, iwildcam, squeezed, write_iwildcam
 
@@ -83,6 +84,10 @@ def test_prepared_masks_are_scaled_and_images_without_one_keep_nothing(root, tmp
         assert (example["location"], example["hour"]) == (shot.location, shot.hour)
         assert (example["group"], example["label"]) == (shot.location, YS.index(shot.y))
         assert example["file"].decode() == f"train/test-{i}.jpg"
+    prepared = Prepared(builder.data_dir, "test", fields=("image", "hour"))
+    assert prepared.column("location").tolist() == [int(example["location"]) for example in source]
+    hours = [int(prepared[i]["hour"]) for i in range(len(prepared))]
+    np.testing.assert_array_equal(prepared.select(np.array([2, 0])).column("hour"), [hours[2], hours[0]])
 
 
 def test_errors_in_tables_name_row_and_column(root):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 import gap_jax
 from gap_jax.diffusion.align import Sampling, controlnet_depth, depth_condition
@@ -13,6 +14,7 @@ from gap_jax.small_worlds import rooms
 from gap_jax.small_worlds.probe import rooms as probe
 from gap_jax.small_worlds.probe.measures import generate_images, zero_shot_accuracy
 from gap_jax.weights.repo import shipped
+from tests.models.test_depth_unet import TorchUNet
 from tests.torch_references.folders import nchw, nhwc
 
 STYLES = (rooms.Style("red", "striped"), rooms.Style("blue", light="dark"), rooms.Style(air="foggy"))
@@ -59,6 +61,20 @@ def test_torch_transformers_sees_the_same_in_clip(truth):
     with torch.no_grad():
         expected = theirs.vision_model(nchw(pixels).float()).pooler_output
     np.testing.assert_allclose(clip.image_features(params, images), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(("part", "width"), [("depth", 8), ("critic", 16)])
+def test_the_depth_models_end_with_the_relu_that_they_were_trained_with(part, width):
+    model, params = gap_jax.load_depth("small", part)
+    theirs = TorchUNet(3, width)
+    theirs.load_state_dict(load_file(shipped("small", part) / "model.safetensors"))
+    patches = np.random.default_rng(0).normal(0, 10, (4, 4, 4, 3)).astype(np.float32)
+    images = patches.repeat(16, 1).repeat(16, 2)
+    with torch.no_grad():
+        before = theirs(nchw(images))
+    depth = jax.jit(model.apply)({"params": params}, images)
+    assert before.min() < -0.01
+    np.testing.assert_allclose(depth, nhwc(torch.relu(before)), rtol=1e-3, atol=1e-3)
 
 
 def test_clip_tells_the_styles():

@@ -1,6 +1,6 @@
 """The program of `test_kill.py`: optimise prompts of a real pipeline, to be killed.
 
-python -m tests.stages.killable_run MODEL_FOLDER RUN_FOLDER
+python -m tests.stages.processes.killable_run MODEL_FOLDER RUN_FOLDER
 """
 
 import sys
@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from gap_jax.stages.optimize import optimize
-from tests.stages.distributed_steps import PLACEHOLDERS, batch, make_optimizer
+from tests.stages.processes.distributed_steps import PLACEHOLDERS, batch, make_optimizer
 
 ROWS, STEPS = 4, 12
 

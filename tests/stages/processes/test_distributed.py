@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from tests.torch_references.folders import relative_error
+from tests.toy_prompts import whole_gradient
 
 
 def start(devices, *arguments):
     flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
-    command = [sys.executable, "-W", "ignore", "-m", "tests.stages.distributed_steps", *map(str, arguments)]
+    module = "tests.stages.processes.distributed_steps"
+    command = [sys.executable, "-W", "ignore", "-m", module, *map(str, arguments)]
     return subprocess.Popen(
         command,
         env=os.environ | {"XLA_FLAGS": flags},
@@ -61,3 +63,14 @@ def test_a_population_equals_separate_runs(results):
 def test_two_processes_equal_one_device(results):
     assert relative_error(results["two_processes"], results["one_device"][:1]) < 1e-5
     assert moved(results, "two_processes", 1) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["set", "set_on_two_processes"])
+def test_set_terms_see_the_whole_population_over_devices_and_processes(results, name):
+    """Four prompts by two devices each, and two prompts by one device on each of two processes."""
+    assert relative_error(results[name], whole_gradient()[1]) < 1e-4
+
+
+def test_a_difficulty_band_keeps_the_same_images_over_devices_and_processes(results):
+    assert len(results["banded"]) == 12
+    np.testing.assert_array_equal(results["banded_on_two_processes"], results["banded"])

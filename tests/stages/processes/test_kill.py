@@ -12,7 +12,7 @@ import numpy as np
 from gap_jax import prompts
 from gap_jax.stages.optimize import load_trajectory
 from tests.metric_lines import read_metrics
-from tests.stages.killable_run import STEPS
+from tests.stages.processes.killable_run import STEPS
 
 
 def run(model, folder, cache):
@@ -21,7 +21,8 @@ def run(model, folder, cache):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    command = [sys.executable, "-W", "ignore", "-m", "tests.stages.killable_run", str(model), str(folder)]
+    module = "tests.stages.processes.killable_run"
+    command = [sys.executable, "-W", "ignore", "-m", module, str(model), str(folder)]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -1,12 +1,15 @@
 """The program of `test_distributed.py`: run a few optimisation steps on a mesh and save the embeddings.
 
-python -m tests.stages.distributed_steps MODEL_FOLDER OUTPUT.npz [PROCESSES PROCESS PORT]
+python -m tests.stages.processes.distributed_steps MODEL_FOLDER OUTPUT.npz [PROCESSES PROCESS PORT]
 """
 
 import dataclasses
+import json
 import sys
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -14,9 +17,12 @@ import gap_jax
 from gap_jax import parallel
 from gap_jax.diffusion.align import Alignment, Sampling, Start, fold_keys
 from gap_jax.models.network import Network
+from gap_jax.stages.band import Band
+from gap_jax.stages.generate import generate, plan
 from gap_jax.stages.objective import adversarial
 from gap_jax.stages.prompt_optimizer import adamw, prompt_optimizer
 from gap_jax.tasks import depth
+from tests import toy_prompts
 
 PLACEHOLDERS, ROWS, STEPS, SIDE = 2, 16, 3, 16
 KERNEL = np.random.default_rng(9).standard_normal((3, 1)).astype(np.float32)
@@ -69,6 +75,42 @@ def make_optimizer(folder: str):
     return pipe, optimizer
 
 
+def toy_gradients(mesh: Mesh) -> np.ndarray:
+    """Return the gradients of four prompts whose images are one set."""
+    toy = toy_prompts.toy_optimizer(axis_name="data")
+    step = parallel.population_step(toy.step, mesh)
+    keys = jax.random.split(jax.random.key(0), toy_prompts.PROMPTS)
+    states = parallel.split_prompts(mesh, jax.vmap(toy.init)(keys, toy_prompts.STARTS))
+    depth = toy_prompts.DEPTH[parallel.local_rows(mesh, toy_prompts.ROWS)]
+    fed = parallel.feed(mesh, toy_prompts.ROWS, {"depth": depth})
+    after, _ = step(parallel.replicate(mesh, toy.weights), states, fed)
+    return toy_prompts.STARTS - parallel.to_host(mesh, after.embeddings)
+
+
+def banded(folder: Path) -> np.ndarray:
+    """Return the losses of the images that a difficulty band keeps, in a data set written to `folder`."""
+
+    def step(weights, batch, keys):
+        images = jax.vmap(lambda key: jax.random.uniform(key, (4, 4, 3)))(keys)
+        return images, {"loss": images.mean((1, 2, 3)) + weights}
+
+    band = Band("loss", 0.2, 0.8, 12)
+    generate(
+        step,
+        jnp.float32(0),
+        lambda sources: {"depth": np.ones((len(sources), 4, 4, 1), np.float32)},
+        plan(band.most_candidates, [np.arange(5)], 0),
+        images_per_step=8,
+        seed=0,
+        folder=folder,
+        config={},
+        prompt_names=("a",),
+        band=band,
+    )
+    lines = (folder / "images" / "train" / "metadata.jsonl").read_text().splitlines()
+    return np.array([json.loads(line)["loss"] for line in lines])
+
+
 def main(folder: str, output: str, *cluster: str) -> None:
     if cluster:
         processes, process, port = map(int, cluster)
@@ -79,7 +121,11 @@ def main(folder: str, output: str, *cluster: str) -> None:
     keys = jax.random.split(jax.random.key(3), 4)
     first = (keys[:1], starts[:1])
     if cluster:
-        results = {"two_processes": run(optimizer, parallel.make_mesh(), [first])}
+        results = {
+            "two_processes": run(optimizer, parallel.make_mesh(), [first]),
+            "set_on_two_processes": toy_gradients(parallel.make_mesh(prompts=2)),
+            "banded_on_two_processes": banded(Path(output).with_suffix("")),
+        }
     else:
         one_device = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "prompt"))
         separate = [(keys[i : i + 1], starts[i : i + 1]) for i in range(4)]
@@ -88,6 +134,8 @@ def main(folder: str, output: str, *cluster: str) -> None:
             "one_device": run(optimizer, one_device, separate),
             "eight_devices": run(optimizer, parallel.make_mesh(), [first]),
             "population": run(optimizer, parallel.make_mesh(prompts=4), [(keys, starts)]),
+            "set": toy_gradients(parallel.make_mesh(prompts=4)),
+            "banded": banded(Path(output).with_suffix("")),
         }
     if jax.process_index() == 0:
         np.savez(output, **results)

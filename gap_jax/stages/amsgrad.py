@@ -1,0 +1,38 @@
+"""Adam with AMSGrad as torch has it, which differs from optax's."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def amsgrad(
+    learning_rate: optax.ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+) -> optax.GradientTransformation:
+    """Return the optimiser `torch.optim.Adam(amsgrad=True)`, with a constant or scheduled learning rate.
+
+    An update is divided by the square root of the largest second moment so far (Reddi et al., arXiv
+    1904.09237, algorithm 2). The maximum is over raw second moments, and its bias is corrected afterwards.
+    `optax.amsgrad` corrects the bias before it takes the maximum. One of the first gradients, whose
+    correction is large, then keeps all later updates small.
+    """
+    return optax.chain(_scale_by_amsgrad(b1, b2, eps), optax.scale_by_learning_rate(learning_rate))
+
+
+def _scale_by_amsgrad(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    def init(params):
+        zeros = optax.tree.zeros_like(params)
+        return optax.ScaleByAmsgradState(jnp.zeros((), jnp.int32), mu=zeros, nu=zeros, nu_max=zeros)
+
+    def update(gradients, state, params=None):
+        mu = optax.tree.update_moment(gradients, state.mu, b1, 1)
+        nu = optax.tree.update_moment(gradients, state.nu, b2, 2)
+        nu_max = jax.tree.map(jnp.maximum, state.nu_max, nu)
+        count = optax.safe_increment(state.count)
+        updates = jax.tree.map(
+            lambda mean, square: mean / (jnp.sqrt(square) + eps),
+            optax.tree.bias_correction(mu, b1, count),
+            optax.tree.bias_correction(nu_max, b2, count),
+        )
+        return updates, optax.ScaleByAmsgradState(count, mu=mu, nu=nu, nu_max=nu_max)
+
+    return optax.GradientTransformation(init, update)

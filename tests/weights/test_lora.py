@@ -1,0 +1,148 @@
+"""LoRAs change the weights as diffusers and peft do."""
+
+import json
+
+import diffusers
+import jax
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import gap_jax
+from gap_jax.weights.convert import state_dict
+
+ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
+LAYERS = {  # layers of the UNet and of the text encoder, with their inputs and outputs
+    "unet": (
+        f"{ATTENTION}.to_q",
+        f"{ATTENTION}.to_out.0",
+        "mid_block.attentions.0.transformer_blocks.0.attn2.to_k",
+    ),
+    "text_encoder": ("text_model.encoder.layers.1.self_attn.v_proj", "text_model.encoder.layers.0.mlp.fc1"),
+}
+CONVOLUTIONS = ("mid_block.attentions.0.proj_in", "up_blocks.1.resnets.0.conv1")
+RANK = 3
+
+
+def factors(theirs, layer, component, rank=RANK):
+    """Return random `down` and `up` for a layer of a torch pipeline."""
+    module = getattr(theirs, component)
+    weight = module.state_dict()[f"{layer.removeprefix('text_model.')}.weight"]
+    random = torch.Generator().manual_seed(len(layer))
+    down = torch.randn(rank, *weight.shape[1:], generator=random)
+    return down, torch.randn(weight.shape[0], rank, *([1] * (weight.ndim - 2)), generator=random)
+
+
+def changes(theirs, convolutions=True):
+    layers = [(component, layer) for component, names in LAYERS.items() for layer in names]
+    layers += [("unet", layer) for layer in CONVOLUTIONS if convolutions]
+    return {(component, layer): factors(theirs, layer, component) for component, layer in layers}
+
+
+def peft(theirs):
+    state = {}
+    for (component, layer), (down, up) in changes(theirs).items():
+        state |= {f"{component}.{layer}.lora_A.weight": down, f"{component}.{layer}.lora_B.weight": up}
+    return state
+
+
+def older(theirs):
+    """The names of diffusers before it used peft."""
+    state = {}
+    for (component, layer), (down, up) in changes(theirs).items():
+        part = "lora" if component == "unet" else "lora_linear_layer"
+        state |= {
+            f"{component}.{layer}.{part}.down.weight": down,
+            f"{component}.{layer}.{part}.up.weight": up,
+        }
+    return state
+
+
+def kohya(theirs):
+    """The names of sd-scripts, with an alpha other than the rank; diffusers loses alphas that differ."""
+    state = {}
+    for (component, layer), (down, up) in changes(theirs).items():
+        name = f"lora_{'te' if component == 'text_encoder' else component}_{layer.replace('.', '_')}"
+        state |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
+        state[f"{name}.alpha"] = torch.tensor(2.0)
+    return state
+
+
+@pytest.fixture
+def theirs(sd15):
+    return diffusers.StableDiffusionControlNetPipeline.from_pretrained(sd15.folder)
+
+
+def fused(module):
+    return {
+        key.replace(".base_layer", ""): value
+        for key, value in module.state_dict().items()
+        if "lora_" not in key
+    }
+
+
+@pytest.mark.parametrize("names", [peft, older, kohya])
+def test_weights_are_those_that_diffusers_fuses(sd15, theirs, tmp_path, names):
+    state = names(theirs)
+    save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "lora.safetensors")
+    before = {
+        name: {key: value.clone() for key, value in getattr(theirs, name).state_dict().items()}
+        for name in LAYERS
+    }
+    by_hand = {}
+    if names is kohya:  # with transformers 5, diffusers reads these names of the text encoder wrongly
+        for layer in LAYERS["text_encoder"]:
+            down, up = factors(theirs, layer, "text_encoder")
+            key = f"{layer.removeprefix('text_model.')}.weight"
+            by_hand[key] = before["text_encoder"][key] + 0.8 * 2 / RANK * up @ down
+    theirs.load_lora_weights(tmp_path / "lora.safetensors")
+    theirs.fuse_lora(lora_scale=0.8)
+    pipe, params = gap_jax.load_pipeline(sd15.folder, lora=[(tmp_path / "lora.safetensors", 0.8)])
+    assert pipe == sd15.pipe
+    changed = 0
+    for component in LAYERS:
+        expected, ours = fused(getattr(theirs, component)) | by_hand, state_dict(params[component])
+        for key, value in ours.items():
+            np.testing.assert_allclose(value, expected[key], rtol=1e-5, atol=1e-5, err_msg=key)
+            changed += not np.array_equal(value, before[component][key])
+    assert changed == 7
+    jax.tree.map(np.testing.assert_array_equal, params["vae"], sd15.params["vae"])
+
+
+def test_two_loras_add_up_and_an_alpha_in_the_header_counts(sd15, theirs, tmp_path):
+    down, up = factors(theirs, f"{ATTENTION}.to_q", "unet")
+    header = {"unet.r": RANK, "unet.lora_alpha": 6}
+    state = {f"unet.{ATTENTION}.to_q.lora_A.weight": down, f"unet.{ATTENTION}.to_q.lora_B.weight": up}
+    save_file(state, tmp_path / "a.safetensors", {"lora_adapter_metadata": json.dumps(header)})
+    save_file(state, tmp_path / "b.safetensors")
+    loras = [tmp_path / "a.safetensors", (tmp_path / "b.safetensors", -0.5)]
+    _, params = gap_jax.load_pipeline(sd15.folder, lora=loras)
+    key = f"{ATTENTION}.to_q.weight"
+    before = theirs.unet.state_dict()[key]
+    expected = before + (6 / RANK - 0.5) * up @ down
+    np.testing.assert_allclose(state_dict(params["unet"])[key], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_does_not_fit_is_refused(sd15, theirs, tmp_path):
+    down, up = factors(theirs, f"{ATTENTION}.to_q", "unet")
+    name, path = f"unet.{ATTENTION}.to_q", tmp_path / "lora.safetensors"
+    for state, message in (
+        (
+            {"unet.elsewhere.lora_A.weight": down, "unet.elsewhere.lora_B.weight": up},
+            "changes unet.elsewhere, which",
+        ),
+        (
+            {f"{name}.lora_A.weight": down[:, :4].clone(), f"{name}.lora_B.weight": up},
+            r"shape \[16, 16\], found \[16, 4\]",
+        ),
+        ({f"{name}.lora_A.weight": down}, "found one factor alone for unet.down"),
+        ({f"{name}.lora_A.weight": down, f"{name}.dora_scale": up}, "LoHa, LoKr, DoRA or other variants"),
+        ({"conv_proj.weight": down}, "found a ViT: read it with load_classifier"),
+    ):
+        save_file(state, path)
+        with pytest.raises(ValueError, match=message) as error:
+            gap_jax.load_pipeline(sd15.folder, lora=[path])
+        assert len(str(error.value)) < 500
+    with pytest.raises(FileNotFoundError, match="neither an existing folder nor a hub id"):
+        gap_jax.load_pipeline(sd15.folder, lora=[tmp_path / "missing.safetensors"])
