@@ -51,14 +51,37 @@ class DepthUNet(Layer):
         for level in range(self.levels):
             skips.append(x)
             x = block(x, f"down_blocks.{level}.", self.width * 2 ** (level + 1))
-            x = nn.max_pool(x, (2, 2), (2, 2))
+            x = _max_pool(x)
         for i in (1, 2, 3):
             x = layer(x, f"mid_conv{i}", f"bn{i}", x.shape[-1])
         for level in reversed(range(self.levels)):
-            batch, height, width, channels = x.shape
-            x = jax.image.resize(x, (batch, 2 * height, 2 * width, channels), "bilinear")
-            x = jnp.concatenate([x, skips[level]], -1)
+            x = jnp.concatenate([_double(_double(x, 1), 2), skips[level]], -1)
             x = block(x, f"up_blocks.{level}.", self.width * 2**level)
         x = layer(x, "last_conv1", "last_bn", self.width)
         x = Conv(self.out_channels, 1, 1, 0, name="last_conv2", **self.dtypes)(x)
         return (nn.relu(x) if self.non_negative else x).astype(jnp.float32)
+
+
+def _max_pool(x: jax.Array) -> jax.Array:
+    """Return the maximum of every 2 × 2 values. Of equal ones the first has the gradient, as in torch."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+
+    def larger(a, b):
+        return jnp.where(a >= b, a, b)
+
+    top, bottom = (larger(x[:, :, i, :, 0], x[:, :, i, :, 1]) for i in (0, 1))
+    return larger(top, bottom)
+
+
+def _double(x: jax.Array, axis: int) -> jax.Array:
+    """Return `x` enlarged twofold along an axis by linear interpolation, with its edges repeated."""
+    size = x.shape[axis]
+
+    def part(start, stop):
+        return jax.lax.slice_in_dim(x, start, stop, axis=axis)
+
+    before = jnp.concatenate([part(0, 1), part(0, size - 1)], axis)
+    after = jnp.concatenate([part(1, size), part(size - 1, size)], axis)
+    pairs = jnp.stack([0.25 * before + 0.75 * x, 0.75 * x + 0.25 * after], axis + 1)
+    return pairs.reshape(*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])

@@ -25,7 +25,7 @@ class SmallRooms:
     original: int = 512  # number of rooms that the model is fine-tuned on and images are generated from
     target_images: int = 8  # number of images that show each target domain
     # other target domains: name, and a folder of images, a file of features, or a text; without any, targets
-    # are foggy and checkered rooms, given as images and in words
+    # are validation rooms in fog and under defocus blur, also given in words
     targets: dict[str, str] = dataclasses.field(default_factory=dict)
     # further depth models: prompts are found against each, and all models are measured on all their images;
     # "critic" is the small world's own, others are files, folders or hub ids

@@ -1,6 +1,6 @@
 """The small world of rooms: procedural rooms with exact depth, in styles that words name."""
 
-from gap_jax.small_worlds.rooms.renderer import PLANS, RenderedRooms, render
+from gap_jax.small_worlds.rooms.renderer import PLANS, Plan, RenderedRooms, render
 from gap_jax.small_worlds.rooms.styles import AXES, EVERY, NARROW, Style, caption, draw_style, parse
 from gap_jax.small_worlds.seeds import SPLITS
 
@@ -10,6 +10,7 @@ __all__ = [
     "NARROW",
     "PLANS",
     "SPLITS",
+    "Plan",
     "RenderedRooms",
     "Style",
     "caption",
