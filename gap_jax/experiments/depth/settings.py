@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from gap_jax.closed_loop.arms import arms_of
 from gap_jax.closed_loop.command import Preset
 from gap_jax.closed_loop.settings import (
     Evaluating,
@@ -98,7 +99,7 @@ DPT = dataclasses.replace(
     finetuning=Finetuning(steps=10_000, batch=16, learning_rate=1e-5, schedule="constant", share=0.5),
 )
 PRESETS = {
-    "small": Preset(Settings(), SmallRooms()),
+    "small": Preset(Settings(arms=(*arms_of("depth"), "oracle")), SmallRooms()),
     "taskonomy-unet": Preset(UNET, DepthFiles()),
     "taskonomy-dpt": Preset(DPT, DepthFiles(model="omnidata_dpt_depth_v1.ckpt", size=384, loss="midas")),
     "replica": Preset(

@@ -9,12 +9,13 @@ from gap_jax.closed_loop.world import (
     FixedPrompts,
     Models,
     TargetDomain,
+    TrainingData,
     World,
     load_generator,
     load_others,
 )
 from gap_jax.data.batch import HostBatch
-from gap_jax.data.loader import unstack
+from gap_jax.data.loader import Source, unstack
 from gap_jax.experiments.depth.corrupted import corrupted
 from gap_jax.experiments.depth.settings import SmallRooms
 from gap_jax.experiments.depth.task import depth_task
@@ -34,6 +35,7 @@ VALIDATION = {
     "faded blue": rooms.Style("blue", camera="faded"),
     "grainy red": rooms.Style("red", camera="grainy"),
 }
+ORACLE = {"camera": ("blurry", "faded", "grainy", "pixelated")}
 WRITTEN = (
     "a foggy room",
     "a dark room",
@@ -49,6 +51,7 @@ FIRST_TARGET = 10_000  # target domains show rooms from this number on, which no
 def build(config: SmallRooms, held_out: int) -> World:
     """Return the world, with `held_out` rooms in each held-out set."""
     train, validation, test = (rooms.SPLITS[split] for split in ("train", "validation", "test"))
+    original = unstack(_plain_rooms(train, range(config.original)))
     tested = _plain_rooms(test, range(held_out))
     shown = _plain_rooms(validation, range(FIRST_TARGET, FIRST_TARGET + config.target_images))
     return World(
@@ -62,7 +65,7 @@ def build(config: SmallRooms, held_out: int) -> World:
         ),
         task=depth_task(),
         data=DataSets(
-            original=unstack(_plain_rooms(train, range(config.original))),
+            original=original,
             validation={
                 "clean": _plain_rooms(validation, range(held_out)),
                 **_styled_rooms(validation, held_out, VALIDATION),
@@ -79,6 +82,7 @@ def build(config: SmallRooms, held_out: int) -> World:
             for name, images in corrupted(shown["image"]).items()
         },
         prompts=FixedPrompts(agnostic="a room", written=WRITTEN),
+        baselines={"oracle": lambda: TrainingData(original=original, added=_oracle(train, config.original))},
     )
 
 
@@ -86,6 +90,12 @@ def _plain_rooms(seed: int, numbers: range, plan: rooms.Plan = "room") -> HostBa
     """Return rooms in the narrow style that the model was trained on."""
     styles = [rooms.draw_style(seed, i, rooms.NARROW) for i in numbers]
     return rooms.render(seed, numbers, styles, plan=plan).as_batch()
+
+
+def _oracle(seed: int, count: int) -> Source:
+    """Return true renders of the original rooms, as cameras other than the sharp one show them."""
+    styles = [rooms.draw_style(seed, i, rooms.NARROW | ORACLE) for i in range(count)]
+    return unstack(rooms.render(seed, range(count), styles).as_batch())
 
 
 def _styled_rooms(seed: int, count: int, styles: Mapping[str, rooms.Style]) -> dict[str, HostBatch]:
