@@ -162,6 +162,20 @@ def from_distribution(
     return (centre if mean is None else mean) + jnp.matmul(noise, embeddings - centre, precision="highest")
 
 
+def word_ids(pipe: Pipeline) -> np.ndarray:
+    """Return the ids of the tokens that are whole words of letters, int `[m]`.
+
+    The text of such a token has this one token. A text of such words, with spaces or commas between them, can
+    therefore be typed into any program.
+    """
+    count = pipe.text_encoder.vocab_size
+    texts = [_text(pipe, i) for i in range(count)]
+    ids = pipe.tokenize(texts)
+    start, end = pipe.tokenize([""])[0, :2]
+    is_word = (ids[:, 1] == np.arange(count)) & (ids[:, 2] == end) & ~np.isin(ids[:, 1], (start, end))
+    return np.array([i for i in np.flatnonzero(is_word) if texts[i].isalpha()])
+
+
 def nearest_words(
     pipe: Pipeline, params: Params, embeddings: np.ndarray, k: int = 3
 ) -> list[list[tuple[str, float]]]:

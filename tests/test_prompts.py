@@ -293,3 +293,16 @@ def test_nearest_words_are_ranked_by_cosine_and_named_once(sd15):
 def test_nearest_words_refuses_a_single_vector(sd15):
     with pytest.raises(ValueError, match=r"shape \[\*, \*\], found \[48\]"):
         prompts.nearest_words(sd15.pipe, sd15.params, vectors()[0])
+
+
+def test_whole_words_are_the_tokens_that_their_own_text_has(sd15):
+    ids = prompts.word_ids(sd15.pipe)
+    tokenizer = sd15.torch.tokenizer
+    assert 10 < len(ids) < len(tokenizer) and not set(ids) & set(tokenizer.all_special_ids)
+    words = tokenizer.batch_decode(ids[:, None])
+    assert tokenizer(words, add_special_tokens=False).input_ids == [[i] for i in ids]
+    mixed = [",".join(words[i] for i in (0, 5, 3)), " ".join(words[-3:])]
+    comma = tokenizer(",", add_special_tokens=False).input_ids
+    ids = ids.tolist()
+    expected = [[ids[0], *comma, ids[5], *comma, ids[3]], ids[-3:]]
+    assert tokenizer(mixed, add_special_tokens=False).input_ids == expected

@@ -10,7 +10,7 @@ import numpy as np
 from gap_jax import prompts
 from gap_jax.closed_loop.arms import Arm
 from gap_jax.closed_loop.settings import Optimizing
-from gap_jax.closed_loop.world import TargetDomain, World
+from gap_jax.closed_loop.world import Generator, TargetDomain, World
 from gap_jax.diffusion.pipeline import Params, Pipeline
 
 RANDOM_WORDS = "*"  # the setting `start` that stands for random words
@@ -117,6 +117,15 @@ def initial_prompts(arm: Arm, world: World, config: Optimizing, seed: int) -> li
     )
     names = tuple(f"<gap-{i}>" for i in range(size.prompts))
     return [PromptSet(names, embeddings, target, subset) for target, subset in populations(arm, world)]
+
+
+def in_words(generator: Generator, prompt_set: PromptSet) -> PromptSet:
+    """Return prompts whose embeddings are those of real words, with these words as their texts."""
+    texts = []
+    for prompt in prompt_set.embeddings if prompt_set.embeddings is not None else ():
+        nearest = prompts.nearest_words(generator.pipe, generator.params, prompt, k=1)
+        texts.append(",".join(word for [(word, _)] in nearest))
+    return prompt_set._replace(texts=tuple(texts))
 
 
 def starts(

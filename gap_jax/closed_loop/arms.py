@@ -27,6 +27,8 @@ class Arm:
       model's loss, of CLIP's distance to the mean of the target images, of its distance to the set of them,
       of the distance to the target text, and of textual inversion on the target images. 0 switches a term
       off.
+    - `words`: True if prompts consist of real words, as in PEZ (Wen et al., arXiv 2302.03668): images are
+      generated with the words nearest to the embeddings, whose gradient updates the embeddings.
     - `prompts_of`: the arm whose optimised prompts are used instead of own ones.
     - `strength`: SDEdit's strength when images are generated, in (0,1]; 1 starts from pure noise.
     - `baseline`: True if the arm changes the original images instead of generating new ones.
@@ -40,6 +42,7 @@ class Arm:
     set_guidance: float = 0.0
     text_guidance: float = 0.0
     inversion: float = 0.0
+    words: bool = False
     prompts_of: str | None = None
     strength: float = 1.0
     baseline: bool = False
@@ -178,6 +181,18 @@ ARMS: dict[str, Arm] = {
         prompts="optimized",
         adversarial=1.0,
         inversion=1.0,
+        experiments=(),
+    ),
+    "adversarial-words": Arm(
+        style=ArmStyle(
+            "Adversarial (words)",
+            "Adversarial prompts of real words: the nearest ones stand in for the embeddings (PEZ).",
+            "#e6055a",
+            r"$W$",
+        ),
+        prompts="optimized",
+        adversarial=1.0,
+        words=True,
         experiments=(),
     ),
     "balanced": Arm(

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax
 
-from gap_jax import parallel
+from gap_jax import parallel, prompts
 from gap_jax.closed_loop.arm_prompts import PromptSet, contexts, population_size, populations, text_prompts
 from gap_jax.closed_loop.arms import ARMS, Arm
 from gap_jax.closed_loop.settings import Settings
@@ -88,7 +88,16 @@ class Programs:
             early_stop=None if config.threshold is None else EarlyStop(config.window, config.threshold),
             axis_name="data",
             population_axes=parallel.POPULATION_AXES,
+            words=self._words,
         )
+
+    @cached_property
+    def _words(self) -> jax.Array | None:
+        """The embeddings of real words, if an arm's prompts consist of them."""
+        if not any(ARMS[name].words for name in self.settings.arms):
+            return None
+        generator = self.world.generator
+        return prompts.vocabulary(generator.params)[prompts.word_ids(generator.pipe)]
 
     def optimizer(
         self, arm: Arm, params: Any, target: str | None, against: str | None = None
@@ -99,7 +108,8 @@ class Programs:
         term that the arm lacks weighs 0; an arm without the adversarial term never stops early.
         """
         shared = self._shared_optimizer(adversarial_start(arm, self.settings.optimizing), against)
-        weights = shared.weights._replace(model=params, terms=objective(self._terms(arm, target))[1])
+        terms = objective(self._terms(arm, target))[1]
+        weights = shared.weights._replace(model=params, terms=terms, uses_words=np.bool_(arm.words))
         if not arm.adversarial:
             weights = weights._replace(threshold=np.float32(-np.inf))
         return shared._replace(weights=weights)

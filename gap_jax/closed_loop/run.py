@@ -15,6 +15,7 @@ import numpy as np
 
 from gap_jax import parallel
 from gap_jax.closed_loop.arm_prompts import (
+    in_words,
     PromptSet,
     generating_rows,
     initial_prompts,
@@ -133,10 +134,11 @@ class Run:
         if arm.prompts == "random":
             return initial
         folder = self._optimize_folder(name, iteration)
-        return [
+        optimized = [
             prompt_set._replace(embeddings=self.optimize(arm, params, prompt_set, folder))
             for prompt_set in initial
         ]
+        return [in_words(world.generator, prompt_set) for prompt_set in optimized] if arm.words else optimized
 
     def optimize(
         self, arm: Arm, params: Any, prompt_set: PromptSet, folder: Path, against: str | None = None

@@ -10,7 +10,7 @@ _CONSTANT_STYLE = ArmStyle(
 )
 # Colours that are told apart from each other, from INK and from those of `closed_loop.arms`, with any colour
 # vision, and seen on white and near-black.
-_PALETTE = ("#b9874b", "#7828f5", "#e6055a", "#554b91", "#bea073", "#be05aa", "#736ec8")
+_PALETTE = ("#b9874b", "#7828f5", "#e6055a", "#554b91", "#bea073", "#be05aa", "#736ec8", "#b20d00")
 _MARKERS = ("x", "+", "4", "3", "2", "1")  # no described arm but an earlier iteration has these
 
 

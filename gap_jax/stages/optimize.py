@@ -127,6 +127,7 @@ def optimize(
     if done > first and done % checkpoint_every:
         save(done)
     embeddings = parallel.to_host(mesh, state.embeddings)
+    embeddings = np.stack([optimizer.spoken(optimizer.weights, jnp.asarray(e)) for e in embeddings])
     if is_main:
         metadata = {"steps": done, "config": dict(config)}
         _save_prompts(pipe, optimizer, embeddings, folder / "prompts", metadata)

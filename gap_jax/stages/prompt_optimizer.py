@@ -73,6 +73,8 @@ class PromptWeights(NamedTuple):
     - `pipeline`, `model`, `terms`: the parameters of the pipeline, the model and the objective's terms.
     - `uncond` float `[1,L,D]`: the text states of the negative prompt; None without one.
     - `threshold` float32: the threshold of early stopping.
+    - `words` float32 `[m,D]`: the embeddings of real words; None if no prompt consists of them.
+    - `uses_words` bool: True if the prompt consists of real words.
     """
 
     pipeline: Params
@@ -80,6 +82,8 @@ class PromptWeights(NamedTuple):
     terms: tuple[Any, ...]
     uncond: jax.Array | None
     threshold: jax.Array | np.float32 = np.float32(-np.inf)
+    words: jax.Array | None = None
+    uses_words: jax.Array | np.bool_ = np.bool_(False)
 
 
 class PromptOptimizer(NamedTuple):
@@ -87,12 +91,15 @@ class PromptOptimizer(NamedTuple):
 
     - `init(key, embeddings [n,D]) -> PromptState`: the state before the first step.
     - `step(weights, state, batch) -> (PromptState, metrics)`: one update of the optimiser.
+    - `spoken(weights, embeddings [n,D]) -> [n,D]`: the embeddings that the prompt consists of: those of the
+      nearest words if it consists of real words, and else the same.
     - `render(weights, embeddings, batch, keys [B]) -> images`: the images of a prompt, float32 `[B,H,W,3]` in
       [0,1].
     """
 
     init: Callable[[jax.Array, jax.Array], PromptState]
     step: Callable[[PromptWeights, PromptState, Batch], tuple[PromptState, Metrics]]
+    spoken: Callable[[PromptWeights, jax.Array], jax.Array]
     render: Callable[[PromptWeights, jax.Array, Batch, jax.Array], jax.Array]
     weights: PromptWeights
     early_stop: EarlyStop | None
@@ -113,6 +120,7 @@ def prompt_optimizer(
     early_stop: EarlyStop | None = None,
     axis_name: str | None = None,
     population_axes: tuple[str, ...] = (),
+    words: jax.Array | None = None,
 ) -> PromptOptimizer:
     """Return the optimisation of a prompt `<0>,<1>,…` whose generated images minimise the sum of `terms`.
 
@@ -129,6 +137,11 @@ def prompt_optimizer(
     - `population_axes`: the mapped axes over which the prompts of a population are spread, outermost first;
       `parallel.POPULATION_AXES` in a `parallel.population_step`. Set terms then see the images of all
       prompts; without these axes, the images of each prompt are a set of their own.
+
+    - `words`: the embeddings `[m,D]` of real words. Where `uses_words` of the weights is True, which it is by
+      default if there are `words`, prompts consist of them, as in PEZ (Wen et al., arXiv 2302.03668): images
+      are generated with the words of the largest cosine similarity to the embeddings, and the gradient with
+      respect to these words updates the embeddings.
 
     A pipeline in float16 gets dynamic loss scaling (Micikevicius et al., arXiv 1710.03740), because gradients
     with respect to pixels and activations are often too small for float16. The scale starts at 2^16. It is
@@ -163,13 +176,18 @@ def prompt_optimizer(
         state = initial_state(key, embeddings, optimizer=optimizer, early_stop=early_stop)
         return state._replace(loss_scale=_first_loss_scale(pipe))
 
+    def spoken(weights: PromptWeights, embeddings: jax.Array) -> jax.Array:
+        if weights.words is None:
+            return embeddings
+        return jnp.where(weights.uses_words, nearest_rows(weights.words, embeddings), embeddings)
+
     def generate_images(weights, embeddings, batch, keys):
         context = pipe.encode_text(weights.pipeline, token_ids, embeddings)
         images = generate(pipe, weights.pipeline, context, weights.uncond, batch, keys, alignment, sampling)
         return context, images
 
     def render(weights: PromptWeights, embeddings: jax.Array, batch: Batch, keys: jax.Array) -> jax.Array:
-        return generate_images(weights, embeddings, batch, keys)[1]
+        return generate_images(weights, spoken(weights, embeddings), batch, keys)[1]
 
     def sample_of(embeddings, weights, batch, keys):
         context, images = generate_images(weights, embeddings, batch, keys)
@@ -178,13 +196,13 @@ def prompt_optimizer(
 
     population = Population(axis_name, population_axes)
 
-    def constant_features(weights, state, stacked):
+    def constant_features(weights, embeddings, number, stacked):
         """Return the features of all images of the population by term, or None if one pass has them all."""
         if accumulation == 1 or not has_sets:
             return None
         by_micro_batch = jax.lax.map(
             lambda micro_batch: features_of(
-                weights.terms, sample_of(state.embeddings, weights, *micro_batch), state.step
+                weights.terms, sample_of(embeddings, weights, *micro_batch), number
             ),
             stacked,
         )
@@ -192,7 +210,8 @@ def prompt_optimizer(
 
     def step(weights: PromptWeights, state: PromptState, batch: Batch) -> tuple[PromptState, Metrics]:
         stacked = _split_micro_batches((batch, _image_keys(state, batch, axis_name)), accumulation)
-        constant = constant_features(weights, state, stacked)
+        embeddings = spoken(weights, state.embeddings)
+        constant = constant_features(weights, embeddings, state.step, stacked)
 
         def loss(embeddings, number, micro_batch):
             def together(name, own):
@@ -204,10 +223,10 @@ def prompt_optimizer(
 
         def differentiate(loss_scale, numbered):
             if loss_scale is None:
-                return None, jax.value_and_grad(loss, has_aux=True)(state.embeddings, *numbered)
+                return None, jax.value_and_grad(loss, has_aux=True)(embeddings, *numbered)
             loss_scale, _, value, gradient = loss_scale.value_and_grad(
                 loss, has_aux=True, axis_name=axis_name
-            )(state.embeddings, *numbered)
+            )(embeddings, *numbered)
             return loss_scale, (value, gradient)
 
         numbered = jnp.arange(accumulation), stacked
@@ -225,10 +244,19 @@ def prompt_optimizer(
             metrics["loss_scale"] = loss_scale.scale
         return state, metrics | {"skipped": state.skipped.astype(jnp.float32), "stopped": state.stopped * 1.0}
 
-    weights = PromptWeights(params, model.params, term_params, uncond)
+    weights = PromptWeights(
+        params, model.params, term_params, uncond, words=words, uses_words=np.bool_(words is not None)
+    )
     if early_stop is not None:
         weights = weights._replace(threshold=np.float32(early_stop.threshold))
-    return PromptOptimizer(init, step, render, weights, early_stop)
+    return PromptOptimizer(init, step, spoken, render, weights, early_stop)
+
+
+def nearest_rows(table: jax.Array, embeddings: jax.Array) -> jax.Array:
+    """Return the row of `table` `[m,D]` with the largest cosine similarity to each of `[n,D]`."""
+    lengths = jnp.linalg.norm(table, axis=1)
+    cosines = jnp.matmul(embeddings, table.T, precision="highest") / jnp.maximum(lengths, 1e-12)
+    return table[jnp.argmax(cosines, 1)]
 
 
 def initial_state(

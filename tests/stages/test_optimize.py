@@ -50,8 +50,12 @@ def toy_optimizer(early_stop=None):
     def render(weights, embeddings, batch, keys):
         return jnp.clip(batch["depth"] + embeddings.mean(), 0, 1) * jnp.ones(3)
 
+    def spoken(weights, embeddings):
+        return embeddings
+
     init = partial(initial_state, optimizer=TX, early_stop=early_stop)
-    return PromptOptimizer(init, step, render, PromptWeights({}, jnp.float32(1), (), None), early_stop)
+    weights = PromptWeights({}, jnp.float32(1), (), None)
+    return PromptOptimizer(init, step, spoken, render, weights, early_stop)
 
 
 def load(step, rows):

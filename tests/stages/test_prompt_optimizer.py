@@ -8,6 +8,7 @@ import optax
 import pytest
 import torch
 
+from gap_jax import prompts
 from gap_jax.diffusion.align import (
     Sampling,
     controlnet_depth,
@@ -140,23 +141,32 @@ class TorchStep:
         guide = 1 - torch.nn.functional.cosine_similarity(self.features(images), self.target[None])
         return -error.mean() + 2.0 * guide.mean()
 
-    def optimise(self, embeddings, key):
+    def optimise(self, embeddings, key, words=None):
+        """Return the embeddings after ten steps of AdamW; with `words` `[m,D]`, those of PEZ."""
         leaf = torch.tensor(embeddings, requires_grad=True)
         optimizer = torch.optim.AdamW([leaf], lr=2e-3, weight_decay=1e-2)
         for step in range(STEPS):
             batch, keys = batch_of(step), image_keys(key, step, MICRO * ACCUMULATION)
             optimizer.zero_grad()
+            used = leaf
+            if words is not None:
+                nearest = torch.cosine_similarity(leaf[:, None], words[None], dim=-1).argmax(1)
+                used = words[nearest].detach().requires_grad_()
             for first in range(0, MICRO * ACCUMULATION, MICRO):
                 rows = slice(first, first + MICRO)
                 micro = {name: array[rows] for name, array in batch.items()}
-                (self.loss(leaf, micro, keys[rows]) / ACCUMULATION).backward()
+                (self.loss(used, micro, keys[rows]) / ACCUMULATION).backward()
+            leaf.grad = used.grad
             optimizer.step()
         return leaf.detach().numpy()
 
 
 @pytest.mark.parametrize("inpaints", [False, True], ids=["controlnet", "inpainting-eta-1"])
 def test_ten_adamw_steps_equal_torch(models, clip, inpaints):
-    """Both terms and accumulation 2, on ControlNet, or inpainting with noise and pasting."""
+    """Both terms and accumulation 2, on ControlNet, or inpainting with noise and pasting.
+
+    On ControlNet, a prompt of real words follows, by the same program.
+    """
     model = models("sd15")
     alignment = controlnet_depth()
     if inpaints:
@@ -168,16 +178,19 @@ def test_ten_adamw_steps_equal_torch(models, clip, inpaints):
         adversarial(depth.negative_l1),
         Term("guidance", *image_guidance(clip.clip, clip.params, targets), weight=2.0),
     ]
-    ours = optimizer_for(model, terms, alignment, sampling, accumulation=ACCUMULATION)
-    key = jax.random.key(7)
-    state = ours.init(key, start())
-    step = compiled_once(ours.step)
-    for i in range(STEPS):
-        state, metrics = step(ours.weights, state, batch_of(i))
-    assert np.isfinite(metrics["loss"])
-    theirs = TorchStep(model, clip, targets, inpaints, sampling).optimise(start(), key)
-    assert relative_error(state.embeddings, theirs) < 1e-3
-    assert relative_error(state.embeddings - start(), theirs - start()) < 1e-2
+    words = None if inpaints else prompts.vocabulary(model.params)
+    ours = optimizer_for(model, terms, alignment, sampling, accumulation=ACCUMULATION, words=words)
+    key, step = jax.random.key(7), compiled_once(ours.step)
+    for uses_words in (False,) if inpaints else (False, True):
+        state = ours.init(key, start())
+        for i in range(STEPS):
+            weights = ours.weights._replace(uses_words=np.bool_(uses_words))
+            state, metrics = step(weights, state, batch_of(i))
+        assert np.isfinite(metrics["loss"])
+        spoken = torch.tensor(np.asarray(words)) if uses_words else None
+        theirs = TorchStep(model, clip, targets, inpaints, sampling).optimise(start(), key, spoken)
+        assert relative_error(state.embeddings, theirs) < 1e-3
+        assert relative_error(state.embeddings - start(), theirs - start()) < 1e-2
 
 
 def without_controlnet(model):
