@@ -27,6 +27,10 @@ _HOMES = {
     "save_depth": "gap_jax.weights.depth",
     "load_classifier": "gap_jax.weights.classifier",
     "save_classifier": "gap_jax.weights.classifier",
+    "load_torch": "gap_jax.weights.torch_models.loading",
+    "from_torch": "gap_jax.models.torch_modules.module",
+    "to_torch": "gap_jax.models.torch_modules.module",
+    "Preprocessing": "gap_jax.models.torch_modules.preprocessing",
     # alignments: how images keep their labels
     "Alignment": "gap_jax.diffusion.align",
     "Sampling": "gap_jax.diffusion.align",

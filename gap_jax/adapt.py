@@ -128,7 +128,8 @@ def sample_probe(pipe: "Pipeline", params: "Params", source: "ImageFolder", coun
 
     from gap_jax.data.encoding import as_arrays
     from gap_jax.data.loader import stack
-    from gap_jax.diffusion.align import Sampling, depth_condition
+    from gap_jax.diffusion.align import Sampling
+    from gap_jax.diffusion.conditions import depth_condition
 
     examples = [source[i] for i in range(min(count, len(source)))]
     batch = stack([as_arrays(example) for example in examples])

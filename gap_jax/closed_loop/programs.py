@@ -21,9 +21,10 @@ from gap_jax.data.batch import Batch
 from gap_jax.diffusion.align import Sampling
 from gap_jax.diffusion.align import generate as sample
 from gap_jax.diffusion.pipeline import Params
+from gap_jax.models.parameters import freeze
 from gap_jax.stages.amsgrad import amsgrad
 from gap_jax.stages.band import Band
-from gap_jax.stages.classifier_tuning import freeze, masked_optimizer
+from gap_jax.stages.classifier_tuning import masked_optimizer
 from gap_jax.stages.generate import Filter
 from gap_jax.stages.guidance import FeatureStatistics, cosine
 from gap_jax.stages.objective import objective

@@ -32,7 +32,11 @@ class Generator:
 
 
 def load_generator(
-    pipeline: str, clip: str, *, controlnet: str | None = None, dtype: str = "float32"
+    pipeline: str,
+    clip: str,
+    *,
+    controlnet: str | Sequence[str] | None = None,
+    dtype: str = "float32",
 ) -> Generator:
     """Load a generator from folders, from the hub, or from a small world by its name.
 
@@ -229,11 +233,13 @@ class World:
 
 
 def load_others(models: Sequence[str], load: Callable[[str], Network]) -> dict[str, Network]:
-    """Load further models and return them by name: the last part of a path or hub id, without its suffix.
+    """Load further models and return them by name: the last part of a path, hub id or `module:factory`.
+
+    A path's suffix is left out.
 
     Raises ValueError for two models of one name, `MODEL` included.
     """
-    names = [Path(model).stem for model in models]
+    names = [Path(model.rpartition(":")[2]).stem for model in models]
     if repeated := [name for name, count in Counter([MODEL, *names]).items() if count > 1]:
         raise ValueError(f"several models are named {repeated[0]}: rename a file or a folder")
     return {name: load(model) for name, model in zip(names, models, strict=True)}

@@ -2,9 +2,9 @@
 
 An `Alignment` says how sampling starts, what it is conditioned on, and how the images are finished. The paper
 (arXiv 2403.15309) uses ControlNet for depth, `controlnet_depth`, and inpainting for classification,
-`inpaint`.
+`inpaint`. `controlnet` serves any other condition.
 
-An alignment takes what it needs from a batch:
+An alignment takes what it needs from a batch. The names that these alignments know:
 
 - `image` float `[B,H,W,3]` in [0,1]: the original image.
 - `depth` float `[B,H,W,1]` in [0,1], and `mask` boolean `[B,H,W,1]`, True = valid depth.
@@ -18,9 +18,12 @@ import jax
 import jax.numpy as jnp
 
 from gap_jax.data.batch import Batch
+from gap_jax.diffusion.conditions import depth_condition
 from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.diffusion.sampler import Keep
 from gap_jax.diffusion.schedule import Solver, ddim
+
+Condition = Callable[[Batch], jax.Array]  # from a batch to what a ControlNet sees of it
 
 
 class Sampling(NamedTuple):
@@ -58,35 +61,60 @@ class Alignment(NamedTuple):
     - `finish(images, batch)`: maps the decoded `images` `[B,H,W,3]` in [0,1] to the final images.
     - `strength` in (0,1]: SDEdit's (Meng et al., arXiv 2108.01073). 1 starts from pure noise; a smaller
       strength starts from the noised original and runs the last `⌊num_steps · strength⌋` steps only.
-    - `control_scale`: multiplier of the ControlNet's residuals.
+    - `control_scale`: multiplier of the ControlNet's residuals, or one for each ControlNet.
     """
 
     start: Callable[[Pipeline, Params, Batch, jax.Array, Sampling], Start]
     finish: Callable[[jax.Array, Batch], jax.Array] = lambda images, batch: images
     strength: float = 1.0
-    control_scale: float = 1.0
+    control_scale: float | tuple[float, ...] = 1.0
 
 
-def controlnet_depth(strength: float = 1.0, control_scale: float = 1.0) -> Alignment:
-    """Return an alignment that keeps the depth of a scene: ControlNet (Zhang et al., arXiv 2302.05543).
+def controlnet(
+    *conditions: Condition, strength: float = 1.0, control_scale: float | tuple[float, ...] = 1.0
+) -> Alignment:
+    """Return an alignment that keeps what ControlNets see: ControlNet (Zhang et al., arXiv 2302.05543).
 
-    The ControlNet sees `depth_condition` of the batch's `depth` and `mask`. With `strength` < 1, generation
-    starts from the batch's `image` too (SDEdit). `strength` in (0,1] and `control_scale` as in `Alignment`.
-    The pipeline must have a ControlNet; `Pipeline.denoise` raises ValueError otherwise.
+    - `conditions`: one function per ControlNet of the pipeline, in their order. It takes the batch and
+      returns the condition, float `[B,H,W,3]` in [0,1], at the images' size: `lambda batch:
+      class_condition(batch["classes"])`. See `gap_jax.diffusion.conditions`.
+    - `strength` in (0,1]: below 1, generation starts from the batch's `image` too (SDEdit).
+    - `control_scale`: the multiplier of the ControlNets' residuals, one for all or one each.
+
+    `Pipeline.denoise` raises ValueError if the pipeline has another number of ControlNets, or a condition
+    another shape.
     """
 
     def start(pipe, params, batch, keys, sampling):
-        noise = _first_noise(pipe, batch["depth"], keys)
-        control = depth_condition(batch["depth"], batch["mask"])
+        control = see(batch, conditions)
+        noise = first_noise(pipe, control, keys)
         if strength == 1:
             return Start(noise, control)
         source = pipe.encode_image(params, batch["image"], fold_keys(keys, "encode"))
-        return Start(_sdedit_start(pipe, source, noise, strength, sampling), control)
+        return Start(sdedit_start(pipe, source, noise, strength, sampling), control)
 
     return Alignment(start, strength=strength, control_scale=control_scale)
 
 
-def inpaint(strength: float = 1.0, paste: bool = False) -> Alignment:
+def controlnet_depth(strength: float = 1.0, control_scale: float = 1.0) -> Alignment:
+    """Return an alignment that keeps the depth of a scene, by ControlNet.
+
+    The ControlNet sees `depth_condition` of the batch's `depth` and `mask`. The arguments are `controlnet`'s.
+    """
+    return controlnet(
+        lambda batch: depth_condition(batch["depth"], batch["mask"]),
+        strength=strength,
+        control_scale=control_scale,
+    )
+
+
+def inpaint(
+    strength: float = 1.0,
+    paste: bool = False,
+    *,
+    conditions: tuple[Condition, ...] = (),
+    control_scale: float | tuple[float, ...] = 1.0,
+) -> Alignment:
     """Return an alignment that keeps the batch's `image` where `keep` is True and generates the rest.
 
     An inpainting UNet (9 channels; Rombach et al., arXiv 2112.10752) sees the mask and the masked image.
@@ -96,24 +124,26 @@ def inpaint(strength: float = 1.0, paste: bool = False) -> Alignment:
     - `strength` in (0,1]: SDEdit's, as in `Alignment`.
     - `paste`: copy the kept pixels of the original into the result, so that they are exactly the same.
       Otherwise they pass through the VAE, which changes them a little.
+    - `conditions`, `control_scale`: for a pipeline that has ControlNets besides, as in `controlnet`.
     """
 
     def start(pipe, params, batch, keys, sampling):
         image, keep = batch["image"], batch["keep"]
-        noise = _first_noise(pipe, image, keys)
+        noise = first_noise(pipe, image, keys)
         encode_keys = fold_keys(keys, "encode")
         source = pipe.encode_image(params, image, encode_keys)
         mask = latent_mask(keep, pipe.downscale)
-        latents = noise if strength == 1 else _sdedit_start(pipe, source, noise, strength, sampling)
+        latents = noise if strength == 1 else sdedit_start(pipe, source, noise, strength, sampling)
+        control = see(batch, conditions) if conditions else None
         if pipe.inpaints:
             masked = pipe.encode_image(params, jnp.where(keep, image, 0.5), encode_keys)
-            return Start(latents, keep=Keep(mask, masked, None))
-        return Start(latents, keep=Keep(mask, source, noise))
+            return Start(latents, control, Keep(mask, masked, None))
+        return Start(latents, control, Keep(mask, source, noise))
 
     def finish(images, batch):
         return jnp.where(batch["keep"], batch["image"], images) if paste else images
 
-    return Alignment(start, finish, strength)
+    return Alignment(start, finish, strength, control_scale)
 
 
 def generate(
@@ -156,19 +186,6 @@ def generate(
     return alignment.finish(pipe.decode(params, latents), batch)
 
 
-def depth_condition(depth: jax.Array, mask: jax.Array) -> jax.Array:
-    """Return ControlNet's condition of a depth map, float `[B,H,W,3]`: near is bright, invalid is black.
-
-    `depth` float `[B,H,W,1]` in [0,1]; `mask` boolean `[B,H,W,1]`, True = valid. The condition is 1 - depth,
-    min-max normalised to [0,1] over the valid pixels of each image, and 0 elsewhere.
-    """
-    near = 1 - depth
-    low = jnp.min(near, (1, 2, 3), keepdims=True, where=mask, initial=jnp.inf)
-    high = jnp.max(near, (1, 2, 3), keepdims=True, where=mask, initial=-jnp.inf)
-    scaled = (near - low) / jnp.maximum(high - low, 1e-8)
-    return jnp.repeat(jnp.where(mask, scaled, 0.0), 3, -1)
-
-
 def latent_mask(mask: jax.Array, downscale: int) -> jax.Array:
     """Return a mask of pixels, boolean `[B,H,W,1]`, at the latents' size `[B,H/f,W/f,1]`, f = `downscale`.
 
@@ -183,14 +200,23 @@ def fold_keys(keys: jax.Array, purpose: str) -> jax.Array:
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
-def _first_noise(pipe: Pipeline, images: jax.Array, keys: jax.Array) -> jax.Array:
-    """Draw standard normal latents for images of the size of `images`."""
+def see(batch: Batch, conditions: tuple[Condition, ...]) -> jax.Array:
+    """Return what n ControlNets see of a batch, float `[B,H,W,3n]`: their conditions, one after the other."""
+    seen = [condition(batch) for condition in conditions]
+    return seen[0] if len(seen) == 1 else jnp.concatenate(seen, -1)
+
+
+def first_noise(pipe: Pipeline, images: jax.Array, keys: jax.Array) -> jax.Array:
+    """Draw standard normal latents for images of the size of `images` `[B,H,W,…]`, by `keys` `[B]`."""
     height, width = (side // pipe.downscale for side in images.shape[1:3])
     shape = (height, width, pipe.vae.latent_channels)
     return jax.vmap(lambda key: jax.random.normal(key, shape))(fold_keys(keys, "noise"))
 
 
-def _sdedit_start(pipe, source, noise, strength, sampling):
+def sdedit_start(
+    pipe: Pipeline, source: jax.Array, noise: jax.Array, strength: float, sampling: Sampling
+) -> jax.Array:
+    """Noise `source`, scaled latents `[B,h,w,C]`, to where sampling of this strength begins (SDEdit)."""
     return pipe.add_noise(
         source, noise, num_steps=sampling.num_steps, strength=strength, solver=sampling.solver
     )

@@ -12,7 +12,7 @@ from gap_jax.checks import expect_divisible, expect_float, expect_shape
 from gap_jax.diffusion.sampler import Keep, sample
 from gap_jax.diffusion.schedule import Schedule, Solver, SolverCoefficients, ddim
 from gap_jax.models.clip import CLIPTextModel
-from gap_jax.models.controlnet import ControlNet
+from gap_jax.models.controlnet import ControlNet, ControlNets
 from gap_jax.models.tokenizer import Tokenizer
 from gap_jax.models.unet import UNet2DCondition
 from gap_jax.models.vae import AutoencoderKL
@@ -33,7 +33,7 @@ class Pipeline:
     text_encoder: CLIPTextModel
     vae: AutoencoderKL
     unet: UNet2DCondition
-    controlnet: ControlNet | None
+    controlnet: ControlNet | ControlNets | None
     schedule: Schedule
     tokenizer: Tokenizer
 
@@ -161,7 +161,7 @@ class Pipeline:
         eta: float = 0.0,
         key: jax.Array | None = None,
         control: jax.Array | None = None,
-        control_scale: float = 1.0,
+        control_scale: float | tuple[float, ...] = 1.0,
         keep: tuple[jax.Array, jax.Array, jax.Array | None] | None = None,
         solver: Solver = ddim,
         backprop_steps: int | None = None,
@@ -178,7 +178,9 @@ class Pipeline:
         - `key`: one key or `[B]` keys, needed if `eta` > 0. A single key is split into B. Step i of image b
           draws `normal(fold_in(key[b], i))`.
         - `control` float `[B,H,W,3]` in [0,1], of the images' size: the condition of the ControlNet. A
-          pipeline with a ControlNet needs it; any other refuses it. `control_scale` multiplies the residuals.
+          pipeline with a ControlNet needs it; any other refuses it. With n ControlNets it is `[B,H,W,3n]`,
+          their conditions one after the other. `control_scale` multiplies the residuals: a number, or a tuple
+          of n numbers.
         - `keep` `(mask, source, noise)`: the region that inpainting keeps, see `sampler.Keep`. `mask` boolean
           `[B,h,w,1]`, True = keep; `source` the scaled latents to keep; `noise` the noise that `latents`
           began with. After each step, the kept latents are replaced by the source's at the next noise level.
@@ -195,7 +197,7 @@ class Pipeline:
         keep = None if keep is None else Keep(*keep)
         if backprop_steps is not None and backprop_steps < 1:
             raise ValueError(f"backprop_steps must be at least 1, found {backprop_steps}")
-        self._check_inputs(latents, context, uncond, eta, key, control, keep)
+        self._check_inputs(latents, context, uncond, eta, key, control, control_scale, keep)
         keys = _keys_per_image(key, len(latents)) if eta > 0 else None
         return self._denoise(
             params,
@@ -262,7 +264,7 @@ class Pipeline:
             backprop_steps=backprop_steps,
         )
 
-    def _check_inputs(self, latents, context, uncond, eta, key, control, keep):
+    def _check_inputs(self, latents, context, uncond, eta, key, control, control_scale, keep):
         """Raise ValueError for arguments of `denoise` that do not fit the pipeline or each other."""
         expect_shape("latents", latents, (None, None, None, self.vae.latent_channels))
         batch, height, width, _ = latents.shape
@@ -283,8 +285,15 @@ class Pipeline:
         if control is not None and self.controlnet is not None:
             factor = self.downscale
             image = (batch, height * factor, width * factor, self.controlnet.conditioning_channels)
-            expect_shape("control", control, image)
+            count = len(self.controlnet.networks) if isinstance(self.controlnet, ControlNets) else 1
+            hint = "" if count == 1 else f"give the conditions of all {count} ControlNets"
+            expect_shape("control", control, image, hint)
             expect_float("control", control)
+            if isinstance(control_scale, tuple) and (len(control_scale) != count or count == 1):
+                raise ValueError(
+                    f"control_scale must be a number or, with several ControlNets, a tuple of as many; found "
+                    f"{len(control_scale)} numbers for {count}"
+                )
         if self.inpaints and keep is None:
             raise ValueError("the UNet is an inpainting one (9 channels): give keep=(mask, source, None)")
         if keep is not None:

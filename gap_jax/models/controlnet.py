@@ -1,7 +1,7 @@
-"""ControlNet (Zhang et al., arXiv 2302.05543), equal to diffusers' `ControlNetModel`."""
+"""ControlNet (Zhang et al., arXiv 2302.05543), equal to diffusers' `ControlNetModel`; and several at once."""
 
 import itertools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
@@ -75,3 +75,49 @@ class ControlNet(Backbone):
 
         down = tuple(output(f"controlnet_down_blocks.{i}", skip) for i, skip in enumerate(skips))
         return Residuals(down, output("controlnet_mid_block", mid))
+
+
+class ControlNets(nn.Module):
+    """Several ControlNets, whose residuals add up, as in diffusers' `MultiControlNetModel`.
+
+    Their parameters are `networks_0`, `networks_1`, …; all of them fit the same UNet.
+    """
+
+    networks: tuple[ControlNet, ...]
+
+    if TYPE_CHECKING:
+
+        def apply(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    @property
+    def conditioning_channels(self) -> int:
+        """The number of channels of all conditions together."""
+        return sum(network.conditioning_channels for network in self.networks)
+
+    @property
+    def dtype(self) -> Any:
+        """The precision of the computation."""
+        return self.networks[0].dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        sample: jax.Array,
+        timesteps: jax.Array,
+        context: jax.Array,
+        control: jax.Array,
+        scale: jax.Array | float | tuple[jax.Array | float, ...] = 1.0,
+    ) -> Residuals:
+        """Return the sum of the residuals.
+
+        `control` `[B,H,W,3n]` in [0,1] are the n condition images, one after the other; `scale` multiplies
+        all residuals, or those of each ControlNet.
+        """
+        ends = itertools.accumulate(network.conditioning_channels for network in self.networks)
+        conditions = jnp.split(control, list(ends)[:-1], -1)
+        scales = jnp.broadcast_to(jnp.asarray(scale), (len(self.networks),))
+        residuals = [
+            network(sample, timesteps, context, condition, scales[i])
+            for i, (network, condition) in enumerate(zip(self.networks, conditions, strict=True))
+        ]
+        return jax.tree.map(lambda *parts: sum(parts), *residuals)

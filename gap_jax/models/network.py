@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 Mask = Callable[[Any], Any]  # from parameters to a tree of bools of the same structure
-Training = Callable[[Any, jax.Array], tuple[Any, jax.Array]]  # from parameters and images; see `Network`
+Training = Callable[[Any, jax.Array, jax.Array], tuple[Any, jax.Array]]  # from parameters, images and keys
 
 
 class Network(NamedTuple):
@@ -17,8 +17,9 @@ class Network(NamedTuple):
     - `params`: a pytree of arrays. They are arguments of compiled programs, never constants in them.
     - `trainable(params)`: a tree of bools, True for each parameter that fine-tuning may change. None means
       all of them.
-    - `training(params, images)`: returns the prediction as fine-tuning needs it, and a scalar to add to the
-      loss; for a network whose layers work in another way in training, such as batch norm. None: `predict`.
+    - `training(params, images, keys)`: returns the prediction as fine-tuning needs it, and a scalar to add to
+      the loss; for a network whose layers work in another way in training, such as batch norm and dropout.
+      `keys` `[B]` are random keys, one per image. None: `predict`.
     """
 
     predict: Callable[[Any, jax.Array], Any]

@@ -1,6 +1,4 @@
-"""The parts of fine-tuning a classifier: trainable parameters, a new head, and moving batch-norm statistics.
-
-A mask is a function from parameters to a tree of bools of the same structure, such as `last_layer`.
+"""The parts of fine-tuning a classifier: its last layer, the optimiser, and a new head.
 
 The running statistics of a `ResNet` are among its parameters, but they have no gradient of their own and must
 not be decayed: `masked_optimizer` leaves them alone. If batch norm is in training mode, they have to move.
@@ -12,40 +10,19 @@ not be decayed: `masked_optimizer` leaves them alone. If batch norm is in traini
         return error + statistics_loss(params, updated["params"]), {}
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 
 from gap_jax.models.network import Mask
+from gap_jax.models.parameters import all_parameters, batch_norm_statistics, mask_of
 from gap_jax.models.resnet import ResNet
 from gap_jax.models.vit import ViT
-
-RUNNING_STATISTICS = ("running_mean", "running_var")  # names of batch norm's parameters without a gradient
-
-
-def all_parameters(params: dict) -> dict:
-    """Return a mask that is True for every parameter."""
-    return jax.tree.map(lambda _: True, params)
 
 
 def last_layer(params: dict) -> dict:
     """Return a mask that is True for the kernel and the bias of the head."""
-    return _mask(params, lambda path: path[0] in (ResNet.head, ViT.head))
-
-
-def batch_norm_statistics(params: dict) -> dict:
-    """Return a mask that is True for batch norm's running statistics."""
-    return _mask(params, lambda path: path[-1] in RUNNING_STATISTICS)
-
-
-def freeze(params: dict, trainable: Mask) -> dict:
-    """Return `params` without gradients outside the mask `trainable`, which saves computing them."""
-    return jax.tree.map(
-        lambda leaf, trained: leaf if trained else jax.lax.stop_gradient(leaf), params, trainable(params)
-    )
+    return mask_of(params, lambda path: path[0] in (ResNet.head, ViT.head))
 
 
 def masked_optimizer(
@@ -53,7 +30,8 @@ def masked_optimizer(
 ) -> optax.GradientTransformation:
     """Return `optimizer` for the parameters of the mask `trainable`; all others stay as they are.
 
-    Batch norm's running statistics follow the gradient of `statistics_loss`, whatever the mask.
+    Batch norm's running statistics and a torch module's buffers follow the gradient of `statistics_loss`,
+    whatever the mask.
     """
 
     def labels(params):
@@ -65,24 +43,6 @@ def masked_optimizer(
 
     kinds = {"trained": optimizer, "statistics": optax.sgd(1.0), "frozen": optax.set_to_zero()}
     return optax.partition(kinds, labels)
-
-
-def statistics_loss(params: dict, updated: dict) -> jax.Array:
-    """Return a loss of value 0 whose gradient moves batch norm's running statistics to those of `updated`.
-
-    The gradient is their difference to `updated`, a step that `masked_optimizer` takes in full. It is 0 for
-    all other parameters.
-    """
-
-    def distance(old, new, statistic):
-        if not statistic:
-            return 0.0
-        square = jnp.square((old - jax.lax.stop_gradient(new)).astype(jnp.float32)).sum() / 2
-        return square - jax.lax.stop_gradient(square)
-
-    distances = jax.tree.map(distance, params, updated, batch_norm_statistics(params))
-    total: Any = sum(jax.tree.leaves(distances))
-    return total
 
 
 def with_new_head(
@@ -104,8 +64,3 @@ def with_new_head(
         for part_key, (name, shape) in zip(jax.random.split(key), shapes.items(), strict=True)
     }
     return module.clone(num_labels=num_classes, label_names=None), {**params, module.head: head}
-
-
-def _mask(params: dict, selects: Callable[[tuple[str, ...]], bool]) -> dict[str, Any]:
-    """Return a mask that is True for the parameters whose path `selects` accepts."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: selects(tuple(part.key for part in path)), params)

@@ -116,7 +116,7 @@ def _loss_functions(predict: Predict, loss: ImageLoss, training: Training | None
     def mean_loss(params, frozen, batch, keys):
         if training is None:
             return loss(predict(params, batch["image"]), batch).mean(), {}
-        prediction, extra = training(params, batch["image"])
+        prediction, extra = training(params, batch["image"], keys)
         return loss(prediction, batch).mean() + extra, {}
 
     return mean_loss, jax.jit(lambda params, batch: loss(predict(params, batch["image"]), batch))

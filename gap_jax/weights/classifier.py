@@ -1,11 +1,13 @@
 """Reading classifiers from folders and files, and writing them as `config.json` and `model.safetensors`."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gap_jax.models.resnet import ResNet
+from gap_jax.models.torch_modules.module import TorchModule
 from gap_jax.models.vit import ViT
 from gap_jax.weights.component import (
     TRANSFORMERS,
@@ -21,6 +23,7 @@ from gap_jax.weights.component import (
 from gap_jax.weights.configs import describe, unsupported
 from gap_jax.weights.repo import Repo, shipped
 from gap_jax.weights.tensors import find_tensors
+from gap_jax.weights.torch_models.loading import fits, is_factory, load_torch, save_torch
 from gap_jax.weights.torchvision import load_torchvision, without_counts
 
 KINDS = {"resnet": ResNet, "vit": ViT}  # from transformers' model_type
@@ -45,7 +48,7 @@ def load_classifier(
     revision: str | None = None,
     variant: str | None = None,
     local_files_only: bool = False,
-) -> tuple[ResNet | ViT, dict]:
+) -> tuple[ResNet | ViT | TorchModule, dict]:
     """Load a classifier and its parameters.
 
     `model` is one of
@@ -54,6 +57,8 @@ def load_classifier(
     - a folder in transformers' layout, or a hub id, of a `ResNetForImageClassification`
       (`"microsoft/resnet-50"`) or a `ViTForImageClassification` (`"google/vit-base-patch16-224"`);
       `revision`, `variant` and `local_files_only` are those of `load_pipeline`;
+    - such a folder or hub id of any other `…ForImageClassification`, or `"module:factory"`, a function of
+      yours that returns a torch module: see `load_torch`. These need the extra `torch-models`;
     - a file with torchvision's names, safetensors or a torch pickle, as training loops, Lightning and ALIA
       (arXiv 2305.16289) save it. Pickles need torch, which reads only their weights and runs no code;
     - `"wildlife"`, the small world. Its `part` is `"waterbirds"` or `"iwildcam"`, trained on the pictures of
@@ -71,19 +76,27 @@ def load_classifier(
     fields = normalisation | network_dtypes(dtype)
     if (path := Path(model).expanduser()).is_file():
         return load_torchvision(path, fields)
+    options: dict[str, Any] = {"variant": variant, "revision": revision, "local_files_only": local_files_only}
+    if is_factory(model):
+        return _normalising(*load_torch(model, "classification", dtype, **options), normalisation)
     repo = Repo(shipped(model, part), revision=revision, local_files_only=local_files_only)
     config, source = read_config(repo, "")
+    if config.get("model_type") not in KINDS and fits(config, "classification"):
+        return _normalising(*load_torch(model, "classification", dtype, **options), normalisation)
     module = _build(config, source, read_normalisation(repo) | fields)
     tensors = without_counts(find_tensors(repo, "", TRANSFORMERS, variant))
     return module, read_params(module, current_names(module, tensors))
 
 
-def save_classifier(module: ResNet | ViT, params: dict, folder: str | Path) -> None:
+def save_classifier(module: ResNet | ViT | TorchModule, params: dict, folder: str | Path) -> None:
     """Write a folder that `load_classifier` and transformers read.
 
     The classes get the module's `label_names`, or `LABEL_0`, `LABEL_1`, …. An existing model is replaced, and
-    any other folder refused, as by `save_pipeline`. Raises ValueError unless there is one name per class.
+    any other folder refused, as by `save_pipeline`. Raises ValueError unless there is one name per class, and
+    for a torch module that is not of transformers.
     """
+    if isinstance(module, TorchModule):
+        return save_torch(module, params, folder)
     kind = "resnet" if isinstance(module, ResNet) else "vit"
     config = describe(module)
     names = module.label_names or [f"LABEL_{i}" for i in range(module.num_labels)]
@@ -103,6 +116,14 @@ def save_classifier(module: ResNet | ViT, params: dict, folder: str | Path) -> N
         write_json(target / "preprocessor_config.json", normalise)
 
 
+def _normalising(
+    module: TorchModule, params: dict, normalisation: dict[str, Any]
+) -> tuple[TorchModule, dict]:
+    """Return a torch module that normalises images with the given mean and deviation in place of its own."""
+    preprocessing = module.preprocessing._replace(**normalisation)
+    return dataclasses.replace(module, preprocessing=preprocessing), params
+
+
 def _build(config: dict[str, Any], source: str, fields: dict[str, Any]) -> ResNet | ViT:
     """Return the network of a configuration read from `source`; `fields` are further fields of it.
 
@@ -112,7 +133,8 @@ def _build(config: dict[str, Any], source: str, fields: dict[str, Any]) -> ResNe
     if kind not in KINDS or config.get("architectures") not in (None, [ARCHITECTURES[kind]]):
         raise ValueError(
             f"{source} must be of a {' or '.join(ARCHITECTURES.values())}, found model_type {kind!r} and "
-            f"architectures {config.get('architectures')}: choose another model"
+            f"architectures {config.get('architectures')}; other classes for image classification need the "
+            "extra torch-models: choose another model, or give your own torch module as module:factory"
         )
     for key, supported in FIXED[kind].items():
         if config.get(key, supported) != supported:

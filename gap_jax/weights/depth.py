@@ -5,6 +5,7 @@ from typing import Any
 
 from gap_jax.models.depth_unet import DepthUNet
 from gap_jax.models.dpt import DPT
+from gap_jax.models.torch_modules.module import TorchModule
 from gap_jax.weights.component import (
     TRANSFORMERS,
     load_params,
@@ -18,6 +19,7 @@ from gap_jax.weights.component import (
 from gap_jax.weights.configs import build, build_dpt, describe
 from gap_jax.weights.depth_checkpoints import load_depth_checkpoint
 from gap_jax.weights.repo import Repo, shipped
+from gap_jax.weights.torch_models.loading import fits, is_factory, load_torch, save_torch
 
 
 def load_depth(
@@ -28,7 +30,7 @@ def load_depth(
     revision: str | None = None,
     variant: str | None = None,
     local_files_only: bool = False,
-) -> tuple[DepthUNet | DPT, dict]:
+) -> tuple[DepthUNet | DPT | TorchModule, dict]:
     """Load a depth model and its parameters.
 
     `model` is one of
@@ -36,6 +38,8 @@ def load_depth(
     - a folder that `save_depth` wrote;
     - a folder in transformers' layout, or a hub id, of a `DPTForDepthEstimation` (`"Intel/dpt-hybrid-midas"`,
       `"Intel/dpt-large"`); `revision`, `variant` and `local_files_only` are those of `load_pipeline`;
+    - such a folder or hub id of any other `…ForDepthEstimation`, or `"module:factory"`, a function of yours
+      that returns a torch module: see `load_torch`. These need the extra `torch-models`;
     - a file of XTC's U-Net (`rgb2depth_consistency.pth`) or of Omnidata's DPT-hybrid (`.ckpt`). These pickles
       need torch, which reads only their weights and runs no code;
     - `"small"`, the small world. Its `part` is `"depth"`, the supervised model, trained on one narrow style,
@@ -47,6 +51,9 @@ def load_depth(
     dtypes = network_dtypes(dtype)
     if (path := Path(model).expanduser()).is_file():
         return load_depth_checkpoint(path, dtypes)
+    options: dict[str, Any] = {"variant": variant, "revision": revision, "local_files_only": local_files_only}
+    if is_factory(model):
+        return load_torch(model, "depth", dtype, **options)
     repo = Repo(shipped(model, part), revision=revision, local_files_only=local_files_only)
     config, source = read_config(repo, "")
     module: DepthUNet | DPT
@@ -55,19 +62,25 @@ def load_depth(
             module = build_dpt(config, source, read_normalisation(repo) | dtypes)
         case _, ["UNet"]:
             module = build(DepthUNet, config, source, dtypes)
+        case _ if fits(config, "depth"):
+            return load_torch(model, "depth", dtype, **options)
         case _, architectures:
             raise ValueError(
                 f"{source}: architectures must be ['DPTForDepthEstimation'] or ['UNet'], found "
-                f"{architectures}: choose another model"
+                f"{architectures}; other classes for depth estimation need the extra torch-models: choose "
+                "another model, or give your own torch module as module:factory"
             )
     return module, load_params(module, repo, "", TRANSFORMERS, variant)
 
 
-def save_depth(model: DepthUNet | DPT, params: dict, folder: str | Path) -> None:
+def save_depth(model: DepthUNet | DPT | TorchModule, params: dict, folder: str | Path) -> None:
     """Write a folder that `load_depth` reads; transformers reads that of a DPT too.
 
-    An existing model is replaced, and any other folder refused, as by `save_pipeline`.
+    An existing model is replaced, and any other folder refused, as by `save_pipeline`. Raises ValueError for
+    a torch module that is not of transformers.
     """
+    if isinstance(model, TorchModule):
+        return save_torch(model, params, folder)
     with replace_folder(Path(folder), "config.json") as target:
         write_component(target, describe(model), params, TRANSFORMERS[0])
         if isinstance(model, DPT):

@@ -12,7 +12,7 @@ from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.diffusion.schedule import Schedule
 from gap_jax.models import tokenizer as tokenizers
 from gap_jax.models.clip import Clip, CLIPModel, CLIPTextModel, CLIPVisionModel
-from gap_jax.models.controlnet import ControlNet
+from gap_jax.models.controlnet import ControlNet, ControlNets
 from gap_jax.models.layers import Layer
 from gap_jax.models.tokenizer import Tokenizer
 from gap_jax.models.unet import UNet2DCondition
@@ -44,7 +44,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 def load_pipeline(
     model: str | Path,
-    controlnet: str | Path | None = None,
+    controlnet: str | Path | Sequence[str | Path] | None = None,
     dtype: Any = "float32",
     *,
     config: str | Path | None = None,
@@ -60,8 +60,8 @@ def load_pipeline(
       draw the small worlds of `gap_jax.small_worlds`. A ControlNet that `model_index.json` names is loaded
       too. Or one file, `.safetensors` or `.ckpt`, with the names of the original code, as CompVis,
       AUTOMATIC1111 and Civitai have it.
-    - `controlnet`: the folder, file or hub id of a ControlNet to use instead. `add_controlnet` loads one
-      later.
+    - `controlnet`: the folder, file or hub id of a ControlNet to use instead, or several of them to use at
+      once. `add_controlnet` loads them later.
     - `config`: for one file, the folder or hub id of a pipeline with the same configurations, schedule and
       tokenizer, of which the file has none. None: the published model of the file's shapes, such as
       `stable-diffusion-v1-5/stable-diffusion-v1-5`.
@@ -115,18 +115,21 @@ def load_pipeline(
     _, kind = index.get("controlnet") or (None, None)
     if kind is None or tensors is not None:
         return pipe, params
-    if kind != "ControlNetModel":
+    if kind not in ("ControlNetModel", "MultiControlNetModel"):
         raise ValueError(
-            f"{model}/model_index.json: controlnet must be a single ControlNetModel, found a {kind}: give "
-            "one with the argument controlnet"
+            f"{model}/model_index.json: controlnet must be a ControlNetModel or a MultiControlNetModel, "
+            f"found a {kind}: give one with the argument controlnet"
         )
-    return _add_controlnet(pipe, params, repo, "controlnet", variant)
+    folders = ["controlnet"]
+    while kind == "MultiControlNetModel" and repo.find(f"{_multi(len(folders))}/config.json") is not None:
+        folders.append(_multi(len(folders)))
+    return _together([_add_controlnet(pipe, params, repo, folder, variant) for folder in folders])
 
 
 def add_controlnet(
     pipe: Pipeline,
     params: Params,
-    controlnet: str | Path,
+    controlnet: str | Path | Sequence[str | Path],
     *,
     revision: str | None = None,
     variant: str | None = None,
@@ -135,9 +138,15 @@ def add_controlnet(
     """Load a ControlNet for a pipeline; return the pipeline and parameters with it, in the UNet's dtype.
 
     `controlnet` is a folder in diffusers' layout, a hub id, or a file, `.safetensors` or `.pth`, with the
-    names of the original code or of diffusers; it replaces any ControlNet that the pipeline has. Other
-    arguments and errors are those of `load_pipeline`.
+    names of the original code or of diffusers; it replaces any ControlNet that the pipeline has. Several of
+    them are used at once. Other arguments and errors are those of `load_pipeline`.
     """
+    if not isinstance(controlnet, str | Path):
+        if not controlnet:
+            raise ValueError("controlnet must name a ControlNet or several, found none: leave it out")
+        options: dict[str, Any] = {"revision": revision, "variant": variant}
+        options["local_files_only"] = local_files_only
+        return _together([add_controlnet(pipe, params, one, **options) for one in controlnet])
     path = Path(controlnet).expanduser()
     if path.is_file() and path.suffix in FILES:
         module, tensors = single_file.controlnet_from(single_file.open_file(path), path, pipe.unet)
@@ -152,6 +161,21 @@ def _add_controlnet(pipe, params, repo, folder, variant):
     controlnet = build(ControlNet, config, source, network_dtypes(pipe.unet.dtype))
     pipe = _with_controlnet(pipe, controlnet, source)
     return pipe, params | {"controlnet": load_params(controlnet, repo, folder, DIFFUSERS, variant)}
+
+
+def _multi(number: int) -> str:
+    """Return the folder of a ControlNet in diffusers' layout of several; they are counted from 0."""
+    return f"controlnet_{number}" if number else "controlnet"
+
+
+def _together(single: Sequence[tuple[Pipeline, Params]]) -> tuple[Pipeline, Params]:
+    """Return one pipeline with the ControlNets of several, which are otherwise the same."""
+    if len(single) == 1:
+        return single[0]
+    pipes, all_params = zip(*single, strict=True)
+    pipe = dataclasses.replace(pipes[0], controlnet=ControlNets(tuple(one.controlnet for one in pipes)))
+    networks = {f"networks_{i}": params["controlnet"] for i, params in enumerate(all_params)}
+    return pipe, all_params[0] | {"controlnet": networks}
 
 
 def _with_controlnet(pipe: Pipeline, controlnet: ControlNet, source: str) -> Pipeline:
@@ -206,8 +230,13 @@ def save_pipeline(pipe: Pipeline, params: Params, folder: str | Path) -> None:
     any other content.
     """
     components: dict[str, Layer] = {"text_encoder": pipe.text_encoder, "vae": pipe.vae, "unet": pipe.unet}
-    if pipe.controlnet is not None:
+    if isinstance(pipe.controlnet, ControlNet):
         components["controlnet"] = pipe.controlnet
+    elif pipe.controlnet is not None:
+        params = params | {
+            _multi(i): params["controlnet"][f"networks_{i}"] for i in range(len(pipe.controlnet.networks))
+        }
+        components |= {_multi(i): network for i, network in enumerate(pipe.controlnet.networks)}
     index = {
         "scheduler": ["diffusers", "DDIMScheduler"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
@@ -224,6 +253,9 @@ def save_pipeline(pipe: Pipeline, params: Params, folder: str | Path) -> None:
             config = describe(module)
             index[name] = [library, config.get("_class_name", "CLIPTextModel")]
             write_component(target / name, config, params[name], stem, prefix)
+        if isinstance(pipe.controlnet, ControlNets):
+            index = {name: value for name, value in index.items() if not name.startswith("controlnet_")}
+            index["controlnet"] = ["diffusers", "MultiControlNetModel"]
         scheduler = dataclasses.asdict(pipe.schedule) | {"_class_name": "DDIMScheduler", "clip_sample": False}
         write_json(target / "scheduler" / "scheduler_config.json", scheduler)
         pipe.tokenizer.save(target / "tokenizer")
@@ -299,7 +331,7 @@ def _check_fit(pipe: Pipeline, source: str) -> None:
             f"{channels}, as the VAE has {channels}; found {unet.in_channels} to {unet.out_channels}: use "
             "components of one model"
         )
-    if controlnet is None:
+    if not isinstance(controlnet, ControlNet):
         return
     if controlnet.in_channels != channels:
         raise ValueError(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from gap_jax.diffusion.align import depth_condition
+from gap_jax.diffusion.conditions import depth_condition
 from gap_jax.diffusion.denoising_loss import denoising
 from gap_jax.weights.convert import state_dict
 from tests.torch_references.folders import nchw

@@ -14,7 +14,7 @@ from gap_jax.experiments.iwildcam.__main__ import EXPERIMENT as IWILDCAM
 from gap_jax.experiments.iwildcam.worlds import rows_to_test, target_rows
 from gap_jax.experiments.waterbirds.settings import SmallBirds
 from gap_jax.experiments.waterbirds.worlds import SHARED, build_small
-from gap_jax.stages.classifier_tuning import last_layer, masked_optimizer
+from gap_jax.stages.classifier_tuning import masked_optimizer
 from gap_jax.stages.finetune import finetune
 from gap_jax.tasks.classification import uniform_cross_entropy, weighted_cross_entropy
 from gap_jax.weights.classifier import load_classifier
@@ -39,7 +39,7 @@ def test_fine_tuning_is_that_of_torch_with_batch_norm_in_training_mode(tmp_path)
     torch.save(torchvision("resnet").state_dict(), path)
     images, labels = random.random((4, 96, 96, 3), np.float32), np.array([0, 3, 2, 2])
     weights = np.array([1.5, 1, 0.5, 2, 1], np.float32)
-    network = classifier(str(path), 96, last_layer, batch_norm="training")
+    network = classifier(str(path), 96, "last layer", batch_norm="training")
     batch = {"image": images, "label": labels}
     source = [{name: array[i] for name, array in batch.items()} for i in range(4)]
     sgd = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.01, momentum=0.9))
@@ -70,7 +70,7 @@ def test_fine_tuning_is_that_of_torch_with_batch_norm_in_training_mode(tmp_path)
     for name, value in flatten_dict(jax.device_get(tuned)).items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-3, atol=1e-4, err_msg=str(name))
     assert network.predict(network.params, images[:1]).shape == (1, CLASSES)
-    assert classifier(str(path), 96, last_layer).training is None
+    assert classifier(str(path), 96, "last layer").training is None
 
 
 def test_kept_pixels_are_pasted_into_all_images_that_are_trained_on():

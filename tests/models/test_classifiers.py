@@ -12,16 +12,10 @@ import transformers
 from flax.traverse_util import flatten_dict
 
 from gap_jax.data.loader import Batches
+from gap_jax.models.parameters import batch_norm_statistics, freeze, statistics_loss
 from gap_jax.models.resnet import ResNet
 from gap_jax.models.vit import ViT
-from gap_jax.stages.classifier_tuning import (
-    batch_norm_statistics,
-    freeze,
-    last_layer,
-    masked_optimizer,
-    statistics_loss,
-    with_new_head,
-)
+from gap_jax.stages.classifier_tuning import last_layer, masked_optimizer, with_new_head
 from gap_jax.stages.train import train
 from gap_jax.tasks.classification import cross_entropy
 from gap_jax.weights.classifier import load_classifier

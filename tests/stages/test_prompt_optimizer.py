@@ -12,12 +12,13 @@ from gap_jax import prompts
 from gap_jax.diffusion.align import (
     Sampling,
     controlnet_depth,
-    depth_condition,
     fold_keys,
     inpaint,
     latent_mask,
 )
+from gap_jax.diffusion.conditions import depth_condition
 from gap_jax.models.network import Network
+from gap_jax.models.torch_modules.module import from_torch
 from gap_jax.stages.guidance import image_guidance
 from gap_jax.stages.objective import Term, adversarial
 from gap_jax.stages.prompt_optimizer import EarlyStop, adamw, initial_state, next_state, prompt_optimizer
@@ -38,9 +39,8 @@ def predict_depth(kernel, images):
     return jax.nn.sigmoid(out)
 
 
-def torch_predict_depth(images):
-    kernel = torch.from_numpy(KERNEL).permute(3, 2, 0, 1)
-    return torch.sigmoid(torch.nn.functional.conv2d(images, kernel, padding=1))
+TORCH_DEPTH = torch.nn.Sequential(torch.nn.Conv2d(3, 1, 3, padding=1, bias=False), torch.nn.Sigmoid())
+TORCH_DEPTH[0].weight.data = torch.from_numpy(KERNEL).permute(3, 2, 0, 1).contiguous()
 
 
 def batch_of(step, rows=MICRO * ACCUMULATION):
@@ -57,11 +57,11 @@ def batch_of(step, rows=MICRO * ACCUMULATION):
     }
 
 
-def optimizer_for(model, terms, alignment=None, sampling=None, learning_rate=2e-3, **options):
+def optimizer_for(model, terms, alignment=None, sampling=None, learning_rate=2e-3, network=None, **options):
     return prompt_optimizer(
         model.pipe,
         model.params,
-        Network(predict_depth, KERNEL),
+        network or Network(predict_depth, KERNEL),
         terms,
         alignment or controlnet_depth(),
         adamw(learning_rate),
@@ -137,7 +137,7 @@ class TorchStep:
         images = (pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
         if self.inpaints:
             images = torch.where(nchw(batch["keep"]), nchw(batch["image"]), images)
-        error = torch.abs(torch_predict_depth(images) - nchw(batch["depth"])) * nchw(batch["mask"])
+        error = torch.abs(TORCH_DEPTH(images) - nchw(batch["depth"])) * nchw(batch["mask"])
         guide = 1 - torch.nn.functional.cosine_similarity(self.features(images), self.target[None])
         return -error.mean() + 2.0 * guide.mean()
 
@@ -163,14 +163,14 @@ class TorchStep:
 
 @pytest.mark.parametrize("inpaints", [False, True], ids=["controlnet", "inpainting-eta-1"])
 def test_ten_adamw_steps_equal_torch(models, clip, inpaints):
-    """Both terms and accumulation 2, on ControlNet, or inpainting with noise and pasting.
+    """Both terms and accumulation 2: ControlNet with a torch module, or inpainting with noise and pasting.
 
     On ControlNet, a prompt of real words follows, by the same program.
     """
     model = models("sd15")
-    alignment = controlnet_depth()
+    alignment, network = controlnet_depth(), from_torch(TORCH_DEPTH)
     if inpaints:
-        model = without_controlnet(model)
+        model, network = without_controlnet(model), None
         alignment = inpaint(paste=True)
     sampling = Sampling(num_steps=2, guidance_scale=5.0, eta=float(inpaints))
     targets = np.random.default_rng(4).random((3, 40, 40, 3), dtype=np.float32)
@@ -179,7 +179,9 @@ def test_ten_adamw_steps_equal_torch(models, clip, inpaints):
         Term("guidance", *image_guidance(clip.clip, clip.params, targets), weight=2.0),
     ]
     words = None if inpaints else prompts.vocabulary(model.params)
-    ours = optimizer_for(model, terms, alignment, sampling, accumulation=ACCUMULATION, words=words)
+    ours = optimizer_for(
+        model, terms, alignment, sampling, network=network, accumulation=ACCUMULATION, words=words
+    )
     key, step = jax.random.key(7), compiled_once(ours.step)
     for uses_words in (False,) if inpaints else (False, True):
         state = ours.init(key, start())

@@ -12,14 +12,11 @@ from gap_jax.data import augment
 from gap_jax.data.batch import Batch, HostBatch
 from gap_jax.data.loader import Source, Subset
 from gap_jax.diffusion.align import inpaint
-from gap_jax.models.network import Mask, Network
+from gap_jax.models.network import Network
+from gap_jax.models.parameters import all_parameters, batch_norm_statistics, freeze, statistics_loss
+from gap_jax.models.torch_modules.module import TorchModule, as_network
 from gap_jax.report import pictures
-from gap_jax.stages.classifier_tuning import (
-    all_parameters,
-    batch_norm_statistics,
-    freeze,
-    statistics_loss,
-)
+from gap_jax.stages.classifier_tuning import last_layer
 from gap_jax.tasks import classification, classification_metrics
 from gap_jax.tasks.metric import ImageLoss, Metric, MetricStyle
 from gap_jax.weights.classifier import load_classifier
@@ -120,7 +117,7 @@ def cropped_rows(crop: tuple[int, int, int], height: int) -> slice:
 def classifier(
     model: str,
     size: int,
-    trainable: Mask = all_parameters,
+    trained: Literal["everything", "last layer"] = "everything",
     crop: tuple[int, int, int] | None = None,
     batch_norm: Literal["training", "evaluation"] = "evaluation",
     **options: Any,
@@ -128,10 +125,11 @@ def classifier(
     """Load a classifier that takes images of any size.
 
     - `size`: the side to which images are resized, in pixels.
-    - `trainable`: a mask of the parameters that fine-tuning may change.
+    - `trained`: the part that fine-tuning may change; `everything` leaves out the parameters of a torch
+      module that require no gradient.
     - `crop`: the part of an image's height that the classifier sees, as in `cropped_rows`; None: all of it.
     - `batch_norm`: its mode in fine-tuning. `training` normalises a batch by its own statistics, which move
-      the running ones, whatever `trainable` says; in `evaluation`, the running statistics never change.
+      the running ones, whatever `trained` says; in `evaluation`, the running statistics never change.
     - `options`: further arguments of `load_classifier`.
     """
     module, params = load_classifier(model, **options)
@@ -142,10 +140,15 @@ def classifier(
         shape = (len(images), size, size, images.shape[-1])
         return images if images.shape == shape else jax.image.resize(images, shape, "bilinear")
 
+    if isinstance(module, TorchModule):
+        mask = module.last_layer if trained == "last layer" else module.trainable
+        return as_network(module, params, mask, batch_norm == "training", seen)
+    trainable = last_layer if trained == "last layer" else all_parameters
+
     def predict(params: Any, images: jax.Array) -> jax.Array:
         return module.apply({"params": params}, seen(images))
 
-    def training(params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def training(params: Any, images: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
         frozen = freeze(params, without_statistics)
         logits, updated = module.apply({"params": frozen}, seen(images), train=True, mutable="params")
         return logits, statistics_loss(params, updated["params"])

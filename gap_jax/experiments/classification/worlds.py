@@ -21,7 +21,6 @@ from gap_jax.data.prepared import Prepared
 from gap_jax.experiments.classification.settings import ClassificationFiles
 from gap_jax.experiments.classification.task import classifier
 from gap_jax.models.network import Network
-from gap_jax.stages.classifier_tuning import all_parameters, last_layer
 
 FIELDS = ("image", "keep", "label")
 FIRST_TARGET = 100_000  # target domains of the small world show pictures from this number on
@@ -43,9 +42,8 @@ def models_from(config: ClassificationFiles) -> Models:
 
 
 def _classifier_from(config: ClassificationFiles, model: str) -> Network:
-    trainable = last_layer if config.trained == "last layer" else all_parameters
     plain = {} if config.normalised else {"image_mean": (0.0,) * 3, "image_std": (1.0,) * 3}
-    return classifier(model, config.size, trainable, config.crop, config.batch_norm, **plain)
+    return classifier(model, config.size, config.trained, config.crop, config.batch_norm, **plain)
 
 
 def held_out_set(config: ClassificationFiles, split: str, count: int, *fields: str) -> dict[str, np.ndarray]:

@@ -25,6 +25,7 @@ from gap_jax.experiments.depth.corrupted import TARGET_IMAGES, TARGETS, corrupte
 from gap_jax.experiments.depth.settings import DepthFiles
 from gap_jax.experiments.depth.task import depth_task
 from gap_jax.models.network import Network
+from gap_jax.models.torch_modules.module import TorchModule, as_network
 from gap_jax.stages.evaluate import SetKey
 from gap_jax.tasks.depth import NEGATIVE_PROMPT
 from gap_jax.weights.depth import load_depth
@@ -98,13 +99,14 @@ def build(config: DepthFiles, held_out: int) -> World:
 def _network(model: str, size: int | None = None) -> Network:
     """Return a depth model that resizes images to `size`; None: to what it was trained at."""
     module, params = load_depth(model)
-    side = size or getattr(module, "image_size", UNET_SIZE)
+    side = size or getattr(module, "image_size", None) or UNET_SIZE
 
-    def predict(params, images: jax.Array) -> jax.Array:
-        shape = (len(images), side, side, images.shape[-1])
-        return module.apply({"params": params}, jax.image.resize(images, shape, "bilinear"))
+    def resize(images: jax.Array) -> jax.Array:
+        return jax.image.resize(images, (len(images), side, side, images.shape[-1]), "bilinear")
 
-    return Network(predict, params)
+    if isinstance(module, TorchModule):
+        return as_network(module, params, resize=resize)
+    return Network(lambda params, images: module.apply({"params": params}, resize(images)), params)
 
 
 def _split_domain(folder: Path, count: int) -> tuple[HostBatch, np.ndarray]:

@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-import jax
-
 from gap_jax.closed_loop.world import (
     DataSets,
     FixedPrompts,
@@ -20,6 +18,7 @@ from gap_jax.experiments.depth.corrupted import corrupted
 from gap_jax.experiments.depth.settings import SmallRooms
 from gap_jax.experiments.depth.task import depth_task
 from gap_jax.models.network import Network
+from gap_jax.models.torch_modules.module import TorchModule, as_network
 from gap_jax.small_worlds import rooms
 from gap_jax.weights.depth import load_depth
 
@@ -110,8 +109,6 @@ def _other(model: str) -> Network:
 
 def _network(model: str, part: str = "depth") -> Network:
     module, params = load_depth(model, part)
-
-    def predict(params, images: jax.Array) -> jax.Array:
-        return module.apply({"params": params}, images)
-
-    return Network(predict, params)
+    if isinstance(module, TorchModule):
+        return as_network(module, params)
+    return Network(lambda params, images: module.apply({"params": params}, images), params)

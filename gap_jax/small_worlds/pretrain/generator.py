@@ -163,7 +163,7 @@ def train_diffusion(
     )
     networks: dict[str, nn.Module] = {"unet": unet}
     controlnet = None
-    if training.world.has_controlnet:
+    if training.world.condition is not None:
         controlnet = ControlNet(
             conditioning_embedding_out_channels=(16, 32, 64),
             zero_init=nn.initializers.normal(0.02),
@@ -189,7 +189,7 @@ def train_diffusion(
             for key, (name, network) in zip(keys, networks.items(), strict=False)
         }
 
-    loss = denoising(pipe, timestep_power=0.5)
+    loss = denoising(pipe, timestep_power=0.5, condition=training.world.condition)
 
     def train(name, start):
         part = getattr(recipe, name)

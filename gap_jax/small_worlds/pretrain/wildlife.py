@@ -19,6 +19,7 @@ from gap_jax.data.loader import Source, Subset, stack
 from gap_jax.diffusion.align import Sampling
 from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.models.clip import Clip
+from gap_jax.models.parameters import statistics_loss
 from gap_jax.models.resnet import ResNet
 from gap_jax.report import pictures
 from gap_jax.small_worlds import wildlife
@@ -39,7 +40,7 @@ from gap_jax.small_worlds.pretrain.training import (
 from gap_jax.small_worlds.pretrain.vocabulary import VOCABULARY
 from gap_jax.small_worlds.probe import measures
 from gap_jax.small_worlds.probe import wildlife as probe
-from gap_jax.stages.classifier_tuning import masked_optimizer, statistics_loss, with_new_head
+from gap_jax.stages.classifier_tuning import masked_optimizer, with_new_head
 from gap_jax.stages.evaluate import in_steps
 from gap_jax.stages.finetune import Mixture
 from gap_jax.stages.train import Params, Probe
@@ -199,7 +200,7 @@ WORLD = SmallWorld(
     caption=wildlife.caption,
     known_probabilities=known_probabilities,
     latent_channels=6,
-    has_controlnet=False,
+    condition=None,
     sample_probe=sample_probe,
     train_supervised=train_supervised,
     probe_command=(

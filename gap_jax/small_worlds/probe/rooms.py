@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from gap_jax.diffusion.align import Sampling, controlnet_depth
+from gap_jax.diffusion.align import Sampling, controlnet
 from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.report import pictures
 from gap_jax.small_worlds import rooms
@@ -58,7 +58,7 @@ SHOWN_STYLES = (  # the styles in pictures
     Style("grey", camera="grainy"),
     Style("beige", "bright", "clear", "pixelated"),
 )
-ALIGN = controlnet_depth()
+ALIGN = controlnet(rooms.condition)
 Errors = Callable[[np.ndarray, rooms.RenderedRooms], np.ndarray]  # images and their rooms to errors `[n]`
 
 

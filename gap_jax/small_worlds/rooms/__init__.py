@@ -1,5 +1,6 @@
 """The small world of rooms: procedural rooms with exact depth, in styles that words name."""
 
+from gap_jax.small_worlds.rooms.condition import condition
 from gap_jax.small_worlds.rooms.renderer import PLANS, Plan, RenderedRooms, render
 from gap_jax.small_worlds.rooms.styles import AXES, EVERY, NARROW, Style, caption, draw_style, parse
 from gap_jax.small_worlds.seeds import SPLITS
@@ -14,6 +15,7 @@ __all__ = [
     "RenderedRooms",
     "Style",
     "caption",
+    "condition",
     "draw_style",
     "parse",
     "render",

@@ -11,7 +11,7 @@ from texture in photographs, and whatever hides fine detail makes that harder.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -150,9 +150,8 @@ def _stack(scenes: Sequence[_Scene]) -> _Scene:
 
 def _cast(scenes: _Scene, size: int) -> _Hits:
     """Return the nearest surface along the ray of every pixel."""
-    centres = ((np.arange(size) + 0.5) / size * 2 - 1).astype(np.float32) / np.float32(FOCAL)
-    rays = np.stack([*np.meshgrid(centres, centres), np.ones((size, size), np.float32)], -1)
-    directions = np.einsum("bij,hwj->bhwi", scenes.rotation, rays)
+    seen = rays(size)
+    directions = np.einsum("bij,hwj->bhwi", scenes.rotation, seen)
     directions = np.where(np.abs(directions) < 1e-6, np.float32(1e-6), directions)
     expand = (slice(None), None, None)
     exits = (np.sign(directions) * scenes.half_extent[expand] - scenes.camera[expand]) / directions
@@ -175,7 +174,7 @@ def _cast(scenes: _Scene, size: int) -> _Hits:
             normals[rows] = np.where(closer[..., None], normal, normals[rows])
             window[rows] &= ~closer
     normals = np.einsum("bij,bhwi->bhwj", scenes.rotation, normals)
-    return _Hits(z, rays, normals, window)
+    return _Hits(z, seen, normals, window)
 
 
 def _add_roof(
@@ -253,6 +252,20 @@ def _box(scenes: _Scene, i: int, directions: np.ndarray) -> tuple[np.ndarray, np
     return z, np.einsum("bij,bhwj->bhwi", turn, normal)
 
 
+def pattern(points: Any, numpy: Any = np) -> Any:
+    """Return the pattern at points `[…,3]` of camera space in metres: soft-edged cubes of -1 and 1, `[…,1]`.
+
+    `numpy` is the module that computes it, `numpy` or `jax.numpy`.
+    """
+    return numpy.tanh(3 * numpy.sin(_WAVE * points).prod(-1, keepdims=True))
+
+
+def rays(size: int) -> np.ndarray:
+    """Return the ray of each pixel of an image with `size` pixels a side, float32 `[S,S,3]` with z = 1."""
+    centres = ((np.arange(size) + 0.5) / size * 2 - 1).astype(np.float32) / np.float32(FOCAL)
+    return np.stack([*np.meshgrid(centres, centres), np.ones((size, size), np.float32)], -1)
+
+
 def _shade(hits: _Hits, styles: Sequence[Style]) -> np.ndarray:
     """Return colours in [0,1], `[B,S,S,3]`, from positions, normals and words alone."""
 
@@ -266,17 +279,12 @@ def _shade(hits: _Hits, styles: Sequence[Style]) -> np.ndarray:
     floor = np.clip(-1.4 * normals[..., 1:2] - 0.4, 0, 1)
     ceiling = np.clip(1.4 * normals[..., 1:2] - 0.4, 0, 1)
     albedo = base * (1 - 0.35 * floor) * (1 - 0.5 * ceiling) + 0.45 * ceiling
-    albedo = albedo * _pattern(points)
+    albedo = albedo * (0.80 + 0.28 * pattern(points))
     facing = 0.5 + 0.5 * (normals @ _LAMP)[..., None]
     colour = np.where(hits.window[..., None], _SKY, albedo * (0.30 + 0.80 * facing))
     clear = np.exp(-per_room([EXTINCTION[style.air] for style in styles]) * z)
     factor, added = np.moveaxis(per_room([LIGHT[style.light] for style in styles]), -1, 0)[..., None]
     return np.clip(factor * (clear * colour + (1 - clear) * _FOG) + added, 0, 1)
-
-
-def _pattern(points: np.ndarray) -> np.ndarray:
-    """Return factors on the albedo, `[B,S,S,1]`: soft-edged cubes, light and dark, that fill camera space."""
-    return 0.80 + 0.28 * np.tanh(3 * np.sin(_WAVE * points).prod(-1, keepdims=True))
 
 
 def _rotate_x(angle: float) -> np.ndarray:

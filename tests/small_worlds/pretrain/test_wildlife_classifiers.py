@@ -4,11 +4,12 @@ import jax
 import numpy as np
 import pytest
 
+from gap_jax.models.parameters import RUNNING_STATISTICS
 from gap_jax.small_worlds import wildlife
 from gap_jax.small_worlds.pretrain.recipes import TrainingPart, WildlifeRecipe
 from gap_jax.small_worlds.pretrain.training import Training, initialiser, make_optimizer
 from gap_jax.small_worlds.pretrain.wildlife import LARGE, SMALL, WORLD, pictures_of
-from gap_jax.stages.classifier_tuning import RUNNING_STATISTICS, masked_optimizer
+from gap_jax.stages.classifier_tuning import masked_optimizer
 
 
 @pytest.mark.parametrize("classes", [wildlife.BIRDS, wildlife.MAMMALS])

@@ -9,7 +9,8 @@ import transformers
 from safetensors.torch import load_file
 
 import gap_jax
-from gap_jax.diffusion.align import Sampling, controlnet_depth, depth_condition
+from gap_jax.diffusion.align import Sampling, controlnet_depth
+from gap_jax.diffusion.conditions import depth_condition
 from gap_jax.small_worlds import rooms
 from gap_jax.small_worlds.probe import rooms as probe
 from gap_jax.small_worlds.probe.measures import generate_images, zero_shot_accuracy

@@ -1,0 +1,172 @@
+"""Torch modules as vision models: transformers' classes, and your own by `module:factory`."""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from gap_jax.models.torch_modules.module import TorchModule, first_prediction, to_torch, wrap
+from gap_jax.models.torch_modules.preprocessing import Preprocessing
+from gap_jax.weights.component import replace_folder, write_json
+from gap_jax.weights.repo import Repo
+
+if TYPE_CHECKING:
+    import torch
+
+TaskName = Literal["classification", "depth", "segmentation"]
+CLASSES = {  # the ends of transformers' class names
+    "classification": ("ForImageClassification", "ForImageClassificationWithTeacher"),
+    "depth": ("ForDepthEstimation",),
+    "segmentation": ("ForSemanticSegmentation",),
+}
+AXES = {"classification": "[B,K]", "depth": "[B,1,H,W] or [B,H,W]", "segmentation": "[B,K,H,W]"}
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+
+
+def is_factory(model: str | Path) -> bool:
+    """Return True if `model` is of the form `module:factory`, and no file or folder has that name."""
+    module, _, factory = str(model).partition(":")
+    return (
+        factory.isidentifier() and all(map(str.isidentifier, module.split("."))) and not Path(model).exists()
+    )
+
+
+def fits(config: dict[str, Any], task: TaskName) -> bool:
+    """Return True if transformers' `config.json` names a torch class for the task."""
+    return _class_name(config, task) is not None
+
+
+def load_torch(
+    model: str | Path,
+    task: TaskName,
+    dtype: Any = "float32",
+    *,
+    preprocessing: Preprocessing | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+    local_files_only: bool = False,
+) -> tuple[TorchModule, dict]:
+    """Load a torch module for a task and return it with Flax's `apply`, and its parameters.
+
+    `model` is one of
+
+    - a folder in transformers' layout, or a hub id, of any class for image classification, depth estimation
+      or semantic segmentation; `revision`, `variant` and `local_files_only` are those of `load_pipeline`;
+    - `"module:factory"`: a function without arguments, in a Python module of yours, that returns the torch
+      module. Its images are `[B,3,H,W]`, and its prediction is `[B,K]` for classification, `[B,1,H,W]` or
+      `[B,H,W]` for depth, `[B,K,H,W]` for segmentation; an output of transformers will do, too.
+
+    `dtype`, of parameters and computation, is `float32`, `bfloat16` or `float16`. `preprocessing`: how images
+    become the module's; None: as the folder's processor says or, for a factory, images in [0,1] as they are.
+
+    Raises ImportError without torch, torchax or transformers; ValueError for a model of another task, or one
+    whose prediction has another shape; and what the factory raises.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(f"{model} is a torch module: install gap_jax[torch-models] ({error})") from error
+
+    if is_factory(model):
+        module, source = _made_by_factory(str(model)), f"the module of {model}"
+    else:
+        repo = Repo(model, revision=revision, local_files_only=local_files_only)
+        module, source = _from_transformers(repo, task, variant), repo.model
+        preprocessing = preprocessing or _processor(repo)
+    module = module.to(getattr(torch, jnp.dtype(dtype).name)).eval()
+    wrapped, params = wrap(module, preprocessing, _depth_map if task == "depth" else None)
+    _check_prediction(wrapped, params, task, source)
+    return wrapped, params
+
+
+def save_torch(module: TorchModule, params: dict, folder: str | Path) -> None:
+    """Write a transformers module with these parameters as a folder that `load_torch` and transformers read.
+
+    An existing model is replaced, and any other folder refused, as by `save_pipeline`. Raises ValueError for
+    a module of another library.
+    """
+    inner = module.module
+    if not hasattr(inner, "save_pretrained"):
+        raise ValueError(
+            f"{type(inner).__name__} is no module of transformers, so it has no folder layout: save the "
+            "state dict that gap_jax.to_torch returns with torch.save"
+        )
+    with replace_folder(Path(folder), "config.json") as target:
+        inner.save_pretrained(target, state_dict=to_torch(inner, params))
+        write_json(target / PROCESSORS[0], module.preprocessing.to_processor())
+
+
+def _made_by_factory(model: str) -> "torch.nn.Module":
+    import torch
+
+    name, _, factory = model.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # modules in the current folder, also for commands that are scripts
+    found = getattr(importlib.import_module(name), factory, None)
+    if not callable(found):
+        raise ValueError(f"{model}: the module {name} has no function {factory}: check the name")
+    module = found()
+    if not isinstance(module, torch.nn.Module):
+        raise ValueError(
+            f"{model} must return a torch.nn.Module, found {type(module).__name__}: return the module itself"
+        )
+    return module
+
+
+def _from_transformers(repo: Repo, task: TaskName, variant: str | None) -> "torch.nn.Module":
+    import transformers
+
+    config = repo.read_json("config.json")
+    name = _class_name(config, task)
+    if name is None:
+        raise ValueError(
+            f"{repo.model}/config.json must be of a class for {task} ({' or '.join(CLASSES[task])}), found "
+            f"model_type {config.get('model_type')!r} and architectures {config.get('architectures')}: "
+            "choose another model, or give your own as module:factory"
+        )
+    return getattr(transformers, name).from_pretrained(
+        repo.model if repo.folder is None else repo.folder,
+        revision=repo.revision or "main",
+        variant=variant,
+        local_files_only=repo.local_files_only,
+    )
+
+
+def _class_name(config: dict[str, Any], task: TaskName) -> str | None:
+    """Return the name of the torch class that a configuration names, if transformers has it."""
+    names = config.get("architectures") or ()
+    if len(names) != 1 or not str(names[0]).endswith(CLASSES[task]):
+        return None
+    import transformers
+
+    config_class = getattr(getattr(transformers, names[0], None), "config_class", None)
+    return names[0] if getattr(config_class, "model_type", "") == config.get("model_type") else None
+
+
+def _processor(repo: Repo) -> Preprocessing:
+    for name in PROCESSORS:
+        if repo.find(name) is not None:
+            config = repo.read_json(name)
+            return Preprocessing.from_processor(config.get("image_processor", config))
+    return Preprocessing()
+
+
+def _depth_map(returned: Any) -> "torch.Tensor":
+    """Return a depth module's prediction as `[B,1,H,W]`."""
+    prediction = first_prediction(returned)
+    return prediction.unsqueeze(1) if prediction.ndim == 3 else prediction
+
+
+def _check_prediction(wrapped: TorchModule, params: dict, task: TaskName, source: str) -> None:
+    size = wrapped.preprocessing.size or (224, 224)
+    images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+    shape = jax.eval_shape(wrapped.apply, {"params": params}, images).shape
+    right = len(shape) == (2 if task == "classification" else 4) and (task != "depth" or shape[-1] == 1)
+    if not right:
+        raise ValueError(
+            f"{source} must predict {AXES[task]} for {task}; found a prediction of shape {list(shape)} for "
+            f"{shape[0]} images of {size[1]}x{size[0]} pixels, channels last: give a model for {task}"
+        )
