@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gap_jax.diffusion.align import Condition
+from gap_jax.diffusion.align import Condition, see_depth
 from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.diffusion.schedule import Schedule
 
@@ -34,7 +34,7 @@ def noised(
 
 
 def denoising(
-    pipe: Pipeline, timestep_power: float = 1.0, condition: Condition | None = None
+    pipe: Pipeline, timestep_power: float = 1.0, condition: Condition = see_depth
 ) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
     """Return `loss(params, frozen, batch, keys)`: the mean squared error of the predicted noise or v.
 
@@ -46,7 +46,7 @@ def denoising(
     - `keys` `[B]`: `split(keys[b])` draws u of row b by `uniform`, and its noise by `normal`.
     - `timestep_power`: the timesteps are `⌊T u^timestep_power⌋` of T. 1 is Stable Diffusion's choice; a
       smaller power draws noisier timesteps.
-    - `condition(batch)`: returns what the ControlNet sees, float `[B,H,W,3]` in [0,1]; None without one.
+    - `condition(batch)`: returns what the ControlNet sees, if there is one, float `[B,H,W,3]` in [0,1].
     """
     num_timesteps = pipe.schedule.num_train_timesteps
 
@@ -62,7 +62,7 @@ def denoising(
         latents = batch["latents"] if "latents" in batch else pipe.encode_image(frozen, batch["image"], keys)
         noisy, timesteps, target = jax.vmap(draw)(latents, keys)
         residuals = None
-        if condition is not None:
+        if pipe.controlnet is not None:
             control = condition(batch)
             variables = {"params": weights["controlnet"]}
             residuals = pipe.controlnet.apply(variables, noisy, timesteps, context, control)

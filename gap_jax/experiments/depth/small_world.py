@@ -62,7 +62,7 @@ def build(config: SmallRooms, held_out: int) -> World:
             critic=_network("small", CRITIC),
             others=load_others(config.models, _other),
         ),
-        task=depth_task(),
+        task=depth_task(condition=rooms.condition),
         data=DataSets(
             original=original,
             validation={

@@ -11,6 +11,7 @@ import numpy as np
 
 from gap_jax.data.encoding import as_arrays
 from gap_jax.data.loader import Source
+from gap_jax.diffusion.align import see_depth
 from gap_jax.diffusion.denoising_loss import denoising
 from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.diffusion.schedule import Schedule
@@ -189,7 +190,7 @@ def train_diffusion(
             for key, (name, network) in zip(keys, networks.items(), strict=False)
         }
 
-    loss = denoising(pipe, timestep_power=0.5, condition=training.world.condition)
+    loss = denoising(pipe, timestep_power=0.5, condition=training.world.condition or see_depth)
 
     def train(name, start):
         part = getattr(recipe, name)
