@@ -1,8 +1,11 @@
-# Everything runs in .venv, which is made on first use and brought up to date when a file below changes.
+# Everything runs in .venv, or in .venv-tools for `docs` and `wheel`. Both are made on first use and brought up to
+# date when a file below changes.
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: depth waterbirds iwildcam test lint clean
+TOOLS := .venv-tools
+
+.PHONY: depth waterbirds iwildcam test lint docs wheel clean
 
 depth waterbirds iwildcam: $(VENV)/.installed-base
 	$(VENV)/bin/python -m gap_jax.experiments.$@ $(ARGS)
@@ -15,12 +18,26 @@ lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+# The site, in the folder site/. A warning is an error; the pages do not need a network.
+docs: $(TOOLS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(TOOLS)/bin/python -m mkdocs build --strict
+	$(TOOLS)/bin/python docs/check_links.py site
+
+wheel: $(TOOLS)/.installed
+	$(TOOLS)/bin/python -m build
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .jax_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TOOLS) build dist site *.egg-info .jax_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # .installed-X: gap_jax with its extra X (base: none), at the pinned versions.
 $(VENV)/.installed-%: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install -c constraints.txt -e '.$(if $(filter-out base,$*),[$*])'
+	touch $@
+
+# The tools that make the site and the wheel; they read gap_jax and do not import it.
+$(TOOLS)/.installed: docs/requirements.txt
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install -r docs/requirements.txt
 	touch $@

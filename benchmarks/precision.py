@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import memory
 from benchmarks.full_size import in_new_process, peak_memory
 from gap_jax.diffusion.align import Sampling, controlnet_depth, generate
 from gap_jax.models.layers import Layer
+from gap_jax.planning.networks import Networks, shapes
 
 PLACEHOLDERS = 4
 SCALES = {"float32": (1.0,), "bfloat16": (1.0,), "float16": (1.0, 2.0**16, 1 / 16)}
@@ -57,12 +57,12 @@ def random_weights(network: Layer, seed: int) -> Any:
         deviation = 0.02 if name == "embedding" else float(np.prod(leaf.shape[:-1])) ** -0.5
         return jnp.asarray(rng.standard_normal(leaf.shape, np.float32) * np.float32(deviation), leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(draw, memory.shapes(network))
+    return jax.tree_util.tree_map_with_path(draw, shapes(network))
 
 
 def measure(dtype: str, side: int, steps: int, pixels: np.ndarray | None) -> Measured:
     """Return the gradients in one precision; without `pixels`, those of the depth U-Net are computed here."""
-    networks = memory.Networks("taskonomy-unet", dtype)
+    networks = Networks("taskonomy-unet", dtype)
     pipe = networks.pipe
     params = {part: random_weights(getattr(pipe, part), i) for i, part in enumerate(networks.params)}
     rng = np.random.default_rng(0)
@@ -85,7 +85,7 @@ def measure(dtype: str, side: int, steps: int, pixels: np.ndarray | None) -> Mea
     def pull(params, model_params, pixels, scale):
         images, pull_back = jax.vjp(lambda *x: draw(params, *x), embeddings, jnp.zeros((1, 77, width)))
         if pixels is None:
-            pixels = (side / memory.SIDE) ** 2 * jax.grad(depth_loss)(images, model_params)
+            pixels = (side / networks.side) ** 2 * jax.grad(depth_loss)(images, model_params)
         return pixels, *(gradient / scale for gradient in pull_back(scale * pixels))
 
     start, gradients = time.perf_counter(), {}

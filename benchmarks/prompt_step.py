@@ -30,7 +30,8 @@ from gap_jax.models import clip, controlnet, unet, vae
 from gap_jax.models.network import Network
 from gap_jax.models.tokenizer import Tokenizer
 from gap_jax.stages.objective import adversarial
-from gap_jax.stages.prompt_optimizer import adamw, prompt_optimizer
+from gap_jax.stages.optimizers import adamw
+from gap_jax.stages.prompt_optimizer import prompt_optimizer
 from gap_jax.tasks import depth
 from gap_jax.weights.configs import build
 from tests.diffusion.test_denoise import embed_through

@@ -17,10 +17,13 @@ _HOMES = {
     "add_controlnet": "gap_jax.weights.pipeline",
     "ddim": "gap_jax.diffusion.schedule",
     "dpm_solver": "gap_jax.diffusion.schedule",
+    "euler": "gap_jax.diffusion.schedule",
+    "lcm": "gap_jax.diffusion.schedule",
     # CLIP
     "Clip": "gap_jax.models.clip",
     "load_clip": "gap_jax.weights.pipeline",
     "save_clip": "gap_jax.weights.pipeline",
+    "clean_caption": "gap_jax.models.tokenizer",
     # vision models
     "Network": "gap_jax.models.network",
     "load_depth": "gap_jax.weights.depth",
@@ -34,9 +37,18 @@ _HOMES = {
     # alignments: how images keep their labels
     "Alignment": "gap_jax.diffusion.align",
     "Sampling": "gap_jax.diffusion.align",
+    "Start": "gap_jax.diffusion.align",
+    "controlnet": "gap_jax.diffusion.align",
     "controlnet_depth": "gap_jax.diffusion.align",
     "inpaint": "gap_jax.diffusion.align",
     "latent_mask": "gap_jax.diffusion.align",
+    "first_noise": "gap_jax.diffusion.align",
+    "sdedit_start": "gap_jax.diffusion.align",
+    "fold_keys": "gap_jax.diffusion.align",
+    "depth_condition": "gap_jax.diffusion.conditions",
+    "class_condition": "gap_jax.diffusion.conditions",
+    "normal_condition": "gap_jax.diffusion.conditions",
+    "canny_condition": "gap_jax.diffusion.conditions",
     # objectives: what prompts are optimised for
     "Term": "gap_jax.stages.objective",
     "SetTerm": "gap_jax.stages.objective",
@@ -54,7 +66,7 @@ _HOMES = {
     "diversity": "gap_jax.stages.set_terms",
     # stages
     "EarlyStop": "gap_jax.stages.prompt_optimizer",
-    "adamw": "gap_jax.stages.prompt_optimizer",
+    "adamw": "gap_jax.stages.optimizers",
     "prompt_optimizer": "gap_jax.stages.prompt_optimizer",
     "optimize": "gap_jax.stages.optimize",
     "Filter": "gap_jax.stages.generate",

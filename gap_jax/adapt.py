@@ -7,9 +7,12 @@ command is run again.
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+
+from gap_jax.errors import one_line_errors
+from gap_jax.ranges import DISTINCT, NOT_EMPTY, Count, Positive, Seed, Share, Text, below, check_ranges
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is fast
     from gap_jax.data.batch import Example
@@ -22,28 +25,31 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is fast
 class Adapt:
     """Settings of a fine-tuning; the defaults suit Stable Diffusion 1.5."""
 
-    model: str  # pipeline to start from: a folder in diffusers' layout, a hub id, or `small`
+    model: Text  # pipeline to start from: a folder in diffusers' layout, a hub id, or `small`
     images: Path  # folder of images with metadata.jsonl, which names captions and depth maps
     work: Path = Path("runs/adapt")  # folder of everything that is written; the result is in `pipeline`
-    controlnet: str | None = None  # ControlNet to add to the pipeline: a folder or a hub id
+    controlnet: Text | None = None  # ControlNet to add to the pipeline: a folder or a hub id
     # networks to train; a ControlNet is trained only if it is named here
-    networks: tuple[Literal["unet", "controlnet"], ...] = ("unet",)
-    size: int = 512  # pixels along a side of the training images
-    steps: int = 2000  # number of updates
-    batch: int = 8  # images per update, over all devices
-    learning_rate: float = 1e-5  # AdamW learning rate, after a warm-up of 2 % of the steps
-    average: float = 0.999  # decay of the moving average of the weights, which is the result
-    empty_captions: float = 0.1  # share of captions left empty, so that classifier-free guidance works
+    networks: Annotated[tuple[Literal["unet", "controlnet"], ...], NOT_EMPTY, DISTINCT] = ("unet",)
+    size: Count = 512  # pixels along a side of the training images
+    steps: Count = 2000  # number of updates
+    batch: Count = 8  # images per update, over all devices
+    learning_rate: Positive = 1e-5  # AdamW learning rate, after a warm-up of 2 % of the steps
+    # decay of the moving average of the weights, which is the result
+    average: Annotated[float, below(0, 1)] = 0.999
+    empty_captions: Share = 0.1  # share of captions left empty, so that classifier-free guidance works
     # precision of the computation; trained weights stay float32. Gradients are too small for float16
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    seed: int = 0  # seed of all random numbers
+    seed: Seed = 0  # seed of all random numbers
 
 
 def main(config: Adapt) -> None:
     """Fine-tune the networks and write the pipeline.
 
-    Raises FileNotFoundError or ValueError if the model or the images cannot be read or do not fit together.
+    Raises FileNotFoundError or ValueError if the model or the images cannot be read or do not fit together,
+    and ValueError for a setting outside its range.
     """
+    check_ranges(config)
     import jax
     import optax
 
@@ -174,5 +180,11 @@ class _Indexed:
         return {**self._source[index], "index": index}
 
 
+def run(args: list[str] | None = None) -> None:
+    """Run the command line; an error in the model or the images ends the program with its message."""
+    with one_line_errors():
+        main(tyro.cli(Adapt, args=args, prog="python -m gap_jax.adapt", description=__doc__))
+
+
 if __name__ == "__main__":
-    main(tyro.cli(Adapt, prog="python -m gap_jax.adapt", description=__doc__))
+    run()

@@ -182,9 +182,11 @@ def _save_or_compare(path: Path, text: str, save: bool) -> None:
             write_whole(path, text.encode())
         return
     try:
-        saved = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not the configuration of a run: {error}") from error
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is not the configuration of a run: {error}. Delete {path.parent} to start anew"
+        ) from error
     differences = _differences(_flatten(json.loads(text)), _flatten(saved))
     if differences:
         raise ValueError(

@@ -1,11 +1,19 @@
-"""Atomic writing of files: after a crash, a file is the old one or the complete new one."""
+"""Atomic writing of files: after a crash, a file is the old one or the complete new one.
+
+JSON files that a run reads back have a digest, by which a change on the disk is noticed.
+"""
 
 import errno
+import hashlib
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+_DIGEST = "blake2b"  # the entry of a JSON file that is the digest of all others
 
 
 class WriteError(OSError):
@@ -55,6 +63,37 @@ def write_whole(path: str | Path, content: bytes) -> None:
         finally:
             scratch.unlink(missing_ok=True)
         fsync(path.parent)
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object for `read_json`, with its digest as the last entry; raise as `write_whole`."""
+    text = json.dumps({**content, _DIGEST: _digest(content)}, indent=1)
+    write_whole(path, f"{text}\n".encode())
+
+
+def read_json(path: str | Path, advice: str) -> dict[str, Any]:
+    """Read the JSON object in a file of `write_json`.
+
+    Raises FileNotFoundError, and ValueError ending in `advice` for a file that has changed since.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_bytes())
+        if content.pop(_DIGEST) != _digest(content):
+            raise ValueError("its digest is that of other content")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, MemoryError) as error:
+        raise ValueError(f"{path} is damaged ({_shortened(error)}): {advice}") from error
+    return content
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    plain = json.dumps(json.loads(json.dumps(content)), sort_keys=True)
+    return hashlib.blake2b(plain.encode(), digest_size=16).hexdigest()
+
+
+def _shortened(error: BaseException) -> str:
+    """Return the kind and the message of an error, at most 100 characters."""
+    return f"{type(error).__name__}: {error}"[:100]
 
 
 def fsync(path: str | Path) -> None:

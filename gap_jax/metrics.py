@@ -118,7 +118,7 @@ def _lines_until(path: Path, last_step: int) -> bytes:
     for number, line in enumerate(lines, 1):
         try:
             step = int(json.loads(line)["step"])
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(
                 f"{path}:{number} must be a JSON object with 'step', found {line[:80]!r}: remove the "
                 "line, or use another folder"

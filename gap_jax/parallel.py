@@ -7,7 +7,7 @@ is a mesh of one, on which the same programs run.
 import functools
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -55,6 +55,10 @@ def initialize(
             raise  # otherwise JAX detected no job, and this process is alone
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, by which SLURM, Kubernetes and preemptible machines announce the end."""
+
+
 def use_all_cores() -> None:
     """Make each CPU core a JAX device, up to 8; must be called before JAX is used.
 
@@ -69,12 +73,12 @@ def use_all_cores() -> None:
     jax.config.update("jax_num_cpu_devices", min(2 ** (cores.bit_length() - 1), 8))
 
 
-def make_mesh(prompts: int = 1) -> Mesh:
-    """Return the mesh `data` × `prompt` of all devices of all processes, with `prompts` along the second.
+def make_mesh(prompts: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Return the mesh `data` × `prompt` of `devices`, with `prompts` along the second.
 
-    Raises ValueError unless `prompts` divides the number of devices.
+    `devices` None: all devices of all processes. Raises ValueError unless `prompts` divides their number.
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     if prompts < 1 or len(devices) % prompts:
         raise ValueError(
             f"the prompt axis must have a size that divides the {len(devices)} devices, found {prompts}"

@@ -89,7 +89,11 @@ def load_metadata(path: str | Path) -> dict[str, Any]:
     from safetensors import safe_open
 
     with safe_open(path, "numpy") as file:
-        return json.loads((file.metadata() or {}).get(_HEADER, "{}"))
+        text = (file.metadata() or {}).get(_HEADER, "{}")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the metadata in {path} is not JSON: {error}. Copy the file again") from error
 
 
 def check_tokens(names: Sequence[str]) -> None:

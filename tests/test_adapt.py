@@ -64,7 +64,7 @@ def test_settings_that_do_not_fit_together_are_refused(config, sd15, inpaint):
 
 def test_captions_that_are_missing_are_named(config):
     write(config.images, [{"file_name": "a.png"}])
-    with pytest.raises(ValueError, match=r"metadata.jsonl:1 .*'text'"):
+    with pytest.raises(ValueError, match=r"a string 'text': .*metadata.jsonl:1"):
         adapt.main(config)
 
 
@@ -76,3 +76,9 @@ heavy = {"jax", "optax", "orbax", "grain", "PIL", "gap_jax.diffusion.pipeline"} 
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_errors_on_the_command_line_are_messages(config):
+    write(config.images, [{"file_name": "a.png"}])
+    with pytest.raises(SystemExit, match=r"error: 1 of 1 examples cannot be used(.|\n)*metadata.jsonl:1"):
+        adapt.run(["--model", config.model, "--images", str(config.images), "--size", "32"])

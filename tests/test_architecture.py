@@ -13,6 +13,7 @@ import gap_jax
 
 ROOT = Path(gap_jax.__file__).parent
 FLOORS = (  # from top to bottom: a module imports from its own floor and from those below
+    ("planning",),
     ("experiments",),
     ("small_worlds",),
     ("closed_loop",),
@@ -25,7 +26,7 @@ FLOORS = (  # from top to bottom: a module imports from its own floor and from t
     ("diffusion",),
     ("models",),
     ("data",),
-    ("parallel", "checkpoint", "metrics", "checks", "files"),
+    ("parallel", "checkpoint", "metrics", "checks", "ranges", "errors", "progress", "files"),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
@@ -34,9 +35,9 @@ NAMES = [str(path.relative_to(ROOT)) for path in MODULES]
 WEAK_STARTS = set("of what how whose those that whether as by where with from for".split())  # noqa: SIM905
 VERBS = set(  # one of which begins a public function's docstring
     """
-    add align apply begin build call check choose collect combine compile compute convert copy count create
-    crop cut decode delete denoise describe download draw drop encode estimate evaluate execute export fail
-    feed fill filter find fine-tune finish fit flush fold follow format freeze generate give group hold
+    add align apply begin build call check choose clean collect combine compile compute convert copy count
+    create crop cut decode delete denoise describe download draw drop encode estimate evaluate execute export
+    fail feed fill filter find fine-tune finish fit flush fold follow format freeze generate give group hold
     initialise insert iterate join keep label list load make map mark match measure merge mix move name noise
     normalise open optimise pad paste place plan predict prepare print put raise rank read record reduce
     remove rename render repeat replace replicate report require resample resize restore return round run

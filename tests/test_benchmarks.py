@@ -7,6 +7,9 @@ from pathlib import Path
 import jax
 import pytest
 
+from gap_jax.parallel import make_mesh
+from gap_jax.planning.networks import Networks
+
 BENCHMARKS = sorted(Path(__file__).parents[1].glob("benchmarks/*.py"))
 
 
@@ -23,8 +26,7 @@ def test_everything_that_a_benchmark_imports_exists(path):
 
 @pytest.mark.parametrize("stage", ["optimize", "generate", "finetune"])
 def test_the_memory_plan_has_the_presets_steps(stage):
-    from benchmarks.memory import Networks
-
     networks = Networks("taskonomy-unet", "bfloat16")
-    step, arguments = getattr(networks, stage)(1, 2)
-    assert callable(step) and all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(arguments))
+    step = getattr(networks, stage)(make_mesh(), 1, 2)
+    assert callable(step.function) and step.images >= 2 * jax.device_count()
+    assert all(hasattr(leaf, "sharding") for leaf in jax.tree.leaves(step.arguments))

@@ -1,5 +1,6 @@
 """The prompts of an arm, fixed texts or populations of embeddings, and the images that they are made from."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,8 +9,8 @@ import jax
 import numpy as np
 
 from gap_jax import prompts
-from gap_jax.closed_loop.arms import Arm
-from gap_jax.closed_loop.settings import Optimizing
+from gap_jax.closed_loop.arms import ARMS, Arm
+from gap_jax.closed_loop.settings import Optimizing, Settings
 from gap_jax.closed_loop.world import Generator, TargetDomain, World
 from gap_jax.diffusion.pipeline import Params, Pipeline
 
@@ -20,7 +21,7 @@ _FILES = ("learned_embeds*.safetensors", "learned_embeds*.bin")  # ours and diff
 class PromptSet(NamedTuple):
     """Prompts of an arm that share a target domain and a subset of the data.
 
-    - `texts`: each prompt's text or, for embeddings, its name.
+    - `texts`: each prompt's text or, for embeddings, its token.
     - `embeddings`: float32 `[prompts,n,D]`, or None for texts.
     - `target`, `subset`: names of the target domain and of the subset; None: none, and all data.
     """
@@ -35,10 +36,34 @@ class PromptSet(NamedTuple):
         """The target and the subset, separated by a comma; "all" if there is neither."""
         return ", ".join(filter(None, (self.target, self.subset))) or "all"
 
-    def name(self, index: int) -> str:
-        """Return a prompt's name within its arm, for data sets."""
-        text = self.texts[index]
-        return text if self.target is None and self.subset is None else f"{self.label}: {text}"
+    def prompt(self, index: int, suffix: str) -> str:
+        """Return the prompt of an image as diffusers takes it: a text or, before `suffix`, a token."""
+        return self.texts[index] + (suffix if self.embeddings is not None else "")
+
+
+def prompts_owner(arm: str, iteration: int) -> str:
+    """Return the arm whose prompts an arm uses; in the first iteration, arms may share them."""
+    return arm if iteration else ARMS[arm].prompts_of or arm
+
+
+def token_owner(settings: Settings, seed: int, arm: str, iteration: int = 0) -> str:
+    """Return the words that tell the tokens of an arm's prompts from all others of an experiment."""
+    parts = [prompts_owner(arm, iteration)]
+    if len(settings.seeds) > 1:
+        parts.insert(0, f"seed-{seed}")
+    if iteration:
+        parts.append(f"iteration-{iteration + 1}")
+    return "-".join(parts)
+
+
+def tokens(owner: str, target: str | None, subset: str | None, count: int) -> tuple[str, ...]:
+    """Return the tokens of a population's prompts, such as `<guided-foggy-0>`.
+
+    `owner` tells them from those of other populations with the same target and subset. The words are in lower
+    case, because diffusers ignores it, and other characters than letters and digits become hyphens.
+    """
+    words = re.sub(r"[\W_]+", "-", " ".join(filter(None, (owner, target, subset))).lower()).strip("-")
+    return tuple(f"<{words}-{i}>" for i in range(count))
 
 
 def text_prompts(lines: Sequence[str], subsets: Sequence[str]) -> list[PromptSet]:
@@ -101,10 +126,13 @@ def population_size(arm: Arm, config: Optimizing) -> PopulationSize:
     return PopulationSize(config.prompts, config.placeholders)
 
 
-def initial_prompts(arm: Arm, world: World, config: Optimizing, seed: int) -> list[PromptSet]:
+def initial_prompts(
+    arm: Arm, world: World, config: Optimizing, seed: int, owner: str = "gap"
+) -> list[PromptSet]:
     """Return an arm's populations before optimisation; an arm that is not optimised keeps them.
 
-    All arms of a seed begin at the same embeddings, drawn from the seed alone. Raises the errors of `starts`.
+    All arms of a seed begin at the same embeddings, drawn from the seed alone. `owner` is that of `tokens`.
+    Raises the errors of `starts`.
     """
     size = population_size(arm, config)
     embeddings = starts(
@@ -115,8 +143,10 @@ def initial_prompts(arm: Arm, world: World, config: Optimizing, seed: int) -> li
         jax.random.fold_in(jax.random.key(seed), 1),
         random=arm.prompts == "random",
     )
-    names = tuple(f"<gap-{i}>" for i in range(size.prompts))
-    return [PromptSet(names, embeddings, target, subset) for target, subset in populations(arm, world)]
+    return [
+        PromptSet(tokens(owner, target, subset, size.prompts), embeddings, target, subset)
+        for target, subset in populations(arm, world)
+    ]
 
 
 def in_words(generator: Generator, prompt_set: PromptSet) -> PromptSet:

@@ -1,13 +1,17 @@
 """Puts together the results of all seeds: what was measured, what was generated, and pictures of prompts."""
 
-import json
+import platform
+import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
+import gap_jax
 from gap_jax import prompts
 from gap_jax.closed_loop.arm_prompts import PromptSet
 from gap_jax.closed_loop.arms import ARMS
@@ -24,8 +28,10 @@ from gap_jax.closed_loop.run import CRITIC, ORIGINAL, Produced, Run
 from gap_jax.closed_loop.settings import Optimizing, Settings
 from gap_jax.closed_loop.terms import weights_of
 from gap_jax.closed_loop.world import TargetDomain
-from gap_jax.report.results import CONSTANT, ArmStyle, Column, Generated, Point, Prompt, Results
+from gap_jax.progress import compiling
+from gap_jax.report.results import CONSTANT, ArmStyle, Column, Generated, Origin, Point, Prompt, Results
 from gap_jax.stages.evaluate import CLEAN, SetKey
+from gap_jax.stages.generate import read_summary
 from gap_jax.stages.guidance import FeatureStatistics
 from gap_jax.stages.optimize import load_trajectory
 
@@ -73,6 +79,29 @@ def collect(runs: Sequence[Run], produced: Sequence[Sequence[Produced]], root: P
             if target in scores[0][next(iter(names.values()))]
         },
         prompts=tuple(_prompts(runs[0], produced[0], root)),
+        origin=_origin(runs[0], produced[0], root),
+    )
+
+
+def _origin(run: Run, produced: Sequence[Produced], root: Path) -> Origin:
+    """Return how the results were made, with the files of a seed's arms."""
+    artefacts = {}
+    for work in produced:
+        folders = {
+            "prompts": work.optimized,
+            "images": work.generated / "images" / "train",
+            "model": run.stage_folder(work.key.arm, "finetune", work.key.iteration) / "best",
+        }
+        artefacts[result_arm(work.key, run.settings.iterations)] = {
+            kind: folder.relative_to(root).as_posix() for kind, folder in folders.items() if folder.is_dir()
+        }
+    devices = jax.devices()
+    return Origin(
+        command=shlex.join(["python", *sys.orig_argv[1:]]),
+        versions={"gap_jax": gap_jax.__version__, "Python": platform.python_version()}
+        | {package: version(package) for package in ("jax", "flax", "optax", "numpy")},
+        devices=f"{len(devices)} × {devices[0].device_kind}",
+        artefacts=artefacts,
     )
 
 
@@ -150,16 +179,13 @@ def _efficiency(
 
 def _generated(folders: Sequence[Path]) -> Generated:
     """Return what an arm generated, from its folder of each seed."""
-    summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+    summaries = [read_summary(folder) for folder in folders]
     removed: dict[str, int] = {}
     for summary in summaries:
         for reason, count in summary["dropped"].items():
             removed[reason] = removed.get(reason, 0) + count
-    critic = []
-    for folder in folders:
-        lines = (folder / "images" / "train" / "metadata.jsonl").read_text().splitlines()
-        critic.append(float(np.mean([json.loads(line)["critic_score"] for line in lines])))
-    return Generated(sum(summary["images"] for summary in summaries), removed, tuple(critic))
+    critic = tuple(summary["means"]["critic_score"] for summary in summaries)
+    return Generated(sum(summary["images"] for summary in summaries), removed, critic)
 
 
 def _prompts(run: Run, produced: Sequence[Produced], root: Path) -> Iterator[Prompt]:
@@ -173,10 +199,12 @@ def _prompts(run: Run, produced: Sequence[Produced], root: Path) -> Iterator[Pro
         )
         if i < SHOWN
     ]
-    for work, prompt_set, i, number in tqdm(
-        numbered, desc="draw", unit="prompt", disable=jax.process_index() != 0
-    ):
-        yield _prompt(run, gallery, work, prompt_set, i, number)
+    with tqdm(total=len(numbered), desc="draw", unit="prompt", disable=jax.process_index() != 0) as bar:
+        for work, prompt_set, i, number in numbered:
+            with compiling(bar, bar.n == 0):
+                drawn = _prompt(run, gallery, work, prompt_set, i, number)
+            bar.update()
+            yield drawn
 
 
 def _prompt(

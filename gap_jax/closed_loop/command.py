@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import tyro
 
 from gap_jax.closed_loop.settings import STAGES, Evaluating, Settings
+from gap_jax.errors import one_line_errors
+from gap_jax.ranges import check_ranges
 
 if TYPE_CHECKING:
     from gap_jax.closed_loop.world import World
@@ -44,12 +46,15 @@ class Experiment(NamedTuple):
     - `presets`: its presets by name. The first one is the default.
     - `build_world(world, held_out)`: returns the `World` that a preset's `world` describes, with `held_out`
       images in each held-out set. It should import heavy modules itself, so that `--help` is fast.
+    - `adversarial_sign(world)`: returns the sign, 1 or -1, of the loss that adversarial prompts minimise. A
+      threshold of early stopping must have it, too. None: it is known only after the first update.
     """
 
     name: str
     description: str
     presets: Mapping[str, Preset]
     build_world: Callable[[Any, int], "World"]
+    adversarial_sign: Callable[[Any], int] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,6 +66,7 @@ class Options:
     work: Path
     settings: Settings
     world: Any
+    profile: int = 0  # number of steps of each stage to trace; no part of what a run is
 
     def to_json(self) -> dict[str, Any]:
         """Return the values, as JSON, that tell this run from another one."""
@@ -69,7 +75,10 @@ class Options:
 
 
 def parse(experiment: Experiment, args: Sequence[str]) -> Options:
-    """Return the options of a command line: the chosen preset's values, changed by the other arguments."""
+    """Return the options of a command line: the chosen preset's values, changed by the other arguments.
+
+    Raises ValueError for a value outside its range.
+    """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=experiment.presets, default=next(iter(experiment.presets)))
     first.add_argument("--quick", action="store_true")
@@ -79,13 +88,28 @@ def parse(experiment: Experiment, args: Sequence[str]) -> Options:
     spec = sys.modules["__main__"].__spec__
     program = f"python -m {spec.parent}" if spec else None
     values: Any = tyro.cli(command, prog=program, description=experiment.description, args=args)
+    check_ranges(values.world, "world")
+    _check_threshold(experiment, values.settings.optimizing.threshold, values.world)
     return Options(
         stage=values.stage,
         preset=chosen.preset,
         work=values.work,
         settings=values.settings,
         world=values.world,
+        profile=values.profile,
     )
+
+
+def _check_threshold(experiment: Experiment, threshold: float | None, world: Any) -> None:
+    """Raise ValueError unless a threshold of early stopping has the sign of the adversarial loss."""
+    if threshold is None or experiment.adversarial_sign is None:
+        return
+    sign = experiment.adversarial_sign(world)
+    if threshold * sign <= 0:
+        raise ValueError(
+            f"optimizing.threshold must be {'above' if sign > 0 else 'below'} 0, as the adversarial loss of "
+            f"{experiment.name} is, or None; found {threshold:g}"
+        )
 
 
 def _command(experiment: Experiment, settings: Settings, world: Any) -> type:
@@ -110,6 +134,15 @@ def _command(experiment: Experiment, settings: Settings, world: Any) -> type:
             "work",
             option(Path, "folder for all files of this run; the same command continues in it"),
             Path("runs", experiment.name),
+        ),
+        (
+            "profile",
+            option(
+                int,
+                "number of steps of each stage that jax.profiler traces into the folder profile of this run; "
+                "0: none",
+            ),
+            0,
         ),
         ("quick", option(bool, "run a short version with three arms, to see that everything works"), False),
         ("settings", Annotated[Settings, tyro.conf.arg(name="")], settings),
@@ -144,14 +177,13 @@ def shortened(settings: Settings) -> Settings:
     )
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, treated as Ctrl-C is."""
-
-
 @contextmanager
 def _sigterm_like_ctrl_c() -> Iterator[None]:
+    """Raise `Terminated` at SIGTERM."""
+    from gap_jax.parallel import Terminated
+
     def stop(*_: Any) -> None:
-        raise _Terminated
+        raise Terminated
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -190,7 +222,7 @@ def execute(experiment: Experiment, options: Options) -> None:
             _run(experiment, options)
     except KeyboardInterrupt as stop:
         print("stopped; finished work is kept: run the same command again to continue", file=sys.stderr)
-        raise SystemExit(_TERMINATED if isinstance(stop, _Terminated) else _INTERRUPTED) from None
+        raise SystemExit(_TERMINATED if isinstance(stop, parallel.Terminated) else _INTERRUPTED) from None
 
 
 def _run(experiment: Experiment, options: Options) -> None:
@@ -198,17 +230,19 @@ def _run(experiment: Experiment, options: Options) -> None:
 
     from gap_jax.checkpoint import check_config
     from gap_jax.closed_loop.experiment import run_experiment
+    from gap_jax.closed_loop.requirements import check_devices
+    from gap_jax.progress import tracing
 
+    check_devices(options.settings)
     world = experiment.build_world(options.world, options.settings.evaluating.images)
     check_config(options.work / "config.json", options.to_json())
-    page = run_experiment(options.settings, world, options.work, options.stage)
+    with tracing(options.profile, options.work / "profile"):
+        page = run_experiment(options.settings, world, options.work, options.stage)
     if page is not None and jax.process_index() == 0:
         print(f"the report: {page}")
 
 
 def main(experiment: Experiment) -> None:
     """Run an experiment from the command line; an error becomes one line."""
-    try:
+    with one_line_errors():
         execute(experiment, parse(experiment, sys.argv[1:]))
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        raise SystemExit(f"error: {error}") from error

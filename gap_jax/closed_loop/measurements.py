@@ -1,12 +1,11 @@
 """The measurements of one seed: which model scored what on which test set, and their file."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from gap_jax.files import write_whole
+from gap_jax.files import read_json, write_json
 from gap_jax.report.results import AVERAGE, WORST
 from gap_jax.stages.evaluate import SetKey
 from gap_jax.tasks.metric import Metric
@@ -54,13 +53,13 @@ def add_summaries(
 
 
 def write_measurements(path: Path, scores: Scores) -> None:
-    """Write scores as a JSON list with one entry for each model and test set."""
+    """Write scores as a JSON object whose `measurements` has one entry for each model and test set."""
     entries = [
         {"model": key._asdict(), "set": test_set._asdict(), "metrics": values}
         for key, by_set in scores.items()
         for test_set, values in by_set.items()
     ]
-    write_whole(path, json.dumps(entries, indent=1).encode())
+    write_json(path, {"measurements": entries})
 
 
 def read_measurements(path: Path) -> Scores:
@@ -69,12 +68,8 @@ def read_measurements(path: Path) -> Scores:
     Raises ValueError, naming the file and what to do, if it is damaged.
     """
     scores: Scores = {}
-    try:
-        for entry in json.loads(path.read_text(encoding="utf-8")):
-            by_set = scores.setdefault(ModelKey(**entry["model"]), {})
-            by_set[SetKey(**entry["set"])] = entry["metrics"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"{path} is not a file of measurements: {error}. Delete it and run the same command again"
-        ) from error
+    advice = "delete it and run the same command again, which measures anew"
+    for entry in read_json(path, advice)["measurements"]:
+        by_set = scores.setdefault(ModelKey(**entry["model"]), {})
+        by_set[SetKey(**entry["set"])] = entry["metrics"]
     return scores

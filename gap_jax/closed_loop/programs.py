@@ -21,14 +21,15 @@ from gap_jax.data.batch import Batch
 from gap_jax.diffusion.align import Sampling
 from gap_jax.diffusion.align import generate as sample
 from gap_jax.diffusion.pipeline import Params
+from gap_jax.diffusion.schedule import SOLVERS
 from gap_jax.models.parameters import freeze
-from gap_jax.stages.amsgrad import amsgrad
 from gap_jax.stages.band import Band
 from gap_jax.stages.classifier_tuning import masked_optimizer
 from gap_jax.stages.generate import Filter
 from gap_jax.stages.guidance import FeatureStatistics, cosine
 from gap_jax.stages.objective import objective
-from gap_jax.stages.prompt_optimizer import EarlyStop, PromptOptimizer, adamw, prompt_optimizer
+from gap_jax.stages.optimizers import adamw, amsgrad
+from gap_jax.stages.prompt_optimizer import EarlyStop, PromptOptimizer, prompt_optimizer
 
 
 class GenerationWeights(NamedTuple):
@@ -42,7 +43,7 @@ class GenerationWeights(NamedTuple):
 
     pipeline: Params
     contexts: np.ndarray
-    uncond: jax.Array
+    uncond: jax.Array | None
     model: Any
     critic: Any
     clip: Params | None = None
@@ -236,7 +237,8 @@ class Programs:
         return rule if trainable is None else masked_optimizer(rule, trainable)
 
     def _sampling(self, steps: int, guidance_scale: float, backprop_steps: int | None = None) -> Sampling:
-        return Sampling(steps, guidance_scale, self.settings.sampling.eta, backprop_steps=backprop_steps)
+        general = self.settings.sampling
+        return Sampling(steps, guidance_scale, general.eta, SOLVERS[general.solver], backprop_steps)
 
     @cached_property
     def _largest_arm(self) -> int:
@@ -250,10 +252,11 @@ class Programs:
         return max(written, len(subsets), *embedded)
 
     @cached_property
-    def _uncond(self) -> jax.Array:
-        """The text states of the negative prompt, `[1,L,D]`."""
+    def _uncond(self) -> jax.Array | None:
+        """The text states of the negative prompt, `[1,L,D]`; None without guidance."""
         pipe, params = self.world.generator.pipe, self.world.generator.params
-        return pipe.encode_text(params, pipe.tokenize([self.world.task.negative_prompt]))
+        prompt = self.world.task.negative_prompt
+        return None if prompt is None else pipe.encode_text(params, pipe.tokenize([prompt]))
 
     @cached_property
     def _subject(self) -> jax.Array:

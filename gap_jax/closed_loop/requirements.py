@@ -2,17 +2,21 @@
 
 import jax
 
-from gap_jax.closed_loop.arm_prompts import targets_of
+from gap_jax.closed_loop.arm_prompts import populations, prompts_owner, targets_of, tokens
 from gap_jax.closed_loop.arms import ARMS, Arm, adversarial_arm
 from gap_jax.closed_loop.settings import Optimizing, Settings
 from gap_jax.closed_loop.terms import guidance, weights_of
 from gap_jax.closed_loop.world import World
+from gap_jax.data.generated import check_class_names
+from gap_jax.ranges import FILE_NAME
 from gap_jax.stages.guidance import FeatureStatistics
 
 
 def check_requirements(settings: Settings, world: World) -> None:
     """Raise ValueError for arms or batches that this world or these devices cannot serve."""
     arms = {name: ARMS[name] for name in settings.arms}
+    _check_names(world)
+    _check_tokens(settings, world)
     for name, arm in arms.items():
         if arm.guided:
             _check_targets(name, arm, settings.optimizing, world)
@@ -27,11 +31,40 @@ def check_requirements(settings: Settings, world: World) -> None:
     if world.models.others:
         adversarial_arm(settings.arms)  # raises if there is none
     _check_size(settings.sampling.size, world)
-    devices = jax.device_count()
-    for stage in ("optimizing", "generating", "finetuning"):
-        batch = getattr(settings, stage).batch
-        if batch % devices:
-            raise ValueError(f"{stage}.batch must be a multiple of the {devices} devices; found {batch}")
+    check_devices(settings)
+
+
+def _check_names(world: World) -> None:
+    """Raise ValueError for a name that no file or folder can have, because files are named after it."""
+    classes = world.task.classes or ()
+    for kind, names in (
+        ("target domain", world.targets),
+        ("subset", world.data.subsets),
+        ("class", classes),
+        ("model", world.models.others),
+    ):
+        for name in names:
+            if not FILE_NAME.holds(name):
+                raise ValueError(f"the {kind} {name!r} must be renamed: its name must be {FILE_NAME.text}")
+    check_class_names(classes, world.data.original[0])
+
+
+def _check_tokens(settings: Settings, world: World) -> None:
+    """Raise ValueError if the prompts of two populations would have the same tokens."""
+    populations_by_token: dict[str, tuple[str | None, str | None]] = {}
+    for name in settings.arms:
+        arm = ARMS[name]
+        if arm.prompts not in ("random", "optimized") or arm.prompts_of in settings.arms:
+            continue
+        for population in populations(arm, world):
+            (token,) = tokens(prompts_owner(name, 0), *population, 1)
+            if token in populations_by_token:
+                shown = (", ".join(filter(None, each)) for each in (populations_by_token[token], population))
+                raise ValueError(
+                    f"the prompts of {' and of '.join(shown)} would have the same token {token}: rename a "
+                    "target domain or a subset"
+                )
+            populations_by_token[token] = population
 
 
 def _check_targets(name: str, arm: Arm, config: Optimizing, world: World) -> None:
@@ -81,3 +114,12 @@ def _check_size(size: int | None, world: World) -> None:
             f"{width}x{height}: prepare the data with --size {size} or more, or set sampling.size to what "
             "they have"
         )
+
+
+def check_devices(settings: Settings) -> None:
+    """Raise ValueError for a batch that does not divide over the devices."""
+    devices = jax.device_count()
+    for stage in ("optimizing", "generating", "finetuning"):
+        batch = getattr(settings, stage).batch
+        if batch % devices:
+            raise ValueError(f"{stage}.batch must be a multiple of the {devices} devices; found {batch}")

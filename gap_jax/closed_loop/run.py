@@ -1,7 +1,8 @@
 """The closed loop for any world: optimise prompts, generate with the labels kept, fine-tune, measure.
 
 Each seed, arm and stage has a folder, `{work}/seed-{seed}/{arm}/{stage}`. Finished work is kept: a run that
-is started again continues where it stopped.
+is started again continues where it stopped. An arm's fine-tuned model is in `finetune/model`, a folder that
+`load_depth` or `load_classifier` reads.
 """
 
 from collections.abc import Mapping
@@ -15,13 +16,15 @@ import numpy as np
 
 from gap_jax import parallel
 from gap_jax.closed_loop.arm_prompts import (
-    in_words,
     PromptSet,
     generating_rows,
+    in_words,
     initial_prompts,
     optimizing_rows,
+    prompts_owner,
     source_groups,
     text_prompts,
+    token_owner,
 )
 from gap_jax.closed_loop.arms import ARMS, Arm
 from gap_jax.closed_loop.measurements import ModelKey, Scores, add_summaries, write_measurements
@@ -33,11 +36,12 @@ from gap_jax.data.batch import HostBatch
 from gap_jax.data.loader import Source
 from gap_jax.data.prepared import Prepared
 from gap_jax.data.resized import Resized, mirrored
+from gap_jax.files import fsync_tree, writing
 from gap_jax.report.results import CONSTANT
 from gap_jax.stages.evaluate import CLEAN, SetKey, corrupted_sets, domain_sets, evaluate, num_corrupted_sets
 from gap_jax.stages.finetune import Mixture, finetune
-from gap_jax.stages.generate import Plan, generate, plan
-from gap_jax.stages.optimize import optimize
+from gap_jax.stages.generate import Plan, generate, plan, read_summary
+from gap_jax.stages.optimize import optimize, save_prompts
 
 EXAMPLES = 3  # original images that a prompt is shown on
 CRITIC = "critic"
@@ -99,7 +103,9 @@ class Run:
                 baseline = self.world.baselines.get(name)
                 data = self._with_images(images) if baseline is None else baseline()
                 start = params if self.world.models.student is None else self.world.models.learner.params
-                params = self.finetune(data, start, self.stage_folder(name, "finetune", iteration))
+                folder = self.stage_folder(name, "finetune", iteration)
+                params = self.finetune(data, start, folder)
+                self._save_model(params, folder / "model")
                 models[ModelKey(name, iteration)] = params
                 if images is not None and self.settings.iterations == 1:
                     models |= self.data_efficiency(name, images)
@@ -117,9 +123,12 @@ class Run:
         return self.folder / arm / (f"iteration-{iteration}" if iteration else "") / stage
 
     def _optimize_folder(self, arm: str, iteration: int) -> Path:
-        """Return where an arm's prompts are optimised; in the first iteration, arms may share them."""
-        owner = arm if iteration else ARMS[arm].prompts_of or arm
-        return self.stage_folder(owner, "optimize", iteration)
+        """Return where an arm's prompts are optimised."""
+        return self.stage_folder(prompts_owner(arm, iteration), "optimize", iteration)
+
+    def token_owner(self, arm: str, iteration: int = 0) -> str:
+        """Return the words that tell an arm's tokens from all others of the experiment."""
+        return token_owner(self.settings, self.seed, arm, iteration)
 
     def prompts(self, name: str, params: Any, iteration: int) -> list[PromptSet]:
         """Return an arm's prompts, optimised against the model `params` if the arm optimises."""
@@ -130,15 +139,30 @@ class Run:
             return text_prompts((world.prompts.agnostic,), tuple(world.data.subsets))
         if arm.prompts == "written":
             return text_prompts(self.programs.written_lines, tuple(world.data.subsets))
-        initial = initial_prompts(arm, world, self.settings.optimizing, self.seed)
-        if arm.prompts == "random":
-            return initial
+        owner = self.token_owner(name, iteration)
+        initial = initial_prompts(arm, world, self.settings.optimizing, self.seed, owner)
         folder = self._optimize_folder(name, iteration)
+        if arm.prompts == "random":
+            self._save_random(initial, folder)
+            return initial
         optimized = [
             prompt_set._replace(embeddings=self.optimize(arm, params, prompt_set, folder))
             for prompt_set in initial
         ]
         return [in_words(world.generator, prompt_set) for prompt_set in optimized] if arm.words else optimized
+
+    def _save_random(self, prompt_sets: list[PromptSet], folder: Path) -> None:
+        """Write the files of prompts that are drawn and not optimised."""
+        generator = self.world.generator
+        for prompt_set in prompt_sets:
+            prompts, embeddings = folder / prompt_set.label / "prompts", prompt_set.embeddings
+            assert embeddings is not None
+            last = prompts / str(len(embeddings) - 1) / "learned_embeds.safetensors"
+            if jax.process_index() == 0 and not last.exists():
+                metadata = {"steps": 0, "config": self.config}
+                save_prompts(
+                    generator.pipe, generator.params, embeddings, prompts, prompt_set.texts, metadata
+                )
 
     def optimize(
         self, arm: Arm, params: Any, prompt_set: PromptSet, folder: Path, against: str | None = None
@@ -175,6 +199,7 @@ class Run:
             checkpoint_every=config.checkpoint_every,
             examples=watched,
             picture_every=config.picture_every or 1,
+            tokens=prompt_set.texts,
         )
 
     def generate(
@@ -204,12 +229,20 @@ class Run:
             seed=self.seed,
             folder=folder,
             config=self.config,
-            prompt_names=tuple(prompt_set.name(i) for prompt_set, i in named),
+            prompt_names=tuple(prompt_set.prompt(i, config.suffix) for prompt_set, i in named),
             filters=self.programs.filters,
             band=band,
             class_names=world.task.classes,
         )
-        return Prepared(folder / "tfds", "train", fields=tuple(world.data.original[0]))
+        return generated_images(folder, world.data.original)
+
+    def _save_model(self, params: Any, folder: Path) -> None:
+        """Write a fine-tuned model as a folder that other programs read, if its network knows how to."""
+        save = self.world.models.learner.save
+        if save is not None and jax.process_index() == 0 and not folder.exists():
+            with writing(folder):
+                save(params, folder)
+                fsync_tree(folder)
 
     def data_efficiency(self, name: str, images: Prepared) -> dict[ModelKey, Any]:
         """Return the model fine-tuned with fewer of an arm's images, for each number of images."""
@@ -285,6 +318,23 @@ class Run:
             add_summaries(by_set, data.summarised, metrics)
         critic = self.world.models.critic
         return scores | evaluate(critic.predict, {ModelKey(CRITIC): critic.params}, real.items(), metrics)
+
+
+def generated_images(folder: Path, original: Source) -> Prepared:
+    """Return the images in the folder of `generate`, with the fields of the original examples.
+
+    Raises ValueError for a data set that is damaged or missing.
+    """
+    try:
+        images = Prepared(folder / "tfds", "train", fields=tuple(original[0]))
+        if len(images) != (count := read_summary(folder)["images"]):
+            raise ValueError(f"{images.folder} has {len(images)} images in place of {count}")
+        return images
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{folder} has lost images since they were generated; delete it and run the same command again, "
+            f"which generates them anew ({str(error)[:200]})"
+        ) from error
 
 
 def example_rows(world: World, prompt_set: PromptSet) -> np.ndarray:

@@ -15,11 +15,10 @@ from gap_jax.closed_loop.arm_prompts import initial_prompts
 from gap_jax.closed_loop.arms import ARMS, adversarial_arm
 from gap_jax.closed_loop.gallery import Gallery
 from gap_jax.closed_loop.measurements import ModelKey, Scores, read_measurements, write_measurements
-from gap_jax.closed_loop.run import ORIGINAL, Produced, Run
+from gap_jax.closed_loop.run import ORIGINAL, Produced, Run, generated_images
 from gap_jax.closed_loop.settings import STAGES
 from gap_jax.closed_loop.world import MODEL, as_batch, select
 from gap_jax.data.batch import HostBatch
-from gap_jax.data.prepared import Prepared
 from gap_jax.models.network import Network
 from gap_jax.report.results import ModelsRow
 from gap_jax.stages.evaluate import SetKey, evaluate
@@ -60,13 +59,14 @@ class SeveralModels:
     def _found_against(self, name: str, network: Network) -> Produced:
         """Return the work of the arm against another model, whose prompts are optimised first."""
         run, arm, folder = self.run, ARMS[self.arm], self.run.folder / "models" / name
+        owner = f"{run.token_owner(self.arm)} against {name}"
         if jax.process_index() == 0:
             print(f"seed {run.seed}: prompts against {name}", flush=True)
         prompt_sets = [
             prompt_set._replace(
                 embeddings=run.optimize(arm, network.params, prompt_set, folder / "optimize", name)
             )
-            for prompt_set in initial_prompts(arm, run.world, run.settings.optimizing, run.seed)
+            for prompt_set in initial_prompts(arm, run.world, run.settings.optimizing, run.seed, owner)
         ]
         return Produced(
             key=ModelKey(self.arm),
@@ -98,7 +98,7 @@ class SeveralModels:
         original = self.run.originals
         yield ORIGINAL, select(original, np.arange(min(count, len(original))))
         for key, work in self.produced.items():
-            images = Prepared(work.generated / "tfds", "train", fields=tuple(original[0]))
+            images = generated_images(work.generated, original)
             yield key, as_batch(images.select(np.arange(min(count, len(images)))))
 
 

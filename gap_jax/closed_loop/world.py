@@ -12,7 +12,9 @@ from gap_jax.data.batch import Example, HostBatch, Transform
 from gap_jax.data.loader import Source, stack
 from gap_jax.diffusion.align import Alignment
 from gap_jax.diffusion.pipeline import Params, Pipeline
+from gap_jax.models.attention import Form
 from gap_jax.models.clip import Clip
+from gap_jax.models.layers import Recompute
 from gap_jax.models.network import Network
 from gap_jax.report.results import Legend
 from gap_jax.stages.evaluate import SetKey
@@ -37,14 +39,17 @@ def load_generator(
     *,
     controlnet: str | Sequence[str] | None = None,
     dtype: str = "float32",
+    attention: Form = "auto",
+    recompute: Recompute = "auto",
 ) -> Generator:
     """Load a generator from folders, from the hub, or from a small world by its name.
 
     - `pipeline`, `clip`, `controlnet`: as `load_pipeline` and `load_clip` take them. Without `controlnet`, it
       is the pipeline's own, if there is one.
     - `dtype`: the precision of all networks.
+    - `attention`, `recompute`: as `load_pipeline` takes them.
     """
-    pipe, params = load_pipeline(pipeline, controlnet, dtype)
+    pipe, params = load_pipeline(pipeline, controlnet, dtype, attention=attention, recompute=recompute)
     clip_model, clip_params = load_clip(clip, dtype)
     return Generator(pipe=pipe, params=params, clip=clip_model, clip_params=clip_params)
 
@@ -196,7 +201,8 @@ class Task:
     - `check(batch)`: raises ValueError for labels that make no sense.
     - `constant(source)`: the best prediction that ignores the image, the same for all images.
     - `pictures`: the way labels and predictions are drawn.
-    - `negative_prompt`: the negative prompt of classifier-free guidance.
+    - `negative_prompt`: the negative prompt of classifier-free guidance; None switches guidance off, which
+      halves the work of each denoising step.
     - `classes`: the class names; `batch["label"]` is an index into them. None if the task has no classes.
     """
 
@@ -207,7 +213,7 @@ class Task:
     check: Callable[[HostBatch], None]
     constant: Callable[[Source], np.ndarray]
     pictures: Pictures
-    negative_prompt: str = ""
+    negative_prompt: str | None = ""
     classes: tuple[str, ...] | None = None
     generation_align: Callable[[float], Alignment] | None = None
 

@@ -11,6 +11,7 @@ import tyro
 from gap_jax.data.depth.folder import DepthFolderLayout
 from gap_jax.data.depth.omnidata import OmnidataLayout
 from gap_jax.data.depth.taskonomy import TaskonomyLayout
+from gap_jax.data.inventory import describe_faults
 from gap_jax.data.masked.boxes import write_masks
 from gap_jax.data.masked.folder import MaskedFolderLayout
 from gap_jax.data.masked.iwildcam import IWildCamLayout
@@ -84,8 +85,8 @@ def run_prepare(
     )
 
 
-def run_masks(boxes: Path, images: Path, masks: Path, suffix: str = "") -> None:
-    """Make masks from boxes around the foreground.
+def run_masks(boxes: Path, images: Path, masks: Path, suffix: str = "", tolerance: float = 0.01) -> None:
+    """Make masks from boxes around the foreground; no file but an older mask of this command is replaced.
 
     Args:
         boxes: CSV file with the columns file_name,x,y,width,height, in pixels, or JSON file in the format of
@@ -93,19 +94,39 @@ def run_masks(boxes: Path, images: Path, masks: Path, suffix: str = "") -> None:
         images: folder that the file names of the boxes are relative to
         masks: folder to write masks to, as PNG files with the images' names
         suffix: text between the image's name and .png in a mask's name; _mask for Waterbirds
+        tolerance: share of images that may be unusable; more are an error
     """
-    print(f"{masks}: wrote {write_masks(boxes, images, masks, suffix)} masks")
+    count, faults = write_masks(boxes, images, masks, suffix, tolerance)
+    print("\n".join([f"{masks}: wrote {count} masks", *describe_faults(faults)]))
+
+
+def run_unpack(parquet: Path, root: Path) -> None:
+    """Write Waterbirds in its original layout from a copy in Parquet files, such as the hub's.
+
+    Args:
+        parquet: folder of the copy's files, whose names begin with train, validation or test
+        root: new folder to write metadata.csv and the images to
+    """
+    from gap_jax.data.masked.waterbirds_copy import unpack_waterbirds
+
+    count = unpack_waterbirds(parquet, root)
+    print(f"{root}: wrote {count} images and metadata.csv; add their masks, then check the folder")
 
 
 def main(args: list[str] | None = None) -> None:
     """Run a command; an error in the data ends the program with its message."""
-    commands: dict[str, Any] = {"check": run_check, "prepare": run_prepare, "masks": run_masks}
+    commands: dict[str, Any] = {
+        "check": run_check,
+        "prepare": run_prepare,
+        "masks": run_masks,
+        "unpack": run_unpack,
+    }
     config = (tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes)
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands, args=args, prog="python -m gap_jax.data", description=__doc__, config=config
         )
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
 
 

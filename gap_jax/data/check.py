@@ -53,8 +53,9 @@ def check(
     """Print what a folder holds and what is missing, read examples, and draw some of them.
 
     `sample` examples are read, at even distances, or all if it is 0; `pictures` of them are drawn in the PNG
-    file `sheet`. Raises the errors of the layout's `find` and of the view's `check_median`, and ValueError if
-    more than the share `tolerance` of the examples cannot be used.
+    file `sheet`. Raises the errors of the layout's `find`. After everything has been printed, raises
+    ValueError with the inventory's problems, if more than the share `tolerance` of the examples cannot be
+    used, or if the view's `check_median` does.
     """
     inventory = layout.find(root)
     print(inventory.summary())
@@ -83,10 +84,18 @@ def check(
         sheet.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(contact_sheet(rows)).save(sheet)
         print(f"{sheet} shows {view.legend}: look at it and see that they belong together")
-    inventory.check_faults(tolerance)
-    check_fault_share(faults, len(chosen), tolerance)
-    if median is not None:
-        view.check_median(layout, median)
+    errors = []
+    for examine in (
+        lambda: inventory.check_faults(tolerance),
+        lambda: check_fault_share(faults, len(chosen), tolerance),
+        lambda: None if median is None else view.check_median(layout, median),
+    ):
+        try:
+            examine()
+        except ValueError as error:
+            errors.append(str(error))
+    if errors:
+        raise ValueError("\n".join(errors))
 
 
 def contact_sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:

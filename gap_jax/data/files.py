@@ -1,11 +1,13 @@
 """Reading of image files: decoding, masks and crops of the central square."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_LFS_POINTER = b"version https://git-lfs"
 
 
 class Fault(ValueError):
@@ -20,27 +22,88 @@ class Fault(ValueError):
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Open and decode an image; raise `Fault` if it is missing, damaged or truncated."""
+    """Open and decode an image as viewers show it, turned as its EXIF data say.
+
+    Raises `Fault` if it is missing, damaged, truncated, too large to be trusted, or an animation.
+    """
     try:
         image = Image.open(path)
         image.load()
+    except Exception as error:  # decoders of damaged files raise errors of many types
+        raise Fault(path, _why_unreadable(path, error)) from error
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format in ("PNG", "WEBP", "GIF"):  # not MPO: JPEG with a preview
+        raise Fault(path, f"is an animation of {frames} pictures: save one of them")
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF data tell no orientation
         return image
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        raise Fault(path, f"cannot be read as an image: {error}") from error
+
+
+def open_colour(path: str | Path) -> Image.Image:
+    """Open an image as `open_image` does and convert it to RGB; 16-bit grey values are divided by 257.
+
+    Raises `Fault` for an image with transparent pixels, too, because they have no colour of their own.
+    """
+    image = open_image(path)
+    if image.mode.startswith("I"):
+        grey = (np.asarray(image).astype(np.int64) + 128) // 257
+        if grey.min() < 0 or grey.max() > 255:
+            raise Fault(path, f"must have 8 or 16 bits a channel, found mode {image.mode}: convert it")
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if np.asarray(image.getchannel("A")).min() < 255:
+            raise Fault(path, "has transparent pixels: draw it on a background and save it as RGB")
+    return image.convert("RGB")
+
+
+def _why_unreadable(path: str | Path, error: Exception) -> str:
+    """Return the reason of a decoder's error in words that are equal for equal faults."""
+    start = "cannot be read as an image: "
+    if isinstance(error, Image.DecompressionBombError):
+        return f"{start}it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels: make it smaller"
+    if "MAX_TEXT" in str(error):
+        return f"{start}it holds text of more than a megabyte: save it without metadata"
+    if isinstance(error, OSError) and error.strerror:
+        return start + error.strerror
+    if isinstance(error, MemoryError):
+        return f"{start}it does not fit into memory"
+    with Path(path).open("rb") as stream:
+        head = stream.read(len(_LFS_POINTER))
+    if not head:
+        return f"{start}it is empty"
+    if head == _LFS_POINTER:
+        return f"{start}it is a pointer of git-lfs: fetch the file by `git lfs pull`"
+    if isinstance(error, UnidentifiedImageError):
+        return f"{start}it is of no known format"
+    return f"{start}it is damaged or incomplete"
 
 
 def read_mask(path: str | Path, size: tuple[int, int] | None) -> np.ndarray:
-    """Read a single-channel image as a mask, bool `[H,W]`, True where a pixel is not 0.
+    """Read a single-channel image as a mask, bool `[H,W]`, True where a pixel is not 0, or not black.
 
     Raises `Fault` for an image that has several channels or is not of `size` (width, height; None for any).
     """
     image = open_image(path)
     if size and image.size != size:
-        raise Fault(path, f"must be {format_size(size)} pixels large, found {format_size(image.size)}")
+        raise Fault(
+            path,
+            f"must be {format_size(size)} pixels large, found {format_size(image.size)}"
+            + turned(image.size, size),
+        )
+    if image.mode == "P":  # the numbers of a palette mean nothing without its colours
+        return np.asarray(image.convert("RGB")).max(-1) > 0
     pixels = np.asarray(image)
     if pixels.ndim != 2:
         raise Fault(path, f"must be a mask of one channel, found mode {image.mode}: convert it")
     return pixels != 0
+
+
+def turned(actual: Sequence[int], size: tuple[int, int]) -> str:
+    """Return an explanation for a size with width and height swapped, "" for any other."""
+    swapped = actual[0] != actual[1] and tuple(actual) == size[::-1]
+    return "; the EXIF data of its image may say to turn it: turn both alike" if swapped else ""
 
 
 def square_array(pixels: np.ndarray, size: int, frame: tuple[int, int] | None = None) -> np.ndarray:

@@ -32,8 +32,8 @@ class FolderDataset(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     """A data set prepared from a folder of files; subclasses define `_features` and `_example`.
 
     Preparing prints which examples the folder has and which are left out; `metadata.json` lists the latter as
-    `left_out`. It raises ValueError if more examples than the tolerance cannot be used, and the errors of the
-    layout's `find`.
+    `left_out`. It raises ValueError with the inventory's problems, or if more examples than the tolerance
+    cannot be used, and the errors of the layout's `find`.
     """
 
     @classmethod

@@ -3,14 +3,15 @@
 - `chunks/*.npz`: each holds the records that one process made in one step, and is complete or absent.
 - `tfds/generated/1.0.0`: ArrayRecord files for `tfds.builder_from_directory(…).as_data_source("train")`.
 - `images/train`: PNG files with `metadata.jsonl`, in a folder for each class if there are classes, for
-  `datasets.load_dataset("imagefolder")`.
+  `datasets.load_dataset("imagefolder")`. Arrays that PNG cannot hold are NumPy files beside them.
+
+Every field of an example is kept as it is, whatever its kind; `encoding.kind_of` lists the kinds.
 """
 
 import contextlib
 import json
 import os
 import shutil
-import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -18,19 +19,26 @@ from typing import Any
 
 import numpy as np
 
-from gap_jax.data.encoding import png
+from gap_jax.data.encoding import kind_of, png
 from gap_jax.data.tfds_progress import hide_progress_bars
 from gap_jax.files import write_whole
+from gap_jax.ranges import FILE_NAME, is_file_name
 
 Record = dict[str, Any]
+PNG_IN_TFDS = ("image", "depth", "mask")
+NPY = b"\x93NUMPY"  # the first bytes of a NumPy file
+RESERVED = ("text", "source_id", "prompt_id", "seed", "dropped", "prompt", "key", "row", "file_name")
+METADATA = "metadata.jsonl"
 
 
 def write_chunk(folder: Path, name: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Write `n` records as the chunk `name`, atomically.
 
     The arrays are `image`, uint8 `[n,H,W,3]`; `depth`, floats in [0,1] `[n,H,W,1]`; masks, bool `[n,H,W,1]`;
-    and numbers or strings `[n]`. The string `dropped` is the reason why an image is not to be used, "" for an
-    image that is. Raises OSError if the chunk cannot be written, for example because the disk is full.
+    any other numbers `[n,…]`; and strings `[n]`. The string `dropped` is the reason why an image is not to be
+    used, "" for an image that is.
+
+    Raises OSError if the chunk cannot be written, for example because the disk is full.
     """
     stream = BytesIO()
     try:
@@ -40,6 +48,22 @@ def write_chunk(folder: Path, name: str, arrays: Mapping[str, np.ndarray]) -> No
         raise OSError(
             error.errno, f"{error.strerror or error}; all earlier chunks are kept: run again to continue"
         ) from error
+
+
+def check_fields(batch: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError for a batch `[n,…]` whose fields cannot be kept with the images."""
+    if taken := sorted(set(batch) & set(RESERVED)):
+        raise ValueError(
+            f"no field of the data may be named {', '.join(taken)}: generated examples have fields of these "
+            "names; rename yours"
+        )
+    for name, array in batch.items():
+        kind = kind_of(name, array[0])
+        if kind == "depth" and not (np.min(array) >= 0 and np.max(array) <= 1):
+            raise ValueError(
+                f"depth must be in [0,1], found {np.min(array):.4g} to {np.max(array):.4g}: divide it by the "
+                "largest distance, or give it another name, under which any values are kept"
+            )
 
 
 def read_chunks(folder: Path) -> Iterator[Record]:
@@ -66,7 +90,7 @@ def _read_arrays(path: Path, names: tuple[str, ...] | None = None) -> Record:
     try:
         with np.load(path) as file:
             return {name: file[name] for name in names or file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile, zlib and NumPy raise errors of many types
         raise ValueError(f"{path} is damaged: delete it and run again to make it anew") from error
 
 
@@ -96,33 +120,72 @@ def write_images(
 ) -> int:
     """Write `folder` anew as an image folder of the `kept_records` and return the number of images.
 
-    With `class_names`, an image goes to the folder of its `label`'s class. Depth and masks go to PNG files
-    that `metadata.jsonl` names as `{name}_file_name`; numbers and strings go to `metadata.jsonl` itself.
+    With `class_names`, an image goes to the folder of its `label`'s class. Depth, masks and class maps go to
+    PNG files that `metadata.jsonl` names as `{name}_file_name`, other maps to NumPy files that it names as
+    `{name}_npy`; numbers, strings and lists of numbers go to `metadata.jsonl` itself.
+
+    Raises the errors of `read_chunks` and `check_class_names`.
     """
     scratch = folder.with_name(f".{folder.name}")
     shutil.rmtree(scratch, ignore_errors=True)
     train = scratch / "train"
     train.mkdir(parents=True)
+    if class_names is not None:
+        check_class_names(class_names, next(kept_records(chunks, left_out), {}))
     count = 0
-    with (train / "metadata.jsonl").open("w", encoding="utf-8") as lines:
+    with (train / METADATA).open("w", encoding="utf-8") as lines:
         for record in kept_records(chunks, left_out):
             line = {"file_name": f"{count:06d}.png"}
             if class_names is not None:
                 line["file_name"] = f"{class_names[record['label']]}/{count:06d}.png"
             for name, value in record.items():
-                if np.ndim(value) == 0:
-                    line[name] = value.item()
-                elif name != "image":
-                    line[f"{name}_file_name"] = f"{name}/{count:06d}.png"
-            for name in ("image", *(name for name in record if name != "image" and np.ndim(record[name]))):
-                path = train / line["file_name" if name == "image" else f"{name}_file_name"]
+                content = _file_content(name, value)
+                if content is None:
+                    line[name] = value.tolist()
+                    continue
+                suffix = "npy" if content.startswith(NPY) else "png"
+                key = f"{name}_file_name" if suffix == "png" else f"{name}_npy"
+                if name != "image":
+                    line[key] = f"{name}/{count:06d}.{suffix}"
+                path = train / line["file_name" if name == "image" else key]
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(png(record[name]))
+                path.write_bytes(content)
             lines.write(json.dumps(line) + "\n")
             count += 1
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(scratch, folder)
     return count
+
+
+def _file_content(name: str, value: np.ndarray) -> bytes | None:
+    """Return the content of a field's file; None for a field that goes to `metadata.jsonl`."""
+    match kind_of(name, value):
+        case "value":
+            return None
+        case "image" | "depth" | "mask":
+            return png(value)
+        case "classes" if value.min() >= 0 and value.max() <= np.iinfo(np.uint16).max:
+            small = value.max() <= np.iinfo(np.uint8).max
+            return png(value[..., 0].astype(np.uint8 if small else np.uint16))
+        case "list" if np.isfinite(value).all():
+            return None
+    stream = BytesIO()
+    np.save(stream, value, allow_pickle=False)
+    return stream.getvalue()
+
+
+def check_class_names(class_names: Collection[str], fields: Mapping[str, Any]) -> None:
+    """Raise ValueError unless each class can have a folder of its own beside the folders of depth and masks.
+
+    `fields` are those of an example, of which all but numbers and strings have a folder.
+    """
+    taken = {METADATA, *(name for name, value in fields.items() if name != "image" and np.ndim(value))}
+    for name in class_names:
+        if not is_file_name(name) or name in taken:
+            raise ValueError(
+                f"the class {name!r} must be renamed, because its images have a folder of this name: it must "
+                f"be {FILE_NAME.text}, and none of {', '.join(sorted(taken))}"
+            )
 
 
 def write_tfds(chunks: Path, folder: Path, left_out: Collection[int] = ()) -> Path:
@@ -140,10 +203,20 @@ def write_tfds(chunks: Path, folder: Path, left_out: Collection[int] = ()) -> Pa
         )
 
     def feature(name: str, value: Any) -> Any:
-        if np.ndim(value) == 0:
-            return tfds.features.Text() if isinstance(value, str) else tfds.features.Scalar(value.dtype)
-        dtype = np.uint16 if name == "depth" else np.uint8
-        return tfds.features.Image(shape=value.shape, dtype=dtype, encoding_format="png")
+        kind = kind_of(name, value)
+        if kind == "value":
+            return tfds.features.Text() if value.dtype.kind == "U" else tfds.features.Scalar(value.dtype)
+        if kind in PNG_IN_TFDS:
+            dtype = np.uint16 if kind == "depth" else np.uint8
+            return tfds.features.Image(shape=value.shape, dtype=dtype, encoding_format="png")
+        number = np.int32 if value.dtype == np.uint8 else value.dtype  # uint8 is for masks
+        return tfds.features.Tensor(shape=value.shape, dtype=number, encoding="zlib")
+
+    def stored(name: str, value: Any) -> Any:
+        kind = kind_of(name, value)
+        if kind == "value":
+            return value.item()
+        return png(value) if kind in PNG_IN_TFDS else value.astype(features[name].np_dtype)
 
     features = tfds.features.FeaturesDict({name: feature(name, value) for name, value in first.items()})
 
@@ -160,7 +233,7 @@ def write_tfds(chunks: Path, folder: Path, left_out: Collection[int] = ()) -> Pa
 
         def _generate_examples(self):
             for index, record in enumerate(kept_records(chunks, left_out)):
-                yield index, {n: png(v) if np.ndim(v) else v.item() for n, v in record.items()}
+                yield index, {name: stored(name, value) for name, value in record.items()}
 
     shutil.rmtree(folder, ignore_errors=True)
     builder = GeneratedDataset(data_dir=folder, file_format="array_record")

@@ -10,6 +10,7 @@ import numpy as np
 from gap_jax.data.files import Fault
 
 _MAX_NAMES = 5  # shown in a message
+_MAX_LENGTH = 460  # letters of an error that lists reasons
 
 
 class Inventory(NamedTuple):
@@ -19,12 +20,14 @@ class Inventory(NamedTuple):
     - `faults`: the files that cannot be used.
     - `notes`: sentences for the user, such as what is left out on purpose.
     - `classes`: the names of the labels 0, 1, …; empty for depth.
+    - `problems`: sentences that say why the folder as a whole cannot be used yet.
     """
 
     splits: dict[str, list[Any]]
     faults: list[Fault]
     notes: list[str]
     classes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
     @property
     def num_examples(self) -> int:
@@ -34,10 +37,16 @@ class Inventory(NamedTuple):
     def summary(self) -> str:
         """Return lines that tell how many examples each split has and what is left out."""
         splits = ", ".join(f"{len(examples)} {split}" for split, examples in self.splits.items())
-        return "\n".join([f"found {splits}", *self.notes, *describe_faults(self.faults)])
+        return "\n".join([f"found {splits or 'nothing'}", *self.notes, *describe_faults(self.faults)])
+
+    def noting(self, *notes: str) -> "Inventory":
+        """Return the inventory with further notes; empty ones are passed over."""
+        return self._replace(notes=[*self.notes, *filter(None, notes)])
 
     def check_faults(self, tolerance: float) -> None:
-        """Raise ValueError if more than the share `tolerance` of all examples cannot be used."""
+        """Raise ValueError with the problems, or if more than the share `tolerance` of all is unusable."""
+        if self.problems:
+            raise ValueError("\n".join(self.problems))
         check_fault_share(self.faults, self.num_examples + len(self.faults), tolerance)
 
 
@@ -53,30 +62,38 @@ class Layout(Protocol):
         ...
 
 
-def describe_faults(faults: Sequence[Fault]) -> list[str]:
-    """Return a line for each reason, with the number of files and the first paths."""
+def describe_faults(faults: Sequence[Fault], names: int = _MAX_NAMES) -> list[str]:
+    """Return a line for each reason, with the number of files and the first `names` of their paths."""
     paths_by_reason = defaultdict(list)
     for fault in faults:
         paths_by_reason[fault.reason].append(fault.path)
     return [
-        f"left out {len(paths)}, each {reason}: {abbreviate(paths)}"
+        f"left out {len(paths)}, each {reason}: {abbreviate(paths, names)}"
         for reason, paths in paths_by_reason.items()
     ]
 
 
 def check_fault_share(faults: Sequence[Fault], total: int, tolerance: float) -> None:
-    """Raise ValueError listing the faults if they are more than the share `tolerance` of `total` examples."""
-    if len(faults) > tolerance * total:
-        raise ValueError(
-            f"{len(faults)} of {total} examples cannot be used, but the tolerance is {tolerance:.3g} of all: "
-            "repair the files or raise the tolerance\n" + "\n".join(describe_faults(faults))
-        )
+    """Raise ValueError with the faults' reasons if they are more than the share `tolerance` of `total`."""
+    if len(faults) <= tolerance * total:
+        return
+    lines = [
+        f"{len(faults)} of {total} examples cannot be used, but the tolerance is {tolerance:.3g} of all: "
+        "repair the files or raise the tolerance"
+    ]
+    reasons = describe_faults(faults, names=1)
+    for reason in reasons:
+        if len(lines) > 1 and sum(map(len, [*lines, reason])) > _MAX_LENGTH:
+            lines.append(f"further reasons: {len(reasons) - len(lines) + 1}")
+            break
+        lines.append(reason)
+    raise ValueError("\n".join(lines))
 
 
-def abbreviate(names: Sequence[str]) -> str:
-    """Join the first names by commas and say how many more there are."""
-    more = len(names) - _MAX_NAMES
-    return ", ".join(names[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
+def abbreviate(names: Sequence[str], most: int = _MAX_NAMES) -> str:
+    """Join the first `most` names by commas and say how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def sample_evenly(items: Sequence[Any], count: int) -> list[Any]:

@@ -1,11 +1,13 @@
 """Prepared data sets: TFDS folders as `python -m gap_jax.data prepare` and image generation write them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from gap_jax.data.encoding import as_arrays
+from gap_jax.data.reading.listing import list_files
 
 _INFO = "dataset_info.json"
 
@@ -26,7 +28,7 @@ class Prepared:
         fields: tuple[str, ...] = ("image", "depth", "mask"),
     ):
         self.folder, self.split, self.fields = find_dataset(Path(folder)), split, fields
-        builder = tfds.builder_from_directory(self.folder)
+        builder = _builder(self.folder)
         sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
         if not sizes.get(split):
             raise ValueError(
@@ -45,7 +47,15 @@ class Prepared:
         return len(self._indices)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        example = self._source[int(self._indices[index])]
+        number = int(self._indices[index])
+        try:
+            example = self._source[number]
+        except Exception as error:  # ArrayRecord, TensorFlow and Pillow raise errors of many types
+            reason = str(error).split("\n")[0][:200]
+            raise ValueError(
+                f"{self.folder} is damaged: example {number} of the split {self.split!r} cannot be read "
+                f"({reason}). Delete the folder and make it anew by the command that made it"
+            ) from error
         return as_arrays({name: example[name] for name in self.fields})
 
     def select(self, indices: np.ndarray) -> "Prepared":
@@ -58,7 +68,7 @@ class Prepared:
 
     def column(self, field: str) -> np.ndarray:
         """Return an integer field of all examples, int `[n]`, without decoding their images."""
-        builder = tfds.builder_from_directory(self.folder)
+        builder = _builder(self.folder)
         features = builder.info.features
         images = [name for name in features if isinstance(features[name], tfds.features.Image)]
         encoded = {name: tfds.decode.SkipDecoding() for name in images}
@@ -72,8 +82,20 @@ class Prepared:
 
 def split_names(folder: str | Path) -> tuple[str, ...]:
     """Return the names of a prepared data set's splits that have examples."""
-    splits = tfds.builder_from_directory(find_dataset(Path(folder))).info.splits
+    splits = _builder(find_dataset(Path(folder))).info.splits
     return tuple(name for name, split in splits.items() if split.num_examples)
+
+
+def _builder(folder: Path) -> Any:
+    """Return TFDS's builder of a data set; raise ValueError if its JSON files are damaged."""
+    try:
+        return tfds.builder_from_directory(folder)
+    except Exception as error:  # of many types
+        reason = str(error).split("\n")[0][:200]
+        raise ValueError(
+            f"{folder} is damaged: its {_INFO} or features.json cannot be read ({reason}). Delete the folder "
+            "and make it anew by the command that made it"
+        ) from error
 
 
 def find_dataset(folder: Path) -> Path:
@@ -83,7 +105,8 @@ def find_dataset(folder: Path) -> Path:
     """
     if (folder / _INFO).is_file():
         return folder
-    folders = sorted(path.parent for path in folder.rglob(_INFO))
+    files = list_files(folder, (".json",)).files.values()
+    folders = sorted(path.parent for path in files if path.name == _INFO)
     if not folders:
         raise FileNotFoundError(
             f"{folder} has no prepared data set (no {_INFO}): make one with `python -m gap_jax.data prepare`"

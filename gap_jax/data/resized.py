@@ -1,4 +1,4 @@
-"""Examples brought to another size or mirrored, with their depth and masks."""
+"""Examples brought to another size or mirrored, with their maps."""
 
 import numpy as np
 from PIL import Image
@@ -11,8 +11,8 @@ from gap_jax.data.loader import Source
 class Resized:
     """The examples of a source, all with `size` pixels a side; a `Source`.
 
-    Images are resized without aliasing on 8 bits, as by `python -m gap_jax.data prepare`; depth and masks by
-    nearest neighbour. Everything of another shape than `[H,W,C]` stays as it is.
+    Images are resized without aliasing on 8 bits, as by `python -m gap_jax.data prepare`; all other
+    maps `[H,W,C]` by nearest neighbour. Everything of another shape than `[H,W,C]` stays as it is.
     """
 
     def __init__(self, source: Source, size: int):
@@ -31,7 +31,7 @@ class Resized:
         if name == "image":
             picture = Image.fromarray(np.round(value * 255).astype(np.uint8))
             return square_image(picture, size, frame) / np.float32(255)
-        return square_array(value[..., 0], size, frame)[..., None]
+        return np.stack([square_array(channel, size, frame) for channel in np.moveaxis(value, -1, 0)], -1)
 
 
 def mirrored(batch: HostBatch, rows: np.ndarray) -> dict[str, np.ndarray]:

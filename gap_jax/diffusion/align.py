@@ -32,7 +32,7 @@ class Sampling(NamedTuple):
     - `num_steps`: solver steps over the whole schedule.
     - `guidance_scale`: scale of classifier-free guidance (Ho & Salimans, arXiv 2207.12598); 1 is no guidance.
     - `eta`: DDIM's noise, from 0 (deterministic) to 1 (ancestral sampling).
-    - `solver`: `ddim` or `dpm_solver`.
+    - `solver`: `ddim`, `dpm_solver`, `euler` or `lcm`.
     - `backprop_steps`: gradients go through that many last steps (DRaFT-K, arXiv 2309.17400); None: all.
 
     The defaults are the paper's for optimising depth prompts.
@@ -155,7 +155,8 @@ def generate(
     """Generate an image for each row of a batch, faithful to its label: float32 `[B,H,W,3]` in [0,1].
 
     - `context` float `[B or 1,L,D]`: the prompt's states, as `Pipeline.encode_text` returns them.
-    - `uncond` float `[1,L,D]`: the states of the negative prompt, or None for no guidance.
+    - `uncond` float `[1,L,D]`: the states of the negative prompt. None, or a guidance scale of 1: there is no
+      guidance, and each step passes through the network once instead of twice.
     - `batch`: the arrays that the alignment reads; the module's docstring lists them.
     - `keys` `[B]`: one per image. An image depends on its own key and row, not on the rest of the batch.
 
@@ -163,6 +164,8 @@ def generate(
     compiles.
     """
     start = alignment.start(pipe, params, batch, keys, sampling)
+    if isinstance(sampling.guidance_scale, int | float) and sampling.guidance_scale == 1:
+        uncond = None
     latents = pipe.denoise(
         params,
         start.latents,

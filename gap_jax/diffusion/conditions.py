@@ -1,6 +1,5 @@
 """Conditions: the images that published ControlNets see of a label, float `[B,H,W,3]` in [0,1]."""
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,10 +70,12 @@ def canny_condition(images: jax.Array, low: float = CANNY_LOW, high: float = CAN
     inside a compiled program; there is no gradient.
     """
 
+    import cv2
+
     def edges(images: np.ndarray) -> np.ndarray:
-        pixels = np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
+        pixels = np.round(np.clip(np.asarray(images), 0, 1) * 255).astype(np.uint8)
         found = np.stack([cv2.Canny(image, low, high) for image in pixels])
         return np.repeat(found[..., None], 3, -1).astype(np.float32) / 255
 
     shape = jax.ShapeDtypeStruct(images.shape, jnp.float32)
-    return jax.pure_callback(edges, shape, jax.lax.stop_gradient(images))
+    return jax.pure_callback(edges, shape, jax.lax.stop_gradient(images), vmap_method="sequential")

@@ -174,9 +174,9 @@ class Pipeline:
           Classifier-free guidance is `e_uncond + guidance_scale (e_context - e_uncond)`. With `uncond` None
           there is no guidance.
         - `num_steps` ≥ 1 steps over the whole schedule; `strength` in (0,1] keeps the last `⌊num_steps ·
-          strength⌋`. `solver` is `ddim`, with `eta` in [0,1], or `dpm_solver`.
-        - `key`: one key or `[B]` keys, needed if `eta` > 0. A single key is split into B. Step i of image b
-          draws `normal(fold_in(key[b], i))`.
+          strength⌋`. `solver` is `ddim`, with `eta` in [0,1], `dpm_solver`, `euler` or `lcm`.
+        - `key`: one key or `[B]` keys, needed if `eta` > 0, and for `lcm`. A single key is split into B. Step
+          i of image b draws `normal(fold_in(key[b], i))`.
         - `control` float `[B,H,W,3]` in [0,1], of the images' size: the condition of the ControlNet. A
           pipeline with a ControlNet needs it; any other refuses it. With n ControlNets it is `[B,H,W,3n]`,
           their conditions one after the other. `control_scale` multiplies the residuals: a number, or a tuple
@@ -198,16 +198,19 @@ class Pipeline:
         if backprop_steps is not None and backprop_steps < 1:
             raise ValueError(f"backprop_steps must be at least 1, found {backprop_steps}")
         self._check_inputs(latents, context, uncond, eta, key, control, control_scale, keep)
-        keys = _keys_per_image(key, len(latents)) if eta > 0 else None
+        draws = bool(np.any(coefficients.noise))
+        if draws and key is None:
+            raise ValueError("the solver draws noise between its steps: give a key")
+        keys = _keys_per_image(key, len(latents)) if draws else None
         return self._denoise(
             params,
             latents,
             context,
             uncond,
-            guidance_scale,
+            jnp.asarray(guidance_scale, jnp.float32),
             keys,
             control,
-            control_scale,
+            jnp.asarray(control_scale, jnp.float32),
             keep,
             coefficients,
             backprop_steps,

@@ -7,7 +7,10 @@ noise `eps`:
     x' = alpha' x0 + direction eps + correction (x0 - previous x0) + noise n,    n ~ N(0, 1)
 
 DDIM (Song et al. 2020, arXiv 2010.02502, eq. 12) has no correction. DPM-Solver++(2M) (Lu et al. 2022, arXiv
-2211.01095, algorithm 2) is DDIM with eta = 0 and the correction that makes it second order.
+2211.01095, algorithm 2) is DDIM with eta = 0 and the correction that makes it second order. Euler's method
+(Karras et al. 2022, arXiv 2206.00364, algorithm 1) is DDIM with eta = 0 on noise levels of its own. The
+sampler of latent consistency models (Luo et al. 2023, arXiv 2310.04378, algorithm 3) mixes x0 with x, which
+is alpha x0 + sigma eps.
 """
 
 import dataclasses
@@ -144,6 +147,89 @@ def dpm_solver(
     gain = next_alpha - next_sigma * alpha / sigma
     correction[inner] = (gain[inner] / 2) * interval[1:] / interval[:-1]
     return _coefficients(timesteps, signal, next_signal, next_sigma, correction, np.zeros_like(signal))
+
+
+def euler(schedule: Schedule, num_steps: int, strength: float = 1.0, eta: float = 0.0) -> SolverCoefficients:
+    """Return the coefficients of Euler's method, as diffusers' `EulerDiscreteScheduler` has it.
+
+    Its timesteps may lie between those of the training, with noise levels interpolated. It ends at no noise,
+    whatever `set_alpha_to_one` says. Few-step models such as SD-Turbo are published with it. Arguments and
+    errors are those of `ddim`, but `eta` must be 0.
+
+    Sampling starts from standard normal noise. With the spacings "trailing" and "linspace", diffusers starts
+    from that noise times sigma, 0.998 for Stable Diffusion, which `Pipeline.add_noise` of zeros returns.
+    """
+    total = schedule.num_train_timesteps
+    _check_steps(num_steps, strength, total)
+    _check_no_eta("euler", eta)
+    if schedule.timestep_spacing == "linspace":
+        spaced: np.ndarray = np.linspace(0, total - 1, num_steps)[::-1]
+    elif schedule.timestep_spacing == "leading":
+        spaced = np.arange(num_steps)[::-1] * (total // num_steps) + schedule.steps_offset
+    else:
+        spaced = np.arange(total, 0, -total / num_steps).round()[:num_steps] - 1
+    timesteps = _last_part(spaced, num_steps, strength, total)
+    alphas = schedule.alphas_cumprod()
+    alphas = np.where(alphas > 0, alphas, 2.0**-24)  # as in diffusers, for a last timestep without signal
+    ratios = np.interp(timesteps, np.arange(total), np.sqrt((1 - alphas) / alphas))  # sigma / alpha
+    signal = 1 / (1 + ratios**2)
+    next_signal = np.append(signal[1:], 1.0)
+    zeros = np.zeros_like(signal)
+    return _coefficients(timesteps, signal, next_signal, np.sqrt(1 - next_signal), zeros, zeros)
+
+
+def lcm(
+    schedule: Schedule,
+    num_steps: int,
+    strength: float = 1.0,
+    eta: float = 0.0,
+    *,
+    original_steps: int = 50,
+    timestep_scaling: float = 10.0,
+) -> SolverCoefficients:
+    """Return the coefficients of the sampler of latent consistency models, diffusers' `LCMScheduler`.
+
+    Each step but the last adds new noise, so that `Pipeline.denoise` needs a key. It is for models that were
+    trained for 1 to 8 such steps, such as Stable Diffusion with an LCM LoRA.
+
+    - `original_steps`: the number of DDIM steps that the model was distilled from.
+    - `timestep_scaling`: the scale of the boundary condition's timesteps.
+
+    Other arguments and errors are those of `ddim`, but `eta` must be 0, and there are at most
+    `original_steps` steps.
+    """
+    total = schedule.num_train_timesteps
+    _check_steps(num_steps, strength, total)
+    _check_no_eta("lcm", eta)
+    if not num_steps <= original_steps <= total:
+        raise ValueError(f"num_steps must be in 1..{original_steps} for lcm, found {num_steps}")
+    original = (np.arange(1, original_steps + 1) * (total // original_steps) - 1)[::-1]
+    chosen = np.floor(np.linspace(0, original_steps, num_steps, endpoint=False)).astype(int)
+    timesteps = _last_part(original[chosen], num_steps, strength, total)
+    alphas = schedule.alphas_cumprod()
+    signal, next_signal = alphas[timesteps], np.append(alphas[timesteps[1:]], 1.0)
+    scaled, data = timesteps * timestep_scaling, 0.5  # the standard deviation of data, as LCMs assume it
+    skip, out = data**2 / (scaled**2 + data**2), scaled / np.sqrt(scaled**2 + data**2)
+    next_alpha = np.sqrt(next_signal)
+    coefficients = _coefficients(
+        timesteps,
+        signal,
+        next_signal,
+        next_alpha * skip * np.sqrt(1 - signal),
+        np.zeros_like(signal),
+        np.sqrt(1 - next_signal),
+    )
+    return coefficients._replace(
+        next_alpha=np.asarray(next_alpha * (out + skip * np.sqrt(signal)), np.float32)
+    )
+
+
+SOLVERS: dict[str, Solver] = {"ddim": ddim, "dpm-solver": dpm_solver, "euler": euler, "lcm": lcm}
+
+
+def _check_no_eta(name: str, eta: float) -> None:
+    if eta:
+        raise ValueError(f"{name} has no eta: it must be 0, found {eta}; use ddim")
 
 
 def _check_steps(num_steps: int, strength: float, total: int) -> None:

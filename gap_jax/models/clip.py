@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gap_jax.checks import expect_shape
-from gap_jax.models.layers import ACTIVATIONS, Conv, Layer, attention
+from gap_jax.models.attention import attention
+from gap_jax.models.layers import ACTIVATIONS, Conv, Layer
 from gap_jax.models.tokenizer import Tokenizer
 
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gap_jax.models.layers import Conv
+from gap_jax.models.layers import Conv, block_caller
 from gap_jax.models.unet import Backbone, Residuals
 
 
@@ -64,11 +64,12 @@ class ControlNet(Backbone):
         sample, context = sample.astype(self.dtype), context.astype(self.dtype)
         if self.controlnet_conditioning_channel_order == "bgr":
             control = control[..., ::-1]
+        call = block_caller(self.recompute, sample)
         temb = self.embed_time(timesteps, len(sample))
         x = Conv(self.block_out_channels[0], name="conv_in", **self.dtypes)(sample)
         x += self.embed_condition(control.astype(self.dtype))
-        skips = self.down(x, temb, context)
-        mid = self.middle(skips[-1], temb, context)
+        skips = self.down(x, temb, context, call)
+        mid = self.middle(skips[-1], temb, context, call)
 
         def output(name, features):
             return self.zero_conv(features.shape[-1], name)(features) * jnp.asarray(scale, self.dtype)

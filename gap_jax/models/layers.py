@@ -4,18 +4,22 @@ The name of a submodule is its dotted path in the torch module (`"down_blocks.0.
 parameter, joined by dots, is therefore its key in a state dict of diffusers or transformers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gap_jax.models.attention import LONG, Form, attention
+
 ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
 }
+Recompute = Literal["auto", "nothing", "blocks"]
+Call = Callable[..., jax.Array]  # from a block and its inputs to its output
 NHWC = ("NHWC", "HWIO", "NHWC")  # the order of axes of inputs, kernels and outputs
 
 
@@ -58,8 +62,8 @@ def _convolve_forward(x, kernel, stride, padding):
 
 def _convolve_backward(stride, padding, inputs, gradient):
     x, kernel = inputs
-    _, pull_back = jax.vjp(lambda x, kernel: _convolve(x, kernel, stride, padding), x, kernel)
-    x_gradient, kernel_gradient = pull_back(gradient)
+    to_x = jax.linear_transpose(lambda x: _convolve(x, kernel, stride, padding), x)
+    to_kernel = jax.linear_transpose(lambda kernel: _convolve(x, kernel, stride, padding), kernel)
 
     def x_gradient_in_nhwc():
         lengths = zip(kernel.shape[:2], x.shape[1:3], gradient.shape[1:3], padding, strict=True)
@@ -71,7 +75,8 @@ def _convolve_backward(stride, padding, inputs, gradient):
             gradient, kernel, (stride,) * 2, pads, dimension_numbers=NHWC, transpose_kernel=True
         )
 
-    return jax.lax.platform_dependent(cpu=x_gradient_in_nhwc, default=lambda: x_gradient), kernel_gradient
+    x_gradient = jax.lax.platform_dependent(cpu=x_gradient_in_nhwc, default=lambda: to_x(gradient)[0])
+    return x_gradient, to_kernel(gradient)[0]
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)
@@ -129,46 +134,13 @@ class GroupNorm(Layer):
         return (x * gain + (bias - mean * gain)).astype(self.dtype)
 
 
-def attention(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    *,
-    heads: int,
-    mask: jax.Array | None = None,
-    upcast: bool = False,
-) -> jax.Array:
-    """Return scaled dot-product attention, `[B,L,heads*d]` (Vaswani et al., arXiv 1706.03762, eq. 1).
-
-    - `query` `[B,L,heads*d]`; `key` and `value` `[B,M,heads*d]`.
-    - `mask`: boolean, broadcastable to `[B,heads,L,M]`, True = attend.
-    - `upcast`: multiply query and key in float32 too; Stable Diffusion 2.1 overflows in float16 otherwise.
-
-    Softmax is always in float32.
-    """
-    dtype = query.dtype
-    query, key, value = (x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2) for x in (query, key, value))
-    if upcast:
-        query, key = query.astype(jnp.float32), key.astype(jnp.float32)
-    query *= query.shape[-1] ** -0.5
-    logits = jnp.einsum("bhld,bhmd->bhlm", query, key, preferred_element_type=jnp.float32)
-    if mask is not None:
-        logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
-    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-    total = weights.sum(-1, keepdims=True)  # divides the result, which is smaller than the weights
-    out = (
-        jnp.einsum("bhlm,bhmd->bhld", weights.astype(dtype), value, preferred_element_type=jnp.float32)
-        / total
-    )
-    return out.astype(dtype).swapaxes(1, 2).reshape(*out.shape[0:3:2], -1)
-
-
 class Attention(Layer):
     """diffusers' `Attention`: tokens `[B,L,C]` attend to themselves or to a `context` `[B,M,D]`."""
 
     heads: int
     qkv_bias: bool = False
     upcast: bool = False
+    form: Form = "auto"
 
     @nn.compact
     def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
@@ -179,7 +151,7 @@ class Attention(Layer):
             return nn.Dense(channels, use_bias=self.qkv_bias, name=name, **self.dtypes)(tokens)
 
         query, key, value = project("to_q", x), project("to_k", context), project("to_v", context)
-        out = attention(query, key, value, heads=self.heads, upcast=self.upcast)
+        out = attention(query, key, value, heads=self.heads, upcast=self.upcast, form=self.form)
         return nn.Dense(channels, name="to_out.0", **self.dtypes)(out)
 
 
@@ -202,6 +174,25 @@ class ResnetBlock2D(Layer):
         if x.shape[-1] != self.features:
             x = Conv(self.features, kernel_size=1, padding=0, name="conv_shortcut", **self.dtypes)(x)
         return x + h
+
+
+def block_caller(recompute: Recompute, latents: jax.Array) -> Call:
+    """Return `call(block, *inputs)`, which applies a block of a network that gets `latents` `[B,h,w,C]`.
+
+    `recompute` is what the gradient computes again instead of keeping it in memory: `nothing`, or all within
+    `blocks`, of which it then keeps the inputs only. `auto` is `blocks` for latents of `LONG` pixels or more,
+    which images of 256 × 256 pixels have. Raises ValueError for another value.
+    """
+    if recompute not in get_args(Recompute):
+        raise ValueError(f"recompute must be one of {', '.join(get_args(Recompute))}; found {recompute!r}")
+    height, width = latents.shape[1:3]
+    keeps_all = recompute == "nothing" or (recompute == "auto" and height * width < LONG)
+    return call_block if keeps_all else nn.remat(call_block)
+
+
+def call_block(block: nn.Module, *inputs: jax.Array) -> jax.Array:
+    """Apply a block."""
+    return block(*inputs)
 
 
 def upsample(x: jax.Array, size: Sequence[int]) -> jax.Array:

@@ -1,6 +1,7 @@
 """A network as a value: a pure prediction function with its parameters."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,9 +21,12 @@ class Network(NamedTuple):
     - `training(params, images, keys)`: returns the prediction as fine-tuning needs it, and a scalar to add to
       the loss; for a network whose layers work in another way in training, such as batch norm and dropout.
       `keys` `[B]` are random keys, one per image. None: `predict`.
+    - `save(params, folder)`: writes the network with these parameters as a folder for other programs. None:
+      it cannot be written.
     """
 
     predict: Callable[[Any, jax.Array], Any]
     params: Any
     trainable: Mask | None = None
     training: Training | None = None
+    save: Callable[[Any, Path], None] | None = None

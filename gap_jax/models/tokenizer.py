@@ -5,6 +5,7 @@ Files and byte-pair encoding are those of transformers' `CLIPTokenizer`.
 
 import dataclasses
 import functools
+import html
 import itertools
 import json
 import os
@@ -126,6 +127,20 @@ class Tokenizer:
                     f"the last is <{placeholders - 1}>; correct the text or give more placeholders"
                 )
         return ids
+
+
+def clean_caption(text: str) -> str:
+    """Clean a caption as OpenAI's CLIP does before it tokenizes (`simple_tokenizer.py` of openai/CLIP).
+
+    Text in a wrong encoding is mended and curly quotes become straight ones, by `ftfy`; HTML entities such as
+    `&amp;` become letters; blanks are joined. transformers does none of this: clean captions for a CLIP that
+    OpenAI trained, as in `clip.tokenize([clean_caption(text)])`. Raises ImportError without `ftfy`.
+    """
+    try:
+        import ftfy
+    except ImportError as error:
+        raise ImportError("cleaning captions needs ftfy: pip install 'gap_jax[captions]'") from error
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
 
 
 def train_tokenizer(words: Sequence[str], length: int) -> tuple[Tokenizer, int]:

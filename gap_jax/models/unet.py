@@ -9,14 +9,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gap_jax.models.attention import Form
 from gap_jax.models.layers import (
     ACTIVATIONS,
     Attention,
+    Call,
     Conv,
     GroupNorm,
     Layer,
+    Recompute,
     ResnetBlock2D,
     TimestepEmbedding,
+    block_caller,
     timestep_embedding,
     upsample,
 )
@@ -34,6 +38,7 @@ class BasicTransformerBlock(Layer):
 
     heads: int
     upcast_attention: bool
+    attention: Form
 
     @nn.compact
     def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
@@ -41,7 +46,9 @@ class BasicTransformerBlock(Layer):
             return nn.LayerNorm(epsilon=1e-5, name=name, **self.dtypes)
 
         def attend(name):
-            return Attention(self.heads, upcast=self.upcast_attention, name=name, **self.dtypes)
+            return Attention(
+                self.heads, upcast=self.upcast_attention, form=self.attention, name=name, **self.dtypes
+            )
 
         channels = x.shape[-1]
         x += attend("attn1")(norm("norm1")(x))
@@ -59,6 +66,7 @@ class Transformer2D(Layer):
     num_groups: int
     use_linear_projection: bool
     upcast_attention: bool
+    attention: Form
 
     @nn.compact
     def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
@@ -75,7 +83,11 @@ class Transformer2D(Layer):
         h = project("proj_in", h.reshape(batch, height * width, channels))
         for i in range(self.layers):
             block = BasicTransformerBlock(
-                self.heads, self.upcast_attention, name=f"transformer_blocks.{i}", **self.dtypes
+                self.heads,
+                self.upcast_attention,
+                self.attention,
+                name=f"transformer_blocks.{i}",
+                **self.dtypes,
             )
             h = block(h, context)
         return x + project("proj_out", h).reshape(x.shape)
@@ -84,7 +96,8 @@ class Transformer2D(Layer):
 class Backbone(Layer):
     """The layers and the configuration that the UNet and the ControlNet share.
 
-    Field names and defaults are those of diffusers' configurations.
+    Field names and defaults are those of diffusers' configurations, but for the two that say how results are
+    computed: `attention` is the `form` of `attention`, and `recompute` that of `block_caller`.
     """
 
     in_channels: int = 4
@@ -101,6 +114,8 @@ class Backbone(Layer):
     norm_eps: float = 1e-5
     flip_sin_to_cos: bool = True
     freq_shift: float = 0
+    attention: Form = "auto"
+    recompute: Recompute = "auto"
 
     def example_inputs(self) -> tuple[jax.Array, ...]:
         """Return zeros of the smallest shapes that `init` takes."""
@@ -126,6 +141,7 @@ class Backbone(Layer):
             self.norm_num_groups,
             self.use_linear_projection,
             self.upcast_attention,
+            self.attention,
             name=name,
             **self.dtypes,
         )
@@ -142,14 +158,17 @@ class Backbone(Layer):
         embed = TimestepEmbedding(4 * width, name="time_embedding", **self.dtypes)
         return embed(waves.astype(self.dtype))
 
-    def down(self, x: jax.Array, temb: jax.Array, context: jax.Array) -> list[jax.Array]:
-        """Return the skip connections of the downward half; the last is its output."""
+    def down(self, x: jax.Array, temb: jax.Array, context: jax.Array, call: Call) -> list[jax.Array]:
+        """Return the skip connections of the downward half; the last is its output.
+
+        `call` is that of `block_caller`.
+        """
         skips = [x]
         for level, kind in enumerate(self.down_block_types):
             for i in range(self.layers_per_block):
-                x = self.resnet(level, f"down_blocks.{level}.resnets.{i}")(x, temb)
+                x = call(self.resnet(level, f"down_blocks.{level}.resnets.{i}"), x, temb)
                 if kind == "CrossAttnDownBlock2D":
-                    x = self.transformer(level, f"down_blocks.{level}.attentions.{i}")(x, context)
+                    x = call(self.transformer(level, f"down_blocks.{level}.attentions.{i}"), x, context)
                 skips.append(x)
             if level < len(self.block_out_channels) - 1:
                 name = f"down_blocks.{level}.downsamplers.0.conv"
@@ -157,12 +176,12 @@ class Backbone(Layer):
                 skips.append(x)
         return skips
 
-    def middle(self, x: jax.Array, temb: jax.Array, context: jax.Array) -> jax.Array:
-        """Apply the middle block."""
+    def middle(self, x: jax.Array, temb: jax.Array, context: jax.Array, call: Call) -> jax.Array:
+        """Apply the middle block; `call` is that of `block_caller`."""
         last = len(self.block_out_channels) - 1
-        x = self.resnet(last, "mid_block.resnets.0")(x, temb)
-        x = self.transformer(last, "mid_block.attentions.0")(x, context)
-        return self.resnet(last, "mid_block.resnets.1")(x, temb)
+        x = call(self.resnet(last, "mid_block.resnets.0"), x, temb)
+        x = call(self.transformer(last, "mid_block.attentions.0"), x, context)
+        return call(self.resnet(last, "mid_block.resnets.1"), x, temb)
 
 
 class UNet2DCondition(Backbone):
@@ -184,10 +203,11 @@ class UNet2DCondition(Backbone):
         - `residuals`: the output of a ControlNet for the same inputs.
         """
         sample, context = sample.astype(self.dtype), context.astype(self.dtype)
+        call = block_caller(self.recompute, sample)
         temb = self.embed_time(timesteps, len(sample))
         x = Conv(self.block_out_channels[0], name="conv_in", **self.dtypes)(sample)
-        skips = self.down(x, temb, context)
-        x = self.middle(skips[-1], temb, context)
+        skips = self.down(x, temb, context, call)
+        x = self.middle(skips[-1], temb, context, call)
         if residuals is not None:
             skips = [skip + extra for skip, extra in zip(skips, residuals.down, strict=True)]
             x += residuals.mid
@@ -195,9 +215,9 @@ class UNet2DCondition(Backbone):
             level = len(self.block_out_channels) - 1 - block
             for i in range(self.layers_per_block + 1):
                 x = jnp.concatenate([x, skips.pop()], -1)
-                x = self.resnet(level, f"up_blocks.{block}.resnets.{i}")(x, temb)
+                x = call(self.resnet(level, f"up_blocks.{block}.resnets.{i}"), x, temb)
                 if kind == "CrossAttnUpBlock2D":
-                    x = self.transformer(level, f"up_blocks.{block}.attentions.{i}")(x, context)
+                    x = call(self.transformer(level, f"up_blocks.{block}.attentions.{i}"), x, context)
             if level > 0:
                 name = f"up_blocks.{block}.upsamplers.0.conv"
                 x = upsample(x, skips[-1].shape[1:3])

@@ -9,7 +9,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gap_jax.models.layers import Attention, Conv, GroupNorm, Layer, ResnetBlock2D, upsample
+from gap_jax.models.attention import Form
+from gap_jax.models.layers import (
+    Attention,
+    Call,
+    Conv,
+    GroupNorm,
+    Layer,
+    Recompute,
+    ResnetBlock2D,
+    block_caller,
+    call_block,
+    upsample,
+)
 
 EPSILON = 1e-6
 
@@ -28,6 +40,7 @@ class Stack(Layer):
     layers_per_block: int
     norm_num_groups: int
     out_channels: int
+    attention: Form
 
     def resnet(self, features: int, name: str) -> ResnetBlock2D:
         return ResnetBlock2D(features, self.norm_num_groups, EPSILON, name=name, **self.dtypes)
@@ -35,14 +48,16 @@ class Stack(Layer):
     def norm(self, name: str) -> GroupNorm:
         return GroupNorm(self.norm_num_groups, EPSILON, name=name, **self.dtypes)
 
-    def middle(self, x: jax.Array) -> jax.Array:
-        """Apply the middle block."""
+    def middle(self, x: jax.Array, call: Call) -> jax.Array:
+        """Apply the middle block; `call` is that of `block_caller`."""
         channels = x.shape[-1]
-        x = self.resnet(channels, "mid_block.resnets.0")(x)
+        x = call(self.resnet(channels, "mid_block.resnets.0"), x)
         tokens = self.norm("mid_block.attentions.0.group_norm")(x).reshape(len(x), -1, channels)
-        attend = Attention(1, qkv_bias=True, name="mid_block.attentions.0", **self.dtypes)
+        attend = Attention(
+            1, qkv_bias=True, form=self.attention, name="mid_block.attentions.0", **self.dtypes
+        )
         x += attend(tokens).reshape(x.shape)
-        return self.resnet(channels, "mid_block.resnets.1")(x)
+        return call(self.resnet(channels, "mid_block.resnets.1"), x)
 
     def finish(self, x: jax.Array) -> jax.Array:
         """Apply the last normalisation and convolution."""
@@ -62,19 +77,22 @@ class Encoder(Stack):
             if level < len(self.block_out_channels) - 1:
                 name = f"down_blocks.{level}.downsamplers.0.conv"
                 x = Conv(features, stride=2, padding=(0, 1), name=name, **self.dtypes)(x)
-        return self.finish(self.middle(x))
+        return self.finish(self.middle(x, call_block))
 
 
 class Decoder(Stack):
     """The decoder, from features `[B,h,w,C]` to images `[B,h·f,w·f,out_channels]`."""
 
+    recompute: Recompute
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        call = block_caller(self.recompute, x)
         x = Conv(self.block_out_channels[-1], name="conv_in", **self.dtypes)(x)
-        x = self.middle(x)
+        x = self.middle(x, call)
         for block, features in enumerate(reversed(self.block_out_channels)):
             for i in range(self.layers_per_block + 1):
-                x = self.resnet(features, f"up_blocks.{block}.resnets.{i}")(x)
+                x = call(self.resnet(features, f"up_blocks.{block}.resnets.{i}"), x)
             if block < len(self.block_out_channels) - 1:
                 x = upsample(x, (2 * x.shape[1], 2 * x.shape[2]))
                 x = Conv(features, name=f"up_blocks.{block}.upsamplers.0.conv", **self.dtypes)(x)
@@ -84,7 +102,8 @@ class Decoder(Stack):
 class AutoencoderKL(Layer):
     """The variational autoencoder. Images are in [-1,1] and latents are unscaled, as in diffusers.
 
-    Field names and defaults are diffusers'.
+    Field names and defaults are diffusers', but for `attention` and `recompute`, which are a `Backbone`'s.
+    Only the decoder recomputes.
     """
 
     in_channels: int = 3
@@ -95,6 +114,8 @@ class AutoencoderKL(Layer):
     norm_num_groups: int = 32
     sample_size: int = 32
     scaling_factor: float = 0.18215
+    attention: Form = "auto"
+    recompute: Recompute = "auto"
 
     @property
     def downscale(self) -> int:
@@ -108,8 +129,8 @@ class AutoencoderKL(Layer):
     def setup(self):
         stack = (self.block_out_channels, self.layers_per_block, self.norm_num_groups)
         moments = 2 * self.latent_channels
-        self.encoder = Encoder(*stack, moments, **self.dtypes)
-        self.decoder = Decoder(*stack, self.out_channels, **self.dtypes)
+        self.encoder = Encoder(*stack, moments, self.attention, **self.dtypes)
+        self.decoder = Decoder(*stack, self.out_channels, self.attention, self.recompute, **self.dtypes)
         self.quant_conv = Conv(moments, kernel_size=1, padding=0, **self.dtypes)
         self.post_quant_conv = Conv(self.latent_channels, kernel_size=1, padding=0, **self.dtypes)
 

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from gap_jax.checks import expect_shape
-from gap_jax.models.layers import ACTIVATIONS, Conv, Layer, attention
+from gap_jax.models.attention import attention
+from gap_jax.models.layers import ACTIVATIONS, Conv, Layer
 
 
 class VisionTransformer(Layer):

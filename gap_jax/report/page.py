@@ -6,10 +6,12 @@ project page, it lets a reader step through an optimisation, and compare arms, p
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
@@ -17,15 +19,13 @@ from matplotlib.figure import Figure
 from gap_jax.files import write_whole
 from gap_jax.report import figures, tables
 from gap_jax.report.arms import INK, arm_styles
+from gap_jax.report.citations import citations
 from gap_jax.report.embedded import EmbeddedPictures
-from gap_jax.report.results import CONSTANT, WORST, ArmStyle, ExamplePictures, Frame, Prompt, Results, load
+from gap_jax.report.findings import findings, headline
+from gap_jax.report.results import CONSTANT, ArmStyle, ExamplePictures, Frame, Prompt, Results, load
 
 _MODELS_EXAMPLES = 2  # images of each kind that are shown with the predictions of all models
 _FOLDER = Path(__file__).parent
-_LEADS = {  # column of the main table -> the beginning of the page's first sentence on results
-    tables.SHIFTS["cc"]: "Averaged over Common Corruptions",
-    tables.plain_name(WORST): "On the worst group",
-}
 
 
 def write_page(results_path: str | Path, folder: str | Path) -> Path:
@@ -42,11 +42,12 @@ def write_page(results_path: str | Path, folder: str | Path) -> Path:
     gallery = EmbeddedPictures(results, results_path.parent)
     all_tables = tables.all_tables(results)
     figures_by_name = dict(_figures(results, results_path.parent))
+    title = tables.markdown_text(results.title)
     files = {
-        "table.md": "\n".join([f"# {results.title}", "", *map(tables.markdown, all_tables)]),
+        "table.md": "\n".join([f"# {title}", "", *map(tables.markdown, all_tables)]),
         "table.tex": "\n".join(map(tables.latex, all_tables)),
         **{f"figures/{name}.svg": figures.to_svg(figure) for name, figure in figures_by_name.items()},
-        "index.html": _page(results, gallery, figures_by_name),
+        "index.html": _page(results, gallery, figures_by_name, _links(results_path, folder, results)),
     }
     for name, text in files.items():
         write_whole(folder / name, text.encode())
@@ -80,7 +81,28 @@ def _losses_name(index: int, prompt: Prompt) -> str:
     return _file_name("losses", index, prompt.arm, prompt.target or "")
 
 
-def _page(results: Results, gallery: EmbeddedPictures, figures_by_name: Mapping[str, Figure]) -> str:
+def _links(results_path: Path, folder: Path, results: Results) -> dict[str, Any]:
+    """Return the addresses, relative to the page, of the results file and of each arm's files."""
+
+    def address(path: Path) -> str:
+        return quote(Path(os.path.relpath(path, folder)).as_posix())
+
+    artefacts = results.origin.artefacts if results.origin else {}
+    arms = {
+        arm: {kind: address(results_path.parent / path) for kind, path in paths.items()}
+        for arm, paths in artefacts.items()
+        if arm in arm_styles(results)
+    }
+    kinds = dict.fromkeys(kind for paths in arms.values() for kind in paths)
+    return {"results": address(results_path), "kinds": list(kinds), "arms": arms}
+
+
+def _page(
+    results: Results,
+    gallery: EmbeddedPictures,
+    figures_by_name: Mapping[str, Figure],
+    links: Mapping[str, Any],
+) -> str:
     """Return the HTML of the page."""
     arms = arm_styles(results)
     prompts = [
@@ -91,16 +113,11 @@ def _page(results: Results, gallery: EmbeddedPictures, figures_by_name: Mapping[
     groups = _groups(prompts, order)
     explored = _explored(prompts, arms)
     main = tables.main_tables(results)
-    environment = Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html").render(
+    found = findings(results, main[0]) if main else []
+    return render(
+        "page.html",
         results=results,
-        arms={name: dataclasses.replace(arm, colour=_css_colour(arm.colour)) for name, arm in arms.items()},
+        arms=css_styles(arms),
         prompts=prompts,
         explored=explored,
         arms_explored=[arms[group["arm"]].label for group in explored],
@@ -108,13 +125,16 @@ def _page(results: Results, gallery: EmbeddedPictures, figures_by_name: Mapping[
         examples=max((len(prompt["examples"]) for prompt in prompts), default=0),
         guided=_guided(groups),
         main=main,
-        lead=_lead(main, results),
+        headline=headline(results, found),
+        findings=[finding.sentence for finding in found],
+        links=links,
+        citations=citations(results),
         shifts=_shifts(results, figures_by_name),
         fidelity=_fidelity(results, figures_by_name),
         efficiency=_efficiency(results, figures_by_name),
         iterations=_iterations(results, figures_by_name),
         models=_models(results, gallery.numbers),
-        config=list(_flattened(results.config)),
+        config=list(flattened(results.config)),
         constant=CONSTANT,
         uris=gallery.uris,
         small=gallery.small,
@@ -127,6 +147,18 @@ def _page(results: Results, gallery: EmbeddedPictures, figures_by_name: Mapping[
             "groups": [[prompt["index"] for prompt in group["prompts"]] for group in groups],
         },
     )
+
+
+def render(template: str, **values: Any) -> str:
+    """Return the HTML that a template of this folder makes of the values; names are escaped in it."""
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**values)
 
 
 def _prompt_data(
@@ -222,35 +254,6 @@ def _guided(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return list(targets.values())
 
 
-def _lead(main: Sequence[tables.Table], results: Results) -> str:
-    """Return the main finding in plain words: the best arm, beside the control and the constant prediction.
-
-    It is about Common Corruptions or, without them, about the worst group; empty if neither was measured.
-    """
-    title = next((title for title in _LEADS if main and title in main[0].columns), None)
-    if title is None:
-        return ""
-    column = main[0].columns.index(title)
-    best = next((row for row in main[0].rows if row.cells[column].best), None)
-    if best is None:
-        return ""
-    metric = results.main_metric
-    extreme = "highest" if metric.higher_is_better else "lowest"
-    arm = f"“{best.label}” has the {extreme} {metric.name} ({metric.unit}) of the trained arms"
-    lead = f"{_LEADS[title]}, {arm}: {_with_error(best.cells[column])}."
-    names = {"control": "the control has", CONSTANT: "the constant prediction has"}
-    others = [
-        f"{names[row.key]} {_with_error(row.cells[column])}"
-        for row in main[0].rows
-        if row.key in names and row is not best
-    ]
-    return f"{lead} {_capitalised(' and '.join(others))}." if others else lead
-
-
-def _with_error(cell: tables.Cell) -> str:
-    return f"{cell.mean}\u00a0±\u00a0{cell.error}" if cell.error else cell.mean
-
-
 def _shifts(results: Results, figures_by_name: Mapping[str, Figure]) -> list[dict[str, Any]]:
     shifts = []
     for kind in filter(figures_by_name.__contains__, ("cc", "3dcc")):
@@ -314,17 +317,21 @@ def _models(results: Results, numbers: Mapping[str, int]) -> dict[str, Any] | No
     return {"names": list(results.models[0].scores), "tables": tables.models_tables(results), "rows": rows}
 
 
-def _flattened(config: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Yield nested settings as dotted names with their values in JSON."""
+def flattened(config: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Return nested settings as dotted names with their values in JSON, one after the other."""
     if isinstance(config, Mapping) and config:
         for key, value in config.items():
-            yield from _flattened(value, f"{name}.{key}" if name else str(key))
+            yield from flattened(value, f"{name}.{key}" if name else str(key))
     else:
         yield name, json.dumps(config, ensure_ascii=False)
 
 
-def _css_colour(colour: str) -> str:
-    return "currentColor" if colour == INK else colour
+def css_styles(arms: Mapping[str, ArmStyle]) -> dict[str, ArmStyle]:
+    """Return the styles of arms with colours for CSS, in which ink follows the colour scheme."""
+    return {
+        name: dataclasses.replace(arm, colour="currentColor") if arm.colour == INK else arm
+        for name, arm in arms.items()
+    }
 
 
 def _capitalised(text: str) -> str:

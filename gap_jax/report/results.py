@@ -7,7 +7,7 @@ to the last bit; NaN and infinity, which JSON lacks, are null in the file and Na
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +183,22 @@ class Prompt:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Origin:
+    """The way results were made.
+
+    - `command`: the command line.
+    - `versions`: package -> version.
+    - `devices`: the kind and number of the devices, in words.
+    - `artefacts`: arm -> kind, such as `prompts` -> a file or folder, relative to the results file.
+    """
+
+    command: str
+    versions: Mapping[str, str]
+    devices: str
+    artefacts: Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Results:
     """The results of an experiment.
 
@@ -202,6 +218,7 @@ class Results:
     - `prompts`: the prompts that the report shows.
     - `models`: how several models do on the images of prompts that were found against each of them. Empty:
       there is one model only.
+    - `origin`: how they were made; None: not known. It does not count when results are compared.
     """
 
     title: str
@@ -220,6 +237,7 @@ class Results:
     efficiency: Mapping[str, Mapping[str, tuple[Point, ...]]]
     prompts: tuple[Prompt, ...]
     models: tuple[ModelsRow, ...] = ()
+    origin: Origin | None = field(default=None, compare=False)
 
     @property
     def main_metric(self) -> MetricStyle:
@@ -280,7 +298,7 @@ def load(path: str | Path) -> Results:
     path = Path(path)
     try:
         return from_json(Results, json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a valid results file: {error}") from error
 
 

@@ -4,7 +4,9 @@ As in the paper's Table 1 (Yeo et al., arXiv 2403.15309), the main table has a r
 Corruptions and 3DCC are averaged over all corruptions and severities.
 """
 
+import html
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple
@@ -14,6 +16,7 @@ from gap_jax.report.results import CONSTANT, KINDS, Column, Results, Values
 from gap_jax.tasks.metric import MetricStyle
 
 DIGITS = 2  # after the decimal point
+FIDELITY = "Label fidelity"  # column of the main table
 SHIFTS = {"clean": "Clean", "cc": "Common Corruptions", "3dcc": "3D Common Corruptions"}
 
 
@@ -80,11 +83,11 @@ def main(results: Results, metric: str | None = None) -> Table:
     style, arms = results.metrics[metric], arm_styles(results)
     values = {
         label: {arm: average(columns, arm, metric) for arm in arms}
-        for label, columns in _grouped(results.columns).items()
+        for label, columns in shifts(results.columns).items()
     }
     caption = style.caption
     if metric == first and results.generated:
-        values["Label fidelity"] = _fidelity_by_arm(results, arms)
+        values[FIDELITY] = _fidelity_by_arm(results, arms)
         caption += f"; label fidelity is the critic's {style.name} on the generated images"
         real = _cell(results.critic_real, style)
         if real.mean != _NONE:
@@ -131,7 +134,7 @@ def fidelity(results: Results) -> Table:
             rows.append(Row(name, name.capitalize(), cells))
     caption = f"The critic's {metric.caption}; numbers of images are totals over all seeds"
     columns = (f"Critic's {metric.name}", "Kept", "Removed")
-    return Table("Label fidelity", caption, "Images of", columns, tuple(rows))
+    return Table(FIDELITY, caption, "Images of", columns, tuple(rows))
 
 
 def efficiency(results: Results, target: str) -> Table:
@@ -175,7 +178,7 @@ def iterations(results: Results, shift: str) -> Table:
 
 def values_by_iteration(results: Results, shift: str) -> dict[str, list[Values]]:
     """Return each arm's main metric under a shift after iterations 1 to n, one value per seed."""
-    columns, metric = _grouped(results.columns)[shift], next(iter(results.metrics))
+    columns, metric = shifts(results.columns)[shift], next(iter(results.metrics))
     return {
         arm: [average(columns, name, metric) for name in names]
         for arm, names in iterated_arms(results).items()
@@ -184,7 +187,7 @@ def values_by_iteration(results: Results, shift: str) -> dict[str, list[Values]]
 
 def iterated_shifts(results: Results) -> list[str]:
     """Return the main table's columns of test sets if there were several iterations."""
-    return list(_grouped(results.columns)) if iterated_arms(results) else []
+    return list(shifts(results.columns)) if iterated_arms(results) else []
 
 
 def models(results: Results, metric: str) -> Table:
@@ -230,15 +233,23 @@ def markdown(table: Table) -> str:
     """Return a table in GitHub's Markdown, below its heading and caption."""
 
     def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(markdown_text(cell).replace("|", "\\|") for cell in cells) + " |"
 
     def text(cell: Cell) -> str:
         mean = f"**{cell.mean}**" if cell.best else cell.mean
         return f"{mean} ± {cell.error}" if cell.error else mean
 
+    title, caption = markdown_text(table.title), markdown_text(table.caption)
     head = [line((table.corner, *table.columns)), line((":--", *["--:"] * len(table.columns)))]
     body = [line((row.label, *map(text, row.cells))) for row in table.rows]
-    return "\n".join([f"## {table.title}", "", f"{table.caption}.", "", *head, *body, ""])
+    return "\n".join([f"## {title}", "", f"{caption}.", "", *head, *body, ""])
+
+
+def markdown_text(text: str) -> str:
+    """Return a text as one line of Markdown, in which HTML is shown and not obeyed."""
+    return re.sub(
+        r"&(?=#?\w+;)|<(?=[a-zA-Z/!?])", lambda found: html.escape(found[0]), " ".join(text.split())
+    )
 
 
 def latex(table: Table) -> str:
@@ -293,7 +304,7 @@ _LATEX = str.maketrans(
 )
 
 
-def _grouped(columns: Sequence[Column]) -> dict[str, list[Column]]:
+def shifts(columns: Sequence[Column]) -> dict[str, list[Column]]:
     """Return the test sets that each column of the main table averages, in the order of `KINDS`."""
     groups: dict[str, list[Column]] = {}
     for kind in KINDS:

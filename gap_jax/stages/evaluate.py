@@ -3,6 +3,8 @@
 A test set is a batch of labelled images of any size, identified by a `SetKey`.
 """
 
+import functools
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -16,9 +18,11 @@ from gap_jax.data.batch import HostBatch
 from gap_jax.data.corruptions.apply import SEVERITIES
 from gap_jax.data.corruptions.common import CORRUPTIONS, corrupt
 from gap_jax.data.corruptions.three_d import CORRUPTIONS_3D, corrupt_3d
+from gap_jax.progress import images_per_second, traced_steps
 from gap_jax.tasks.metric import Metric
 
 Key = TypeVar("Key")
+_Tree = TypeVar("_Tree")
 
 
 class SetKey(NamedTuple):
@@ -83,30 +87,52 @@ def evaluate(
     """Measure every model on every test set and return the metrics by model and set.
 
     - `predict(params, images)`: the network that all models share.
-    - `models`: the parameters of each model, by any key.
+    - `models`: the parameters of each model, by any key. All of them are on the devices at once.
     - `sets`: test sets with their batches: `image`, float32 `[n,H,W,3]` in [0,1], and labels. Only one is
       held at a time, so it may be a generator.
     - `metrics`: the metrics by name.
     - `images_per_step`: the number of images per call of the compiled program, rounded up to a multiple of
       the number of devices.
     - `total`: the number of sets, for the progress bar.
-    """
 
-    @jax.jit
+    The program is compiled once for the same `predict` and metrics, in this call and all later ones.
+    """
+    measure = _compiled_measure(predict, tuple(metrics.items()))
+    models = {key: to_local_devices(params) for key, params in models.items()}
+    results: dict[Key, dict[SetKey, dict[str, float]]] = {key: {} for key in models}
+    total = total or operator.length_hint(sets) or None
+    bar = tqdm(total=total, desc="evaluate", unit="set", disable=jax.process_index() != 0)
+    with bar, traced_steps("evaluate") as begin_step:
+        for test_set, batch in sets:
+            begin_step()
+            for key, params in models.items():
+                values = in_steps(measure, params, batch, images_per_step)
+                results[key][test_set] = {
+                    name: float(metrics[name].over_set(value)) for name, value in values.items()
+                }
+            bar.update()
+            bar.set_postfix({"images/s": images_per_second(bar, len(batch["image"]) * len(models))})
+    return results
+
+
+@functools.cache
+def _compiled_measure(predict: Callable[[Any, jax.Array], Any], metrics: tuple[tuple[str, Metric], ...]):
+    """Return the jitted `measure(params, batch)`: each metric's values of each image."""
+
     def measure(params, batch):
         prediction = predict(params, batch["image"])
-        return {name: metric.per_image(prediction, batch) for name, metric in metrics.items()}
+        return {name: metric.per_image(prediction, batch) for name, metric in metrics}
 
-    results: dict[Key, dict[SetKey, dict[str, float]]] = {key: {} for key in models}
-    for test_set, batch in tqdm(
-        sets, total=total, desc="evaluate", unit="set", disable=jax.process_index() != 0
-    ):
-        for key, params in models.items():
-            values = in_steps(measure, params, batch, images_per_step)
-            results[key][test_set] = {
-                name: float(metrics[name].over_set(value)) for name, value in values.items()
-            }
-    return results
+    return jax.jit(measure)
+
+
+def to_local_devices(tree: _Tree) -> _Tree:
+    """Copy each leaf to every device of this process; a leaf that `to_local_devices` returned stays."""
+    return jax.device_put(tree, NamedSharding(_local_mesh(), P()))
+
+
+def _local_mesh() -> Mesh:
+    return Mesh(np.array(jax.local_devices()), ("data",))
 
 
 def in_steps(
@@ -116,12 +142,13 @@ def in_steps(
 
     `measure` returns a tree of arrays `[rows,…]`; so does this function, for all n rows of the batch. Rows
     are spread over this process's devices. All steps have the same size, the last one being filled up with
-    repetitions, so that the program is compiled once.
+    repetitions, so that the program is compiled once. Parameters that are used for several batches are copied
+    to the devices once if they come from `to_local_devices`.
     """
-    mesh = Mesh(np.array(jax.local_devices()), ("data",))
-    replicated, split = (NamedSharding(mesh, spec) for spec in (P(), P("data")))
+    mesh = _local_mesh()
+    split = NamedSharding(mesh, P("data"))
     size = -(-images_per_step // mesh.size) * mesh.size
-    params, count = jax.device_put(params, replicated), len(batch["image"])
+    params, count = to_local_devices(params), len(batch["image"])
     chunks = []
     for start in range(0, count, size):
         rows = np.resize(np.arange(start, min(start + size, count)), size)

@@ -12,7 +12,7 @@ import optax
 from gap_jax.data.batch import Example, HostBatch, Transform
 from gap_jax.data.loader import Batches, Source
 from gap_jax.models.network import Training
-from gap_jax.stages.evaluate import in_steps
+from gap_jax.stages.evaluate import in_steps, to_local_devices
 from gap_jax.stages.train import train
 from gap_jax.tasks.metric import ImageLoss
 
@@ -84,7 +84,7 @@ def finetune(
     mean_loss, image_losses = _loss_functions(predict, loss, training)
 
     def probe(params):
-        params = jax.device_get(params)
+        params = to_local_devices(jax.device_get(params))
         losses = {
             name: float(in_steps(image_losses, params, batch).mean()) for name, batch in validation.items()
         }

@@ -9,7 +9,6 @@ The folder holds `chunks/` while the stage runs; `images/` and `tfds/`, the data
 `data.generated`; and `summary.json`, which is written last.
 """
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,8 @@ from gap_jax import parallel
 from gap_jax.checkpoint import check_config
 from gap_jax.data import generated
 from gap_jax.data.batch import Batch, HostBatch
-from gap_jax.files import write_whole
+from gap_jax.files import read_json, write_json
+from gap_jax.progress import compiling, traced_steps
 from gap_jax.stages.band import Band, Selection
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -111,21 +111,25 @@ def generate(
       their order until enough are kept, which needs a plan of more images.
     - `class_names`: the folders of `images/`, indexed by `label`; None: one folder for all.
 
-    The summary says how many images there are (`images`), how many were dropped for each reason (`dropped`)
-    and where the TFDS data set is (`tfds`). If the process is killed and started again, only missing images
-    are generated.
+    The summary says how many images there are (`images`), how many were dropped for each reason (`dropped`),
+    the means of their measured values (`means`) and where the TFDS data set is (`tfds`). If the process is
+    killed and started again, only missing images are generated.
 
-    Raises OSError for a full disk, with all earlier chunks kept; ValueError for another config, and if the
-    plan ends before a band has enough images.
+    All fields of an example but `image` are kept as they are; docs/data.md lists the kinds.
+
+    Raises OSError for a full disk, with all earlier chunks kept; ValueError for another config, for class
+    names that folders cannot have, for a field that cannot be kept, before the first image, and if the plan
+    ends before a band has enough images.
     """
     folder = Path(folder)
     mesh = mesh or parallel.make_mesh()
+    generated.check_class_names(class_names or (), {})
     check_config(folder / "config.json", dict(config))
     if (folder / "summary.json").exists():
         shutil.rmtree(
             folder / "chunks", ignore_errors=True
         )  # left over if the process was killed just before
-        return json.loads((folder / "summary.json").read_text())
+        return read_summary(folder)
     rows = parallel.local_rows(mesh, images_per_step)
     weights = parallel.replicate(mesh, weights)
     program = jax.jit(step)
@@ -135,13 +139,14 @@ def generate(
     if process == 0:
         generated.drop_chunks_of_other_lengths(chunks, rows.stop - rows.start)
     parallel.barrier("chunks")
-    selection, expected, made = None, count, 0
+    selection, expected, made, made_here = None, count, 0, False
     if band is not None:
         selection, expected = Selection(band, chunks), min(count, band.expected_candidates)
         filters += (Filter(band.value, -_LARGEST, _LARGEST),)  # only finite values have ranks
     bar = tqdm(total=expected, desc="generate", unit="image", disable=process != 0)
-    with bar:
+    with bar, traced_steps("generate") as begin_step:
         for first in range(0, count, images_per_step):
+            begin_step()
             chunk_name = f"{first:08d}-{rows.start:04d}-{rows.stop:04d}"
             num_new = min(images_per_step, count - first)
             if not parallel.all_agree((chunks / f"{chunk_name}.npz").exists()):
@@ -149,10 +154,14 @@ def generate(
                 numbers = (first + np.arange(images_per_step) % num_new)[rows]
                 sources, prompts = planned.source[numbers], planned.prompt[numbers]
                 keys = image_keys(seed, sources, prompts, repeats[numbers])
-                batch = {**load(sources), "prompt": prompts}
-                fed = parallel.feed(mesh, images_per_step, {**batch, "key": keys})
+                loaded = load(sources)
+                generated.check_fields(loaded)
+                batch = {**loaded, "prompt": prompts}
+                seen = {name: array for name, array in batch.items() if array.dtype.kind != "U"}
+                fed = parallel.feed(mesh, images_per_step, {**seen, "key": keys})
                 fed_keys = jax.random.wrap_key_data(fed.pop("key"))
-                images, values = parallel.local_values(program(weights, fed, fed_keys))
+                with compiling(bar, not made_here):
+                    images, values = parallel.local_values(program(weights, fed, fed_keys))
                 records = {
                     "image": np.round(np.clip(images, 0, 1) * 255).astype(np.uint8),
                     **{name: array for name, array in batch.items() if name not in ("image", "prompt")},
@@ -166,6 +175,7 @@ def generate(
                 is_new = np.arange(images_per_step)[rows] < num_new
                 new_records = {name: array[is_new] for name, array in records.items()}
                 generated.write_chunk(chunks, chunk_name, new_records)
+                made_here = True
             bar.update(num_new)
             made = first + num_new
             if selection is not None and selection.is_complete(first):
@@ -180,7 +190,14 @@ def generate(
     if process == 0:
         _write_data_set(folder, made, class_names, {} if selection is None else selection.reasons())
     parallel.barrier("written")
-    return json.loads((folder / "summary.json").read_text())
+    return read_summary(folder)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Return the summary in the folder of `generate`; raise as `read_json`."""
+    return read_json(
+        folder / "summary.json", f"delete {folder} and run the same command again, which generates it anew"
+    )
 
 
 def _repeat_numbers(planned: Plan) -> np.ndarray:
@@ -224,8 +241,14 @@ def _write_data_set(
 
     `left_out`: reasons why further images are not used, by their numbers.
     """
-    records = enumerate(generated.read_chunks(folder / "chunks"))
-    dropped = Counter(left_out.get(number, record["dropped"].item()) for number, record in records)
+    dropped: Counter[str] = Counter()
+    measured: dict[str, list[float]] = {}
+    for number, record in enumerate(generated.read_chunks(folder / "chunks")):
+        reason = left_out.get(number, record["dropped"].item())
+        dropped[reason] += 1
+        for name, value in {} if reason else record.items():
+            if np.ndim(value) == 0 and np.issubdtype(value.dtype, np.floating):
+                measured.setdefault(name, []).append(value.item())
     num_kept = dropped.pop("", 0)
     if num_kept + dropped.total() != count:
         raise ValueError(
@@ -234,6 +257,8 @@ def _write_data_set(
         )
     generated.write_images(folder / "chunks", folder / "images", class_names, left_out)
     data = generated.write_tfds(folder / "chunks", folder / "tfds", left_out)
-    summary = {"images": num_kept, "dropped": dict(dropped), "tfds": str(data.relative_to(folder))}
-    write_whole(folder / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
+    means = {name: float(np.mean(values)) for name, values in measured.items()}
+    place = str(data.relative_to(folder))
+    summary = {"images": num_kept, "dropped": dict(dropped), "means": means, "tfds": place}
+    write_json(folder / "summary.json", summary)
     shutil.rmtree(folder / "chunks")

@@ -5,7 +5,8 @@ embeddings and losses of every step (safetensors); `pictures/` (PNG); and, at th
 prompt, `prompts/{i}/learned_embeds.safetensors`.
 """
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from tqdm import tqdm
 from gap_jax import parallel, prompts
 from gap_jax.checkpoint import Checkpoints, digest
 from gap_jax.data.batch import HostBatch
-from gap_jax.diffusion.pipeline import Pipeline
+from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.files import write_whole
 from gap_jax.metrics import MetricsWriter
+from gap_jax.progress import compiling, images_per_second, traced_steps
 from gap_jax.stages.prompt_optimizer import EarlyStop, PromptOptimizer, PromptWeights
 
 
@@ -42,6 +44,7 @@ def optimize(
     examples: HostBatch | None = None,
     picture_every: int = 50,
     max_skipped: int = 10,
+    tokens: Sequence[str] | None = None,
 ) -> np.ndarray:
     """Optimise prompts from `initial_embeddings` `[prompts,n,D]` and return the final ones, also float32.
 
@@ -58,6 +61,7 @@ def optimize(
       pictures.
     - `picture_every`: the number of steps between pictures.
     - `max_skipped`: this many skipped updates in a row are an error.
+    - `tokens`: the token of each prompt in its file; None: `<gap-0>`, `<gap-1>`, ….
 
     If it is started again with the same folder, it continues from the last checkpoint and ends with
     bit-identical embeddings. Ctrl-C saves a checkpoint first.
@@ -93,12 +97,14 @@ def optimize(
     is_main, done = jax.process_index() == 0, first
     silent = not is_unfinished() or not is_main
     bar = tqdm(total=steps, initial=first, desc="optimise", unit="step", disable=silent)
-    with MetricsWriter(folder, first or None) as writer, bar:
+    with MetricsWriter(folder, first or None) as writer, bar, traced_steps("optimize") as begin_step:
         try:
             while is_unfinished():
+                begin_step()
                 batch = load(done, rows)
                 check(batch)
-                new_state, metrics = step(weights, state, parallel.feed(mesh, images_per_step, batch))
+                with compiling(bar, done == first):
+                    new_state, metrics = step(weights, state, parallel.feed(mesh, images_per_step, batch))
                 record = parallel.to_host(mesh, {"embeddings": state.embeddings, **metrics})
                 state, done = new_state, done + 1
                 trajectory.append(record)
@@ -107,7 +113,8 @@ def optimize(
                     _check_sign(optimizer.early_stop, values)
                 writer.write(done, values)
                 bar.update()
-                bar.set_postfix({name: f"{np.mean(value):.4g}" for name, value in values.items()})
+                means = {name: f"{np.mean(value):.4g}" for name, value in values.items()}
+                bar.set_postfix({"images/s": images_per_second(bar, images_per_step * population), **means})
                 if draw is not None and done % picture_every == 0:
                     writer.image(done, "examples", draw(weights, state.embeddings))
                 failed = np.flatnonzero(values["skipped"] >= max_skipped).tolist()
@@ -130,7 +137,8 @@ def optimize(
     embeddings = np.stack([optimizer.spoken(optimizer.weights, jnp.asarray(e)) for e in embeddings])
     if is_main:
         metadata = {"steps": done, "config": dict(config)}
-        _save_prompts(pipe, optimizer, embeddings, folder / "prompts", metadata)
+        names = tokens or [f"<gap-{i}>" for i in range(population)]
+        save_prompts(pipe, optimizer.weights.pipeline, embeddings, folder / "prompts", names, metadata)
     return embeddings
 
 
@@ -201,24 +209,26 @@ def _make_draw(
     optimizer: PromptOptimizer, mesh: Mesh, examples: HostBatch, population: int
 ) -> Callable[[PromptWeights, jax.Array], np.ndarray]:
     """Return `draw(weights, embeddings) -> [H,W,3]`: a grid of prompts (rows) and examples (columns)."""
-    batch: Any = {name: np.asarray(array) for name, array in examples.items()}
-    count = len(next(iter(batch.values())))
-    key_data = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(0), count)))
-
-    def render(weights, embeddings):
-        keys = jax.random.wrap_key_data(jnp.asarray(key_data))
-        return jax.vmap(lambda prompt: optimizer.render(weights, prompt, batch, keys))(embeddings)
-
-    program = jax.jit(
-        jax.shard_map(render, mesh=mesh, in_specs=(P(), P("prompt")), out_specs=P("prompt"), check_vma=False)
-    )
+    count = len(next(iter(examples.values())))
+    batch = parallel.replicate(mesh, {name: np.asarray(array) for name, array in examples.items()})
+    keys = parallel.replicate(mesh, jax.random.split(jax.random.key(0), count))
+    program = _compiled_render(optimizer.render, mesh)
 
     def draw(weights, embeddings):
-        images = parallel.to_host(mesh, program(weights, embeddings))
+        images = parallel.to_host(mesh, program(weights, embeddings, batch, keys))
         height, width = images.shape[2:4]
         return images.transpose(0, 2, 1, 3, 4).reshape(population * height, count * width, 3)
 
     return draw
+
+
+@functools.cache
+def _compiled_render(render: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.Array]:
+    """Map `render` over the prompts and compile it, once for all arms that share it."""
+    of_prompts = jax.vmap(render, (None, 0, None, None))
+    specs = P(), P("prompt"), P(), P()
+    mapped = jax.shard_map(of_prompts, mesh=mesh, in_specs=specs, out_specs=P("prompt"), check_vma=False)
+    return jax.jit(mapped)
 
 
 def _check_sign(early_stop: EarlyStop | None, values: Mapping[str, np.ndarray]) -> None:
@@ -233,16 +243,20 @@ def _check_sign(early_stop: EarlyStop | None, values: Mapping[str, np.ndarray]) 
         )
 
 
-def _save_prompts(
+def save_prompts(
     pipe: Pipeline,
-    optimizer: PromptOptimizer,
+    params: Params,
     embeddings: np.ndarray,
     folder: Path,
+    tokens: Sequence[str],
     metadata: Mapping[str, Any],
 ) -> None:
-    """Save each prompt with its metadata and the words nearest to its embeddings."""
-    for i, prompt in enumerate(embeddings):
-        words = prompts.nearest_words(pipe, optimizer.weights.pipeline, prompt)
+    """Save each prompt in `{folder}/{i}`, with its token, metadata and the words nearest to its embeddings.
+
+    `embeddings` are `[prompts,n,D]`, and `params` the pipeline's.
+    """
+    for i, (prompt, token) in enumerate(zip(embeddings, tokens, strict=True)):
+        words = prompts.nearest_words(pipe, params, prompt)
         nearest = {"nearest_words": [[f"{word} {cosine:.3f}" for word, cosine in row] for row in words]}
         path = folder / str(i) / "learned_embeds.safetensors"
-        prompts.save(path, prompt, token=f"<gap-{i}>", metadata=dict(metadata) | nearest)
+        prompts.save(path, prompt, token=token, metadata=dict(metadata) | nearest)

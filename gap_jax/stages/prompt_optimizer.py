@@ -317,44 +317,6 @@ def next_state(
     return chosen._replace(key=state.key, step=state.step + 1, skipped=skipped)
 
 
-def adamw(
-    learning_rate: float,
-    *,
-    images_per_step: int = 1,
-    steps: int | None = None,
-    decay: str = "constant",
-    warmup_steps: int = 0,
-    weight_decay: float = 1e-2,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
-) -> optax.GradientTransformation:
-    """Return AdamW as the paper uses it, with the learning rate `learning_rate · images_per_step`.
-
-    - `images_per_step`: the size of a step's global batch: all micro-batches of all devices.
-    - `decay`: `constant`, or `linear` or `cosine` to 0 at step `steps`.
-    - `warmup_steps`: the number of first steps in which the rate grows linearly from 0.
-
-    Raises ValueError for an unknown `decay`, or for one that lacks `steps` beyond the warm-up.
-    """
-    peak = learning_rate * images_per_step
-    if decay != "constant" and (steps is None or steps <= warmup_steps):
-        raise ValueError(f"decay {decay!r} needs steps beyond warmup_steps {warmup_steps}, found {steps}")
-    decay_steps = (steps or 0) - warmup_steps
-    schedules = {
-        "constant": lambda: optax.constant_schedule(peak),
-        "linear": lambda: optax.linear_schedule(peak, 0.0, decay_steps),
-        "cosine": lambda: optax.cosine_decay_schedule(peak, decay_steps),
-    }
-    if decay not in schedules:
-        raise ValueError(f"decay must be one of {', '.join(schedules)}, found {decay!r}")
-    schedule = schedules[decay]()
-    if warmup_steps:
-        warmup = optax.linear_schedule(0.0, peak, warmup_steps)
-        schedule = optax.join_schedules([warmup, schedule], [warmup_steps])
-    return optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay)
-
-
 def _check_settings(
     terms: Sequence[Term | SetTerm], placeholders: int, accumulation: int, early_stop: EarlyStop | None
 ) -> None:

@@ -8,7 +8,6 @@ probes' PNG files; and, if the best parameters are selected, `best/` (Orbax).
 """
 
 import functools
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,8 +23,9 @@ from gap_jax import parallel
 from gap_jax.checkpoint import Checkpoints
 from gap_jax.data.batch import Batch
 from gap_jax.data.loader import Batches
-from gap_jax.files import write_whole
+from gap_jax.files import read_json, write_json
 from gap_jax.metrics import MetricsWriter
+from gap_jax.progress import compiling, images_per_second, traced_steps
 
 Params = Any
 Loss = Callable[[Params, Params, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
@@ -98,7 +98,7 @@ def train(
     step = _compiled_step(loss, optimizer, average)
     is_main = jax.process_index() == 0
     bar = tqdm(total=steps, initial=first, desc=folder.name, unit="step", disable=not is_main)
-    with MetricsWriter(folder, first or None) as writer, bar:
+    with MetricsWriter(folder, first or None) as writer, bar, traced_steps("finetune") as begin_step:
         done, unlogged = first, _read_unlogged(folder, first)
 
         def save() -> None:
@@ -108,7 +108,9 @@ def train(
 
         try:
             for batch in batches(first, steps, rows) if first < steps else ():
-                state, metrics = step(state, frozen, parallel.feed(mesh, batches.size, batch), key)
+                begin_step()
+                with compiling(bar, done == first):
+                    state, metrics = step(state, frozen, parallel.feed(mesh, batches.size, batch), key)
                 done += 1
                 unlogged.append(metrics)
                 bar.update()
@@ -116,7 +118,8 @@ def train(
                     values = {name: float(np.mean([float(m[name]) for m in unlogged])) for name in metrics}
                     unlogged = []
                     writer.write(done, values)
-                    bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
+                    means = {name: f"{value:.4g}" for name, value in values.items()}
+                    bar.set_postfix({"images/s": images_per_second(bar, batches.size), **means})
                     if state.opt.notfinite_count >= max_skipped:
                         raise FloatingPointError(
                             f"{max_skipped} updates in a row were not finite, up to step {done}: lower the "
@@ -143,14 +146,15 @@ def train(
 def _write_unlogged(folder: Path, done: int, unlogged: list[dict[str, jax.Array]]) -> None:
     """Write the metrics that the next line will average, and delete those of older checkpoints."""
     values = [{name: float(value) for name, value in metrics.items()} for metrics in unlogged]
-    write_whole(folder / "unlogged" / f"{done}.json", json.dumps(values).encode())
+    write_json(folder / "unlogged" / f"{done}.json", {"steps": values})
     for path in sorted((folder / "unlogged").glob("*.json"), key=lambda path: int(path.stem))[:-3]:
         path.unlink()
 
 
 def _read_unlogged(folder: Path, done: int) -> list[dict[str, Any]]:
     path = folder / "unlogged" / f"{done}.json"
-    return json.loads(path.read_text()) if path.exists() else []
+    advice = f"delete {folder} and run the same command again, which trains anew"
+    return read_json(path, advice)["steps"] if path.exists() else []
 
 
 # Cached, so that equal arguments give the same optimiser and thereby the same compiled step.

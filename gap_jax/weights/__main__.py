@@ -11,11 +11,13 @@ import jax
 import tyro
 
 from gap_jax.models.dpt import DPT
+from gap_jax.models.torch_modules.module import TorchModule
 from gap_jax.weights.classifier import KINDS, load_classifier, save_classifier
 from gap_jax.weights.depth import load_depth, save_depth
 from gap_jax.weights.pipeline import load_clip, load_pipeline, save_clip, save_pipeline
 from gap_jax.weights.repo import Repo
 from gap_jax.weights.single_file import holds_pipeline
+from gap_jax.weights.torch_models.loading import fits
 from gap_jax.weights.torchvision import holds_classifier
 
 SOURCE_HELP = (
@@ -61,7 +63,8 @@ def _load(source: Path, dtype: str, config: str | None) -> tuple[str, Any, dict,
         network = repo.read_json("config.json")
         if "text_config" in network:
             return "CLIP, transformers' layout", *load_clip(source, dtype=dtype), save_clip
-        is_classifier, form = network.get("model_type") in KINDS, "transformers' layout"
+        is_classifier = network.get("model_type") in KINDS or fits(network, "classification")
+        form = "transformers' layout"
     elif source.is_file():
         if holds_pipeline(source):
             loaded = load_pipeline(source, dtype=dtype, config=config)
@@ -71,14 +74,21 @@ def _load(source: Path, dtype: str, config: str | None) -> tuple[str, Any, dict,
         raise FileNotFoundError(f"SOURCE {source} does not exist: give a file or a folder")
     if is_classifier:
         classifier, params = load_classifier(source, dtype)
-        return f"{type(classifier).__name__}, {form}", classifier, params, save_classifier
+        return f"{_name(classifier)}, {form}", classifier, params, save_classifier
     model, params = load_depth(source, dtype=dtype)
+    if isinstance(model, TorchModule):
+        return f"{_name(model)}, {form}", model, params, save_depth
     if not isinstance(model, DPT):
         kind, form = "the depth U-Net", "XTC's checkpoint" if source.is_file() else "gap_jax's layout"
     else:
         kind = "DPT" if model.backbone_config is None else "DPT-hybrid"
         form = "Omnidata's checkpoint" if source.is_file() else "transformers' layout"
     return f"{kind}, {form}", model, params, save_depth
+
+
+def _name(network: Any) -> str:
+    """Return the name of a network's class, that of torch for a torch module."""
+    return type(network.module if isinstance(network, TorchModule) else network).__name__
 
 
 def _size(path: Path) -> int:

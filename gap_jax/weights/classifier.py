@@ -92,11 +92,12 @@ def save_classifier(module: ResNet | ViT | TorchModule, params: dict, folder: st
     """Write a folder that `load_classifier` and transformers read.
 
     The classes get the module's `label_names`, or `LABEL_0`, `LABEL_1`, …. An existing model is replaced, and
-    any other folder refused, as by `save_pipeline`. Raises ValueError unless there is one name per class, and
-    for a torch module that is not of transformers.
+    any other folder refused, as by `save_pipeline`. A torch module is written by `save_torch`. Raises
+    ValueError unless there is one name per class.
     """
     if isinstance(module, TorchModule):
-        return save_torch(module, params, folder)
+        save_torch(module, params, folder)
+        return
     kind = "resnet" if isinstance(module, ResNet) else "vit"
     config = describe(module)
     names = module.label_names or [f"LABEL_{i}" for i in range(module.num_labels)]

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gap_jax.files import WriteError, free_space
 from gap_jax.models.clip import CLIPTextModel
 from gap_jax.models.dpt import DPT
 from gap_jax.models.layers import Layer
@@ -109,12 +110,20 @@ def current_names(module: Layer, tensors: dict[str, Tensor]) -> dict[str, Tensor
 
 
 def write_component(folder: Path, config: dict, params: dict, stem: str, prefix: str = "") -> None:
-    """Write `config.json` and `<stem>.safetensors`; `prefix` goes before the names of all tensors."""
+    """Write `config.json` and `<stem>.safetensors`; `prefix` goes before the names of all tensors.
+
+    Raises OSError if they cannot be written, for example because the disk is full.
+    """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     write_json(folder / "config.json", config)
     tensors = {prefix + key: array for key, array in state_dict(params).items()}
-    save_file(tensors, folder / f"{stem}.safetensors", metadata={"format": "pt"})
+    path = folder / f"{stem}.safetensors"
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # also for a full disk
+        raise WriteError(f"{path} could not be written: {error}; {free_space(folder)}") from error
 
 
 def write_json(path: Path, content: dict) -> None:

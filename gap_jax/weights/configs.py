@@ -96,6 +96,8 @@ _BLOCK_TYPES: dict[type, dict[str, tuple[str, ...]]] = {  # what each entry of t
         "up_block_types": ("UpDecoderBlock2D",),
     },
 }
+# the dtype that transformers gives weights of any dtype; diffusers gives its own networks the same
+LOADED_AS = {"dtype": "float32"}
 _PER_LEVEL = (  # fields with one entry per entry of block_out_channels
     "down_block_types",
     "up_block_types",
@@ -105,7 +107,7 @@ _PER_LEVEL = (  # fields with one entry per entry of block_out_channels
 )
 # fields of our modules that are not in config.json
 _NOT_IN_CONFIG = {"parent", "name", "dtype", "param_dtype", "zero_init", "text_model", "vision_model"}
-_NOT_IN_CONFIG |= {"backbone_config", "image_mean", "image_std", "label_names"}
+_NOT_IN_CONFIG |= {"backbone_config", "image_mean", "image_std", "label_names", "attention", "recompute"}
 
 
 def build(
@@ -191,7 +193,7 @@ def describe(module: Layer) -> dict[str, Any]:
             config["down_block_types"] = ("DownEncoderBlock2D",) * blocks
             config["up_block_types"] = ("UpDecoderBlock2D",) * blocks
         case CLIPTextModel():
-            config |= {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
+            config |= {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"} | LOADED_AS
         case DPT():
             config |= {"architectures": ["DPTForDepthEstimation"], "model_type": "dpt"}
             config |= {"patch_size": PATCH, "reassemble_factors": FACTORS, "is_hybrid": False}
@@ -208,7 +210,7 @@ def describe(module: Layer) -> dict[str, Any]:
         case CLIPVisionModel():
             config["model_type"] = "clip_vision_model"
         case CLIPModel():
-            config |= {"architectures": ["CLIPModel"], "model_type": "clip"}
+            config |= {"architectures": ["CLIPModel"], "model_type": "clip"} | LOADED_AS
             config["text_config"] = describe(module.text_model)
             config["vision_config"] = describe(module.vision_model)
     if type(module) in _TORCH_NAMES:

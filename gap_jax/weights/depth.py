@@ -76,11 +76,12 @@ def load_depth(
 def save_depth(model: DepthUNet | DPT | TorchModule, params: dict, folder: str | Path) -> None:
     """Write a folder that `load_depth` reads; transformers reads that of a DPT too.
 
-    An existing model is replaced, and any other folder refused, as by `save_pipeline`. Raises ValueError for
-    a torch module that is not of transformers.
+    An existing model is replaced, and any other folder refused, as by `save_pipeline`. A torch module is
+    written by `save_torch`.
     """
     if isinstance(model, TorchModule):
-        return save_torch(model, params, folder)
+        save_torch(model, params, folder)
+        return
     with replace_folder(Path(folder), "config.json") as target:
         write_component(target, describe(model), params, TRANSFORMERS[0])
         if isinstance(model, DPT):

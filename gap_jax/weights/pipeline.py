@@ -11,9 +11,10 @@ from typing import Any
 from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.diffusion.schedule import Schedule
 from gap_jax.models import tokenizer as tokenizers
+from gap_jax.models.attention import Form
 from gap_jax.models.clip import Clip, CLIPModel, CLIPTextModel, CLIPVisionModel
 from gap_jax.models.controlnet import ControlNet, ControlNets
-from gap_jax.models.layers import Layer
+from gap_jax.models.layers import Layer, Recompute
 from gap_jax.models.tokenizer import Tokenizer
 from gap_jax.models.unet import UNet2DCondition
 from gap_jax.models.vae import AutoencoderKL
@@ -50,6 +51,8 @@ def load_pipeline(
     config: str | Path | None = None,
     lora: Sequence[Lora] = (),
     vae: str | Path | None = None,
+    attention: Form = "auto",
+    recompute: Recompute = "auto",
     revision: str | None = None,
     variant: str | None = None,
     local_files_only: bool = False,
@@ -69,6 +72,10 @@ def load_pipeline(
       id, or a pair of one of these and its scale, as in `lora=[("style.safetensors", 0.8)]`.
     - `vae`: the folder or hub id of an autoencoder to use instead, such as `stabilityai/sd-vae-ft-mse`.
     - `dtype`: `float32`, `bfloat16` or `float16`, of parameters and computation, whatever the files hold.
+    - `attention`: how long sequences attend: `xla`, `blocks`, `flash`, or `auto`, as it suits the platform;
+      `gap_jax.models.attention` explains them.
+    - `recompute`: what gradients compute again instead of keeping it in memory: `nothing`; the `blocks` of
+      UNet, ControlNet and decoder; or `auto`, which is `blocks` for images of 256 × 256 pixels or more.
     - `revision`: a branch, tag or commit on the hub.
     - `variant`: the infix of the weights' file names; `"fp16"` reads `*.fp16.safetensors`.
     - `local_files_only`: use the cache of the hub only, not the network.
@@ -94,8 +101,9 @@ def load_pipeline(
     vae_repo, vae_folder = (
         (repo, "vae") if vae is None else (Repo(vae, local_files_only=local_files_only), "")
     )
-    autoencoder = build(AutoencoderKL, *read_config(vae_repo, vae_folder), dtypes)
-    unet = build(UNet2DCondition, *read_config(repo, "unet"), dtypes)
+    choices = dtypes | {"attention": attention, "recompute": recompute}
+    autoencoder = build(AutoencoderKL, *read_config(vae_repo, vae_folder), choices)
+    unet = build(UNet2DCondition, *read_config(repo, "unet"), choices)
     pipe = Pipeline(text_encoder, autoencoder, unet, None, _schedule(repo), _tokenizer(repo, "tokenizer/"))
     _check_fit(pipe, str(model))
 
@@ -135,8 +143,9 @@ def add_controlnet(
     variant: str | None = None,
     local_files_only: bool = False,
 ) -> tuple[Pipeline, Params]:
-    """Load a ControlNet for a pipeline; return the pipeline and parameters with it, in the UNet's dtype.
+    """Load a ControlNet for a pipeline; return the pipeline and parameters with it.
 
+    Its dtypes, `attention` and `recompute` are the UNet's.
     `controlnet` is a folder in diffusers' layout, a hub id, or a file, `.safetensors` or `.pth`, with the
     names of the original code or of diffusers; it replaces any ControlNet that the pipeline has. Several of
     them are used at once. Other arguments and errors are those of `load_pipeline`.
@@ -187,6 +196,7 @@ def _with_controlnet(pipe: Pipeline, controlnet: ControlNet, source: str) -> Pip
                 f"{source}: {field} must be the UNet's, {expected}, found {value}: choose a ControlNet made "
                 "for this version of Stable Diffusion"
             )
+    controlnet = controlnet.clone(attention=pipe.unet.attention, recompute=pipe.unet.recompute)
     pipe = dataclasses.replace(pipe, controlnet=controlnet)
     _check_fit(pipe, source)
     return pipe

@@ -115,7 +115,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file; raise ValueError for other content."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}; download or copy it again") from error
     if not isinstance(content, dict):
         raise ValueError(

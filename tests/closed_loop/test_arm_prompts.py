@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import diffusers
 import numpy as np
 import pytest
 
@@ -15,12 +16,16 @@ from gap_jax.closed_loop.arm_prompts import (
     optimizing_rows,
     populations,
     text_prompts,
+    token_owner,
+    tokens,
 )
 from gap_jax.closed_loop.arms import ARMS
-from gap_jax.closed_loop.settings import Optimizing
+from gap_jax.closed_loop.settings import Optimizing, Settings
 from gap_jax.closed_loop.terms import adversarial_start
 from gap_jax.experiments.depth.settings import SmallRooms
 from gap_jax.experiments.depth.small_world import build
+from gap_jax.stages.optimize import save_prompts
+from tests.torch_references.folders import relative_error
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +67,37 @@ def test_all_arms_of_a_seed_begin_alike_and_seeds_do_not(world):
     (other,) = initial_prompts(ARMS["adversarial"], world, config, 1)
     assert np.abs(other.embeddings - first[0].embeddings).min(axis=(1, 2)).max() > 0
     assert first[0].label == "all" and others[0][0].label == "fog"
-    assert first[0].name(1) == "<gap-1>" and others[0][0].name(1) == "fog: <gap-1>"
+    assert first[0].texts == ("<gap-0>", "<gap-1>")
+
+
+def test_diffusers_loads_the_prompts_of_all_arms_together(sd15, tmp_path):
+    random = np.random.default_rng(0)
+    places = [
+        ("guided", "foggy", None),
+        ("guided-adversarial", "foggy", None),
+        ("guided", "Rain, 雪_1", "a"),
+    ]
+    sets = [PromptSet(tokens(*place, 2), random.standard_normal((2, 3, 48), np.float32)) for place in places]
+    pipe = diffusers.StableDiffusionControlNetPipeline.from_pretrained(sd15.folder, safety_checker=None)
+    for i, prompt_set in enumerate(sets):
+        folder = tmp_path / str(i)
+        save_prompts(sd15.pipe, sd15.params, prompt_set.embeddings, folder, prompt_set.texts, {})
+        for j in range(2):
+            pipe.load_textual_inversion(str(folder / str(j)))
+    for prompt_set in sets:
+        ours = contexts(sd15.pipe, sd15.params, prompt_set, ", photo", joiner="")
+        for j in range(2):
+            text = prompt_set.prompt(j, ", photo")
+            theirs, _ = pipe.encode_prompt(text, "cpu", 1, do_classifier_free_guidance=False)
+            assert relative_error(ours[j], theirs[0].detach()) < 1e-4
+    assert PromptSet(("a room",)).prompt(0, ", photo") == "a room"
+
+
+def test_tokens_name_the_arm_whose_prompts_they_are_and_the_seed_if_there_are_several():
+    settings = Settings(seeds=(3,))
+    assert token_owner(settings, 3, "adversarial-sdedit") == "adversarial"
+    assert token_owner(settings, 3, "adversarial-sdedit", 1) == "adversarial-sdedit-iteration-2"
+    assert token_owner(Settings(seeds=(3, 4)), 4, "guided") == "seed-4-guided"
 
 
 def test_guided_arms_have_prompts_for_each_target_and_the_random_arm_its_own_number(world):

@@ -25,7 +25,7 @@ def test_what_is_written_is_read(tmp_path):
 def test_a_damaged_file_is_named_with_what_to_do(tmp_path, text):
     path = tmp_path / "evaluate.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"evaluate\.json is not a file of measurements.*Delete it"):
+    with pytest.raises(ValueError, match=r"evaluate\.json is damaged .*: delete it and run"):
         read_measurements(path)
 
 

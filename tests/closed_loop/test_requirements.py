@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gap_jax.closed_loop.arms import adversarial_arm
@@ -37,6 +38,30 @@ def test_guided_arms_without_targets_are_refused(world):
     ):
         check_requirements(SETTINGS, world)
     check_requirements(dataclasses.replace(SETTINGS, arms=("control", "adversarial")), world)
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", "/tmp", "a\0b", "nul", ""])
+def test_names_that_would_leave_their_folder_are_refused(world, name):
+    target, rows = world.targets["foggy"], np.arange(1)
+    for kind, hostile in (
+        ("target domain", dataclasses.replace(world, targets={name: target})),
+        ("subset", dataclasses.replace(world, data=dataclasses.replace(world.data, subsets={name: rows}))),
+        ("class", dataclasses.replace(world, task=dataclasses.replace(world.task, classes=("a", name)))),
+    ):
+        with pytest.raises(ValueError, match=rf"the {kind} .* must be renamed.* name of a file") as refused:
+            check_requirements(SETTINGS, hostile)
+        assert repr(name) in str(refused.value) and len(str(refused.value)) < 500
+    classes = dataclasses.replace(world.task, classes=("depth",))
+    with pytest.raises(ValueError, match=r"the class 'depth' must be renamed.*none of depth, mask, metadata"):
+        check_requirements(SETTINGS, dataclasses.replace(world, task=classes))
+
+
+def test_two_populations_with_one_token_are_refused(world):
+    foggy = world.targets["foggy"]
+    for targets in ({"a b": foggy, "a-b": foggy}, {"adversarial fog": foggy, "fog": foggy}):
+        settings = dataclasses.replace(SETTINGS, arms=("guided", "guided-adversarial"))
+        with pytest.raises(ValueError, match=r"would have the same token <guided-.*-0>: rename a target"):
+            check_requirements(settings, dataclasses.replace(world, targets=targets))
 
 
 def test_several_models_need_an_adversarial_arm(world):

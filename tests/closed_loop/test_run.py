@@ -2,18 +2,24 @@
 
 import dataclasses
 
+import chex
+import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
+from gap_jax.closed_loop import programs as programs_module
 from gap_jax.closed_loop import run as module
 from gap_jax.closed_loop.arm_prompts import PromptSet
 from gap_jax.closed_loop.measurements import ModelKey
 from gap_jax.closed_loop.programs import Programs
 from gap_jax.closed_loop.run import Run, example_rows
-from gap_jax.closed_loop.settings import Evaluating, Settings
+from gap_jax.closed_loop.settings import Evaluating, Optimizing, SamplingSettings, Settings
+from gap_jax.diffusion.schedule import euler
 from gap_jax.experiments.depth.settings import SmallRooms
 from gap_jax.experiments.depth.small_world import build
 from gap_jax.stages.evaluate import SetKey
+from gap_jax.weights.depth import load_depth
 
 SETTINGS = Settings(arms=("control",), evaluating=Evaluating(images=2, severities=(1, 2), efficiency=()))
 
@@ -37,6 +43,37 @@ def test_the_progress_bar_of_evaluation_counts_every_set(world, tmp_path, monkey
     run.evaluate({ModelKey("control"): None})
     total, count = bars[0]
     assert total == count == 1 + 6 + 2 * (15 + 10) + 2
+
+
+def test_images_are_drawn_by_the_solver_of_the_settings_and_without_a_negative_prompt(world, monkeypatch):
+    settings = dataclasses.replace(SETTINGS, sampling=SamplingSettings(solver="euler", guidance_scale=3.0))
+    task = dataclasses.replace(world.task, negative_prompt=None)
+    programs = Programs(settings, dataclasses.replace(world, task=task))
+    weights = programs.generation_weights(np.zeros((1, 77, 8)), model=None)
+    monkeypatch.setattr(programs_module, "sample", lambda *arguments: arguments)
+    *_, uncond, _, _, _, sampling = programs.draw(1.0)(weights, {"prompt": np.array([0])}, None)
+    assert uncond is None and sampling.solver is euler and sampling.guidance_scale == 3.0
+
+
+def test_fine_tuned_models_and_drawn_prompts_are_written_once(world, tmp_path):
+    settings = dataclasses.replace(SETTINGS, optimizing=Optimizing(random_prompts=2))
+    run = Run(Programs(settings, world), tmp_path, seed=0)
+    params = jax.tree.map(lambda leaf: leaf + 1, world.models.model.params)
+    run._save_model(params, tmp_path / "model")
+    chex.assert_trees_all_equal(load_depth(tmp_path / "model")[1], jax.device_get(params))
+    (drawn,) = run.prompts("agnostic-random", world.models.model.params, 0)
+    paths = [
+        tmp_path / f"seed-0/agnostic-random/optimize/all/prompts/{i}/learned_embeds.safetensors"
+        for i in range(2)
+    ]
+    for i, path in enumerate(paths):
+        (token, embeddings), *_ = load_file(path).items()
+        assert token == drawn.texts[i] == f"<agnostic-random-{i}>"
+        np.testing.assert_array_equal(embeddings, drawn.embeddings[i])
+    written = [path.stat().st_mtime_ns for path in (*paths, tmp_path / "model" / "config.json")]
+    run._save_model(world.models.model.params, tmp_path / "model")
+    run.prompts("agnostic-random", world.models.model.params, 0)
+    assert written == [path.stat().st_mtime_ns for path in (*paths, tmp_path / "model" / "config.json")]
 
 
 def test_a_prompt_is_shown_on_its_subset_or_on_each_in_turn(world):

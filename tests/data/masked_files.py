@@ -69,8 +69,8 @@ def iwildcam(root: Path, number: str) -> tuple[Path, Path]:
 def write_iwildcam(root: Path, tables: dict[str, list[Shot]]) -> None:
     """Write iWildCam in WILDS' layout with ALIA's tables.
 
-    Row i of a table is image `draw(i)` with the id `{table}-{i}`. Images with animals have masks that are
-    twice as large and hold the instance numbers 1 and 2.
+    Row i of a table is image `draw(i)` with the id `{table}-{i}`, but for a patch that tells the table.
+    Images with animals have masks that are twice as large and hold the instance numbers 1 and 2.
     """
     for table, shots in tables.items():
         columns = "split,location_remapped,location,sequence_remapped,seq_id,y,category_id,datetime,filename"
@@ -80,6 +80,7 @@ def write_iwildcam(root: Path, tables: dict[str, list[Shot]]) -> None:
             time = f"2013-02-04 {hour:02d}:59:49.000"
             lines.append(f"{i},{i},train,{location},9,1,2ff,{y},7,{time},{number}.jpg,{number}")
             image, mask = iwildcam(root, number)
+            drawn.image[:8, :8] = 20 * len(table)
             save(image, drawn.image)
             mask.parent.mkdir(exist_ok=True)
             if y:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from gap_jax.diffusion.sampler import sample
-from gap_jax.models.layers import attention
+from gap_jax.models.attention import attention
 
 BATCH = 5  # a batch that no other test compiles
 
 
 def test_denoising_compiles_once_for_equal_shapes(inpaint, monkeypatch):
-    """Guidance scale, noise, masks and keys may change; one more image compiles anew."""
+    """Guidance scale, noise, masks and keys may change, whole numbers too; one more image compiles anew."""
     monkeypatch.setattr("gap_jax.diffusion.pipeline.sample", chex.assert_max_traces(sample, n=1))
     draw = np.random.default_rng(0)
 
@@ -29,10 +29,11 @@ def test_denoising_compiles_once_for_equal_shapes(inpaint, monkeypatch):
             guidance_scale=guidance_scale,
             eta=eta,
             key=jax.random.key(int(100 * eta)),
+            control_scale=guidance_scale,
             keep=(mask, latents, None),
         )
 
-    for guidance_scale, eta in ((7.5, 0.5), (2.0, 1.0), (3.0, 0.1)):
+    for guidance_scale, eta in ((7.5, 0.5), (2, 1), (np.float64(3), 0.1)):
         denoise(BATCH, guidance_scale, eta)
     with pytest.raises(AssertionError, match="traced > 1 times"):
         denoise(BATCH + 1, 7.5, 0.5)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import gap_jax
-from gap_jax.diffusion.align import latent_mask
+from gap_jax.diffusion.align import Alignment, Sampling, Start, generate, latent_mask
 from tests.torch_references.folders import nchw, nhwc, relative_error
 from tests.torch_references.sampler import torch_denoise
 
@@ -243,6 +243,21 @@ def test_without_uncond_there_is_no_guidance(models):
     plain = model.pipe.denoise(model.params, noise, context, None, guidance_scale=7.0, **options)
     unit = model.pipe.denoise(model.params, noise, context, uncond, guidance_scale=1.0, **options)
     assert relative_error(plain, unit) < 1e-5
+
+
+@pytest.mark.parametrize("scale, passes", [(1.0, 1), (1, 1), (1.5, 2)])
+def test_without_guidance_there_is_no_second_pass(scale, passes):
+    class Recorder:
+        def denoise(self, params, latents, context, uncond, **_):
+            self.passes = 1 if uncond is None else 2
+
+        def decode(self, params, latents):
+            return latents
+
+    pipe, alignment = Recorder(), Alignment(lambda *_: Start(None))
+    states, keys = np.zeros((1, 77, 48)), jax.random.split(jax.random.key(0), 2)
+    generate(pipe, {}, states, states, {}, keys, alignment, Sampling(guidance_scale=scale))
+    assert pipe.passes == passes
 
 
 def test_an_image_does_not_depend_on_its_batch(models):

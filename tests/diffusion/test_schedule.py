@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gap_jax.diffusion.sampler import sample
-from gap_jax.diffusion.schedule import Schedule, ddim, dpm_solver
+from gap_jax.diffusion.schedule import Schedule, ddim, dpm_solver, euler, lcm
 from tests.torch_references.folders import relative_error
 
 STABLE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
@@ -77,6 +77,69 @@ def test_solvers_equal_diffusers(config, num_steps):
         assert relative_error(latents, expected) < 1e-4, solver.__name__
 
 
+def schedule_of(config):
+    return Schedule(**{key: value for key, value in config.items() if key in Schedule.__dataclass_fields__})
+
+
+EULER = [config for config in CONFIGS[:-1] if "trained_betas" not in config]
+
+
+@pytest.mark.parametrize("num_steps", [1, 4, 17])
+@pytest.mark.parametrize("config", EULER, ids=lambda config: "-".join(map(str, list(config.values())[3:])))
+def test_euler_equals_diffusers(config, num_steps):
+    """Diffusers' latents are ours divided by alpha, and its network sees ours."""
+    rng = np.random.default_rng(num_steps)
+    start = rng.standard_normal((1, 2, 3, 4), dtype=np.float32)
+    outputs = rng.standard_normal((num_steps, 1, 2, 3, 4), dtype=np.float32)
+    latents, _ = ours(config, euler, start, outputs)
+    given = {key: value for key, value in config.items() if key not in ("clip_sample", "set_alpha_to_one")}
+    scheduler = diffusers.EulerDiscreteScheduler(**given)
+    scheduler.set_timesteps(num_steps)
+    coefficients = euler(schedule_of(config), num_steps)
+    np.testing.assert_allclose(coefficients.timestep, scheduler.timesteps, rtol=1e-6)
+    x = torch.from_numpy(start) * (scheduler.sigmas[0] ** 2 + 1) ** 0.5
+    for timestep in scheduler.timesteps:
+        seen = scheduler.scale_model_input(x, timestep)
+        output = torch.from_numpy(outputs.mean(0)) * 0.3 + 0.1 * seen + timestep / 1000
+        x = scheduler.step(output, timestep, x).prev_sample
+    assert relative_error(latents, x) < 1e-4
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 7])
+def test_lcm_equals_diffusers(num_steps, prediction_type, monkeypatch):
+    rng = np.random.default_rng(num_steps)
+    start, output = rng.standard_normal((2, 1, 2, 3, 4), dtype=np.float32)
+    config = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    config |= dict(prediction_type=prediction_type)
+    keys = jax.random.split(jax.random.key(num_steps), 1)
+    draw = [jax.random.normal(jax.random.fold_in(keys[0], i), (2, 3, 4))[None] for i in range(num_steps)]
+    noises = iter(torch.from_numpy(np.array(noise)) for noise in draw)
+    monkeypatch.setattr("diffusers.schedulers.scheduling_lcm.randn_tensor", lambda *_, **__: next(noises))
+    scheduler = diffusers.LCMScheduler(**config)
+    scheduler.set_timesteps(num_steps)
+    coefficients = lcm(Schedule(**config), num_steps)
+    assert coefficients.timestep.astype(int).tolist() == scheduler.timesteps.tolist()
+    assert np.count_nonzero(coefficients.noise) == num_steps - 1
+    latents = sample(
+        lambda x, timestep: output * 0.3 + 0.1 * x + timestep / 1000,
+        start,
+        coefficients,
+        prediction_type=prediction_type,
+        keys=keys,
+    )
+    x = torch.from_numpy(start)
+    for timestep in scheduler.timesteps:
+        predicted = torch.from_numpy(output) * 0.3 + 0.1 * x + timestep / 1000
+        x = scheduler.step(predicted, timestep, x).prev_sample
+    assert relative_error(latents, x) < 1e-5
+
+
+def test_lcm_has_no_more_steps_than_it_was_distilled_from():
+    with pytest.raises(ValueError, match=r"num_steps must be in 1\.\.50 for lcm, found 51"):
+        lcm(Schedule(), 51)
+
+
 class OracleTest(chex.TestCase):
     """DDIM ends at the clean latents, whatever the steps, if the network knows them."""
 
@@ -124,9 +187,10 @@ def test_an_unknown_schedule_is_refused(field, value):
         Schedule(**{field: value})
 
 
-def test_a_deterministic_solver_refuses_eta():
-    with pytest.raises(ValueError, match="eta"):
-        dpm_solver(Schedule(), 5, eta=1.0)
+@pytest.mark.parametrize("solver", [dpm_solver, euler, lcm])
+def test_only_ddim_has_eta(solver):
+    with pytest.raises(ValueError, match=r"(eta|it) must be 0"):
+        solver(Schedule(), 5, eta=1.0)
 
 
 def toy_gradient(coefficients, backprop_steps, start, weight):

@@ -8,10 +8,9 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
     [
-        ROOT / "README.md",
-        ROOT / "CONTRIBUTING.md",
+        *ROOT.glob("*.md"),
         *(ROOT / "experiments").glob("*.md"),
-        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
         *(ROOT / "gap_jax" / "assets").glob("*/README.md"),
     ]
 )

@@ -37,6 +37,27 @@ def stopped(command, sign, how=signal.SIGKILL):
     return process.returncode, printed[0]
 
 
+def stopped_after(command, line, delay, how):
+    """Send a signal `delay` seconds after a command has printed a line that begins with `line`.
+
+    Return its exit status, the seconds from the signal to the exit, and what it printed to stderr.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    printed = []
+    reader = threading.Thread(target=lambda: printed.append(process.stderr.read()))
+    reader.start()
+    while (shown := process.stdout.readline()) and not shown.startswith(line):
+        pass
+    time.sleep(delay)
+    began = time.monotonic()
+    process.send_signal(how)
+    process.stdout.read(), process.wait(), reader.join()
+    return process.returncode, time.monotonic() - began, printed[0]
+
+
 def assert_same_end(work, other):
     """Assert that the tables and the results are the same to the last digit."""
     tables = [(folder / "report" / "table.md").read_bytes() for folder in (work, other)]

@@ -124,12 +124,9 @@ def test_waterbirds_has_a_prompt_for_each_class_and_the_worst_group(run, tmp_pat
         scores = [found[group][arm]["accuracy"][0] for group in groups]
         assert found[WORST][arm]["accuracy"][0] == min(scores)
         assert found[AVERAGE][arm]["accuracy"][0] == pytest.approx(np.mean(scores))
-    aims = {
-        (prompt.arm, prompt.target, prompt.name.rpartition(", ")[2])
-        for prompt in results.prompts
-        if prompt.target
-    }
-    assert aims == {(arm, SHARED, bird) for arm in ("guided-adversarial", "guided-text") for bird in CLASSES}
+    aims = {(prompt.target, prompt.name) for prompt in results.prompts if prompt.target}
+    guided = ("guided-adversarial", "guided-text")
+    assert aims == {(SHARED, f"<{arm}-all-groups-{bird}-0>") for arm in guided for bird in CLASSES}
     written = {prompt.name for prompt in results.prompts if prompt.arm == "written"}
     assert written == set(ALIA_TEXTS) and len(written) == 7
     images = tmp_path / "work" / "seed-0" / "adversarial" / "generate" / "images" / "train"
@@ -140,11 +137,22 @@ def test_waterbirds_has_a_prompt_for_each_class_and_the_worst_group(run, tmp_pat
     assert set(results.efficiency) == {AVERAGE, WORST}
 
 
-def test_iwildcam_is_guided_by_camera_and_time_and_fine_tunes_the_last_layer_of_another(
-    run, tmp_path, capsys
+TORCH_STUDENT = """
+from torch import nn
+
+def classifier():
+    layers = nn.Conv2d(3, 4, 7, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(16, 7))
+"""
+
+
+def test_iwildcam_is_guided_by_camera_and_time_and_fine_tunes_the_last_layer_of_a_torch_module(
+    run, tmp_path, monkeypatch, capsys
 ):
+    (tmp_path / "torch_student.py").write_text(TORCH_STUDENT)
+    monkeypatch.syspath_prepend(tmp_path)
     arms = ("control", "agnostic", "guided-adversarial", "balanced", "randaugment", "augmix")
-    more = ("--world.student", str(tmp_path / "student"), "--optimizing.adversarial-start", "1")
+    more = ("--world.student", "torch_student:classifier", "--optimizing.adversarial-start", "1")
     results = run(IWILDCAM, "i_wild_cam", 7, arms, *more)
     found = domains(results)
     cameras = ("camera 287", "camera 288")

@@ -1,7 +1,11 @@
 """The experiments on classes in the small world: what its classifiers lack, and can be taught."""
 
+import json
+
 import numpy as np
 import pytest
+import torch
+import transformers
 
 from gap_jax.closed_loop.command import execute, parse
 from gap_jax.data.masked.iwildcam import TEST_LOCATIONS
@@ -10,6 +14,8 @@ from gap_jax.experiments.iwildcam.__main__ import EXPERIMENT as IWILDCAM
 from gap_jax.experiments.iwildcam.settings import SmallAnimals
 from gap_jax.experiments.iwildcam.worlds import build_small
 from gap_jax.experiments.waterbirds.__main__ import EXPERIMENT as WATERBIRDS
+from gap_jax.experiments.waterbirds.settings import SmallBirds
+from gap_jax.experiments.waterbirds.worlds import build_small as build_birds
 from gap_jax.report.results import AVERAGE, WORST, load
 from gap_jax.tasks.classification import background_cross_entropy, uniform_cross_entropy
 
@@ -29,11 +35,19 @@ def accuracies(tmp_path, one_process):
     return accuracies
 
 
-def test_birds_are_found_wherever_they_are_once_they_were_pasted_anywhere(accuracies):
+def test_birds_are_found_wherever_they_are_once_they_were_pasted_anywhere(accuracies, tmp_path):
     found = accuracies(WATERBIRDS, "control", "copy-paste")
     assert set(found) == {"clean", *GROUPS, AVERAGE, WORST}
     assert found[WORST]["control"] < 0.2
     assert found[WORST]["copy-paste"] > 0.7 and found["clean"]["copy-paste"] > 0.8  # it does not guess
+    for arm, accuracy in found["clean"].items():  # transformers reads the fine-tuned models
+        folder = tmp_path / "seed-0" / arm / "finetune" / "model"
+        network = transformers.AutoModelForImageClassification.from_pretrained(folder)
+        config = json.loads((folder / "preprocessor_config.json").read_text())
+        test = build_birds(SmallBirds(original=4), held_out=40).data.test
+        images = (test["image"] - config["image_mean"]) / config["image_std"]
+        logits = network(torch.tensor(images, dtype=torch.float32).permute(0, 3, 1, 2)).logits
+        assert np.mean(logits.argmax(-1).numpy() == test["label"]) == pytest.approx(accuracy)
 
 
 def test_unseen_cameras_are_harder_and_other_pictures_help(accuracies):

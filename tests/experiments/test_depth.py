@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from safetensors.numpy import load_file
 
 from gap_jax import prompts
 from gap_jax.closed_loop.command import Options, execute, main, parse
@@ -26,12 +27,14 @@ from gap_jax.experiments.depth.corrupted import TARGETS
 from gap_jax.experiments.depth.settings import DepthFiles, SmallRooms
 from gap_jax.experiments.depth.small_world import DOMAINS, PLANS, build
 from gap_jax.report.results import CONSTANT, load
+from gap_jax.weights.depth import load_depth
 from tests.experiments.processes import (
     assert_images_agree,
     assert_same_end,
     assert_tables_agree,
     environment,
     stopped,
+    stopped_after,
 )
 
 WORLD = SmallRooms(original=4, models=("critic",))  # images are generated from each of these rooms
@@ -92,6 +95,11 @@ def test_it_ends_with_a_report_of_all_that_was_measured(finished):
     assert [frame.step for frame in guided[0].examples[0].frames] == [0, 1, 2, 3]
     for picture in guided[0].targets:
         assert Image.open(work / picture).size == (64, 64)
+    command_line = f"python -m gap_jax.experiments.depth --work {work} --arms"
+    assert results.origin.command.startswith(command_line)
+    assert set(results.origin.artefacts["guided-adversarial"]) == {"prompts", "images", "model"}
+    for paths in results.origin.artefacts.values():
+        assert all((work / path).is_dir() and path in page.read_text() for path in paths.values())
 
 
 @pytest.mark.parametrize("arm", ["adversarial-sdedit", "guided-adversarial"])
@@ -157,7 +165,24 @@ def test_what_was_generated_is_read_by_tfds_and_datasets(finished):
     assert len(source) == 4
     split = datasets.load_dataset("imagefolder", data_dir=str(folder / "images"), split="train")
     assert len(split) == 4 and split[0]["image"].size == (64, 64)
-    assert {row["text"].split(":")[0] for row in split} <= set(TARGETS)
+    assert {row["text"] for row in split} <= {f"<guided-adversarial-{target}-0>, red" for target in TARGETS}
+
+
+def test_the_fine_tuned_models_and_all_prompts_leave_the_library(finished):
+    seed, learnt = finished[0] / "seed-0", {}
+    for arm in ARMS:
+        module, learnt[arm] = load_depth(seed / arm / "finetune" / "model")
+    rooms = build(WORLD, held_out=TINY.evaluating.images).data.test
+    clean = next(c for c in load(finished[0] / "results.json").columns if c.kind == "clean")
+    predict = jax.jit(lambda params, images: module.apply({"params": params}, images))
+    for arm, params in learnt.items():
+        depth = predict(params, rooms["image"])
+        error = (np.abs(depth - rooms["depth"]) * rooms["mask"]).sum((1, 2, 3)) / rooms["mask"].sum((1, 2, 3))
+        np.testing.assert_allclose(clean.scores[arm]["l1"][0], error.mean(), rtol=1e-4)
+    files = sorted(seed.rglob("learned_embeds.safetensors"))
+    tokens = [next(iter(load_file(path))) for path in files]
+    assert len(tokens) == len(set(tokens)) == 5  # unguided, and for two targets against two models
+    prompts.check_tokens(tokens)
 
 
 def test_run_again_it_does_nothing_and_says_so(finished, capsys, one_process):
@@ -175,13 +200,13 @@ def test_another_configuration_is_refused_by_the_field_that_differs(finished, on
 
 
 def test_settings_that_mean_nothing_are_refused():
-    with pytest.raises(ValueError, match=r"arms must be among control, .*; found adverserial"):
+    with pytest.raises(ValueError, match=r"arms must be one of control, .*; found 'adverserial'"):
         Settings(arms=("adverserial",))
     with pytest.raises(ValueError, match="iterations must be 1 or more; found 0"):
         Settings(iterations=0)
-    with pytest.raises(ValueError, match=r"seeds must be one or more different numbers; found \[0, 0\]"):
+    with pytest.raises(ValueError, match="seeds must be different values; found 0 0"):
         Settings(seeds=(0, 0))
-    with pytest.raises(ValueError, match=r"severities must be between 1 and 5; found \(0,\)"):
+    with pytest.raises(ValueError, match=r"evaluating.severities must be between 1 and 5; found 0"):
         Settings(evaluating=Evaluating(severities=(0,)))
 
 
@@ -267,6 +292,26 @@ def test_stopped_in_every_stage_it_ends_with_the_same_table(finished, tmp_path):
         status, printed = stopped(command(work), sign, signal.SIGINT if polite else signal.SIGKILL)
         if polite:
             assert status == 130 and "run the same command again to continue" in printed
+    subprocess.run(command(work), env=environment(), check=True)
+    assert_same_end(work, finished[0])
+
+
+@pytest.mark.slow
+def test_stopped_at_thirty_random_moments_it_ends_with_the_same_results(finished, tmp_path):
+    """Each start gets up to 8 seconds after it has begun, so that the moments are spread over all stages."""
+    work, random, seconds = tmp_path / "stopped", np.random.default_rng(), []
+    signals = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+    for number in range(30):
+        how = signals[number % len(signals)]
+        status, waited, printed = stopped_after(command(work), "seed 0", random.uniform(0, 8), how)
+        if how == signal.SIGKILL:
+            assert status in (-how, 0), printed
+        else:
+            assert status in (128 + how, 0) and "Traceback" not in printed, printed
+            seconds.append(waited)
+        if status == 0:  # the whole experiment was finished before
+            break
+    print(f"stopped {number} times; at most {max(seconds):.1f} s from a signal to the exit")
     subprocess.run(command(work), env=environment(), check=True)
     assert_same_end(work, finished[0])
 

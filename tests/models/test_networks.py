@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from benchmarks.unet import from_torch
+from gap_jax.models.attention import attention
 from gap_jax.models.controlnet import ControlNet
-from gap_jax.models.layers import GroupNorm, attention, convolve
+from gap_jax.models.layers import GroupNorm, convolve
 from gap_jax.models.unet import UNet2DCondition
 from gap_jax.weights.configs import build
 from tests.torch_references.folders import nchw, nhwc, randomise, relative_error

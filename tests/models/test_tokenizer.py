@@ -1,6 +1,7 @@
 """Tests that token ids equal transformers', with placeholders and without."""
 
 import logging
+import sys
 import warnings
 
 import diffusers
@@ -10,7 +11,7 @@ import torch
 import transformers
 
 import gap_jax
-from gap_jax.models.tokenizer import Tokenizer
+from gap_jax.models.tokenizer import Tokenizer, clean_caption
 
 TEXTS = [
     "",
@@ -145,3 +146,23 @@ def test_tokenizers_are_equal_where_their_files_are(sd15):
     name, content = again.tokenizer.files[0]
     other = Tokenizer(((name, content + b" "), *again.tokenizer.files[1:]))
     assert other != sd15.pipe.tokenizer
+
+
+@pytest.mark.parametrize(
+    ("written", "cleaned"),
+    [  # by the rules of OpenAI's simple_tokenizer.py: ftfy, entities twice, blanks joined
+        ("a dog\u2019s \u201cball\u201d", 'a dog\'s "ball"'),
+        ("salt &amp;amp; pepper &lt;3", "salt & pepper <3"),
+        ("a caf\u00c3\u00a9", "a café"),
+        ("  two\n\twords\u3000here ", "two words here"),
+        ("plain text", "plain text"),
+    ],
+)
+def test_captions_are_cleaned_as_openai_does(written, cleaned):
+    assert clean_caption(written) == cleaned
+
+
+def test_cleaning_without_ftfy_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ftfy", None)
+    with pytest.raises(ImportError, match=r"cleaning captions needs ftfy: pip install 'gap_jax\[captions\]'"):
+        clean_caption("a room")

@@ -16,6 +16,7 @@ from gap_jax.report.results import (
     ExamplePictures,
     Frame,
     Generated,
+    Origin,
     Point,
     Prompt,
     Results,
@@ -51,6 +52,18 @@ _ROOMS = {
     ("guided-adversarial", "foggy"): rooms.Style("green", air="foggy", camera="grainy"),
     ("guided-adversarial", "dark"): rooms.Style("green", "dark", camera="grainy"),
 }
+ORIGIN = Origin(
+    command="python -m gap_jax.experiments.depth --seeds 0 1 2",
+    versions={"gap_jax": "0.1.0", "jax": "0.10.2"},
+    devices="1 × cpu",
+    artefacts={
+        "control": {"model": "seed-0/control/finetune/best"},
+        "adversarial": {
+            "prompts": "seed-0/adversarial/optimize",
+            "images": "seed-0/adversarial/generate/images/train",
+        },
+    },
+)
 _OPTIMISED = ("guided", "adversarial", "guided-adversarial")
 
 
@@ -125,6 +138,7 @@ def results(folder: Path, size: int, examples: int, prompts: int, seeds: tuple[i
         critic_constant=values(0.105),
         efficiency=efficiency,
         prompts=_prompts(folder, size, examples, prompts),
+        origin=ORIGIN,
     )
 
 

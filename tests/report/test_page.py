@@ -1,7 +1,9 @@
+import base64
 import dataclasses
 import json
 import re
 from html.parser import HTMLParser
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -53,12 +55,38 @@ def test_tables_and_figures_lie_beside_the_page(report):
 
 
 def test_nothing_in_the_page_refers_to_anything_outside(html):
+    """Links lead to the files of the run, which lie in its work folder; nothing else has an address."""
     for tag, attributes in Elements(html).tags:
         assert tag not in ("link", "iframe", "object", "embed", "base")
+        if tag == "a":
+            assert re.match(r"(\.\./)*[\w/.-]+$", attributes["href"])
+            continue
         for name in ("src", "href", "xlink:href", "srcset", "action", "data", "poster"):
             assert re.match(r"data:image/|#|$", attributes.get(name) or ""), (tag, attributes)
     assert not re.search(r"url\((?!#)|@import|https?:|//[a-z]+\.", html)
     assert "default-src 'none'" in html
+
+
+def test_the_page_links_to_the_results_and_the_files_of_each_arm(report, results_path, html):
+    links = [attributes["href"] for tag, attributes in Elements(html).tags if tag == "a"]
+    places = [(report / link).resolve() for link in links]
+    work = results_path.parent.resolve()
+    assert places[:3] == [work / "results.json", report / "table.md", report / "table.tex"]
+    files = [path for paths in sample.ORIGIN.artefacts.values() for path in paths.values()]
+    assert sorted(places[3:]) == sorted(work / file for file in files)
+
+
+def test_the_page_says_how_it_was_made_and_whom_to_cite(html):
+    assert sample.ORIGIN.command in html and "jax 0.10.2" in html and "1 × cpu" in html
+    cited = set(re.findall(r"@\w+\{(\w+),", html))
+    assert cited == {
+        "radford2021clip",
+        "rombach2022ldm",
+        "yeo2024controlled",
+        "meng2022sdedit",  # the arm adversarial-sdedit
+        "hendrycks2019benchmarking",  # Common Corruptions
+        "kar2022corruptions",  # 3D Common Corruptions
+    }
 
 
 def test_every_picture_is_described_or_decoration(html):
@@ -131,8 +159,10 @@ def test_large_pictures_are_made_smaller_and_small_ones_stay_as_they_are(tmp_pat
     image = np.random.default_rng(0).random((600, 700, 3))
     pictures.save(tmp_path / "large.png", image)
     pictures.save(tmp_path / "small.png", image[:64, :64])
-    uri, small = embedded._data_uri(tmp_path / "large.png")
+    uri, small = embedded.data_uri(tmp_path / "large.png")
     assert uri.startswith("data:image/webp;base64,") and not small
     assert Image.open(tmp_path / "large.png").size == (700, 600)
-    uri, small = embedded._data_uri(tmp_path / "small.png")
-    assert uri.startswith("data:image/png;base64,") and small
+    uri, small = embedded.data_uri(tmp_path / "small.png")
+    assert uri.startswith("data:image/webp;base64,") and small
+    shown = Image.open(BytesIO(base64.b64decode(uri.partition(",")[2])))
+    np.testing.assert_array_equal(np.asarray(shown), np.asarray(Image.open(tmp_path / "small.png")))

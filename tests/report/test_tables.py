@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 
@@ -185,6 +186,14 @@ def test_markdown():
         "| x_1^2~{y}\\z$ | – |",
         "| Constant | 2.00 |",
     ]
+
+
+def test_markdown_shows_html_and_does_not_obey_it():
+    hostile = "<img src=x onerror=alert(1)>\n</table><!-- &lt;"
+    row = Row("a", hostile, (Cell("1.00", ""),))
+    text = tables.markdown(Table(hostile, hostile, hostile, ("δ < 1 & 2",), (row,)))
+    assert not re.search(r"<[a-z/!]", text) and text.count("&lt;img src=x onerror=alert(1)>") == 4
+    assert text.count("&amp;lt;") == 4 and "δ < 1 & 2" in text
 
 
 def test_latex_escapes_what_is_special_there_and_sets_the_constant_apart():

@@ -1,6 +1,7 @@
 """Test sets and their metrics: which sets there are, and that means are over images."""
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -74,6 +75,38 @@ def test_metrics_are_over_all_images_for_any_step_size_and_one_compilation(image
             assert values["error"] == pytest.approx(float(mean_error), rel=1e-5)
             assert values["largest"] == pytest.approx(predictions.max())
             assert values["near"] == pytest.approx(float((batch["depth"] < 0.5).mean()), rel=1e-5)
+
+
+def test_a_second_evaluation_compiles_nothing_and_parameters_move_once(monkeypatch):
+    """As for several seeds, and for several test sets."""
+    params, moved, durations = np.float32(2), [], []
+    put = jax.device_put
+
+    def counting_put(tree, *args):
+        moved.append(tree is params)
+        return put(tree, *args)
+
+    def listen(event, duration, **_):
+        if "backend_compile" in event:
+            durations.append(duration)
+
+    monkeypatch.setattr(jax, "device_put", counting_put)
+    metrics = {"mean": Metric(STYLE, first_column)}
+    sets = {SetKey("domain", name): BATCH for name in "abc"}
+    evaluate(scaled_means, {"model": params}, sets.items(), metrics)
+    assert sum(moved) == 1
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    evaluate(scaled_means, {"model": params}, sets.items(), dict(metrics))
+    jax.monitoring.unregister_event_duration_listener(listen)
+    assert durations == []
+
+
+def scaled_means(params, images):
+    return params * images.mean((1, 2))
+
+
+def first_column(prediction, batch):
+    return prediction[:, 0]
 
 
 def first_rows(count):

@@ -13,6 +13,7 @@ from PIL import Image
 
 from gap_jax.data import generated
 from gap_jax.data.image_folder import ImageFolder
+from gap_jax.data.prepared import Prepared
 from gap_jax.stages.band import Band
 from gap_jax.stages.generate import Filter, generate, plan
 
@@ -107,6 +108,7 @@ def test_both_forms_hold_the_images_with_their_labels(tmp_path):
     folder = ImageFolder(tmp_path / "images" / "train", SIZE)
     assert sorted(e["image"].tobytes() for e in folder) == sorted(e["image"].tobytes() for e in written)
     assert set(folder.lines[0]) >= {"source_id", "prompt_id", "seed", "error", "mask_file_name"}
+    assert summary["means"] == {"error": np.mean([line["error"] for line in folder.lines])}
     mask = np.asarray(Image.open(tmp_path / "images" / "train" / folder.lines[0]["mask_file_name"]))
     np.testing.assert_array_equal(mask > 0, MASK[folder.lines[0]["source_id"]][..., 0])
     assert not (tmp_path / "chunks").exists()
@@ -202,6 +204,11 @@ def test_classes_have_folders_of_their_own(tmp_path):
     assert generated.write_images(tmp_path / "chunks", tmp_path / "images", ("cat", "dog")) == 3
     names = sorted(str(p.relative_to(tmp_path / "images")) for p in (tmp_path / "images").rglob("*.png"))
     assert names == ["train/cat/000001.png", "train/dog/000000.png", "train/dog/000002.png"]
+    generated.write_chunk(tmp_path / "chunks", "a", records | {"keep": images[..., :1] > 9})
+    for name in ("../../cat", "keep", "metadata.jsonl"):
+        with pytest.raises(ValueError, match=f"the class '{name}' must be renamed"):
+            generated.write_images(tmp_path / "chunks", tmp_path / "images", ("cat", name))
+    assert names == sorted(str(p.relative_to(tmp_path / "images")) for p in tmp_path.rglob("*.png"))
 
 
 def test_nothing_to_do_is_refused(tmp_path):
@@ -317,3 +324,65 @@ def test_a_plan_that_ends_before_the_band_is_full_is_refused(tmp_path):
     ):
         band = BAND._replace(low=0.25, high=0.5)
         run_band(tmp_path, band=band, filters=(Filter("error", low=2.0),))
+
+
+DRAW = np.random.default_rng(1)
+FIELDS = {  # of every kind, with values that 8 or 16 bits could not hold, and the form in the image folder
+    "classes": (DRAW.integers(0, 256, (SOURCES, SIZE, SIZE, 1)).astype(np.uint8), "file_name"),
+    "instances": (DRAW.integers(0, 65536, (SOURCES, SIZE, SIZE, 1)), "file_name"),
+    "with_ignored": (DRAW.integers(-1, 5, (SOURCES, SIZE, SIZE, 1)), "npy"),
+    "metres": (DRAW.normal(0, 300, (SOURCES, SIZE, SIZE, 1)).astype(np.float32), "npy"),
+    "normals": (DRAW.normal(0, 1, (SOURCES, SIZE, SIZE, 3)).astype(np.float32), "npy"),
+    "boxes": (DRAW.normal(0, 1, (SOURCES, 4, 4)).astype(np.float32), None),
+    "present": (DRAW.random((SOURCES, 5)) > 0.5, None),
+    "age": (DRAW.normal(0, 1, SOURCES).astype(np.float32), None),
+    "is_indoor": (DRAW.random(SOURCES) > 0.5, None),
+    "label": (DRAW.integers(0, 9, SOURCES), None),
+    "keep": (MASK, "file_name"),
+}
+
+
+def test_labels_of_every_kind_are_kept_without_loss(tmp_path):
+    everything = {name: values for name, (values, _) in FIELDS.items()}
+    given = {**everything, "caption": np.array([f"room {i}" for i in range(SOURCES)])}
+    run(tmp_path, load=lambda sources: load(sources) | {n: v[sources] for n, v in given.items()})
+    prepared = Prepared(tmp_path / "tfds", "train", fields=("image", "source_id", *everything))
+    images = tmp_path / "images" / "train"
+    lines = [json.loads(line) for line in (images / "metadata.jsonl").read_text().splitlines()]
+    assert len(prepared) == len(lines) > 10
+    for example, line in zip(prepared, lines, strict=True):
+        assert example["source_id"] == line["source_id"]
+        assert line["caption"] == f"room {line['source_id']}"
+        for name, (values, form) in FIELDS.items():
+            expected = values[line["source_id"]]
+            np.testing.assert_array_equal(example[name], expected, err_msg=name)
+            assert example[name].dtype.kind == expected.dtype.kind or name == "classes"
+            if form == "npy":
+                found = np.load(images / line[f"{name}_npy"])
+                assert found.dtype == expected.dtype
+            elif form == "file_name":
+                found = np.asarray(Image.open(images / line[f"{name}_file_name"]))[..., None]
+                found = found > 0 if name == "keep" else found
+            else:
+                found = np.asarray(line[name], expected.dtype)
+            np.testing.assert_array_equal(found, expected, err_msg=name)
+    assert Image.open(images / lines[0]["classes_file_name"]).mode == "L"
+
+
+@pytest.mark.parametrize(
+    "name, values, message",
+    [
+        ("text", DEPTH, "no field of the data may be named text: .* rename yours"),
+        ("words", np.array([["a", "b"]] * SOURCES), r"words must have numbers, bools or one string.*\[2\]"),
+        ("parts", np.array([{}] * SOURCES), "parts must have numbers.*found object"),
+        ("depth", DEPTH * 3, r"depth must be in \[0,1\], found .* to 2.9.*another name"),
+        ("depth", np.where(MASK, DEPTH, np.nan), r"depth must be in \[0,1\], found nan"),
+        ("depth", np.zeros((SOURCES, SIZE, SIZE, 1), int), "depth must be floats.*found int64"),
+    ],
+)
+def test_a_label_that_cannot_be_kept_is_refused_before_the_first_image(tmp_path, name, values, message):
+    def step(*_):
+        raise AssertionError("an image was generated")
+
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, load=lambda sources: load(sources) | {name: values[sources]}, step=step)

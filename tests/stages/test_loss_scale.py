@@ -11,7 +11,8 @@ import gap_jax
 from gap_jax.diffusion.align import Alignment, Sampling
 from gap_jax.models.network import Network
 from gap_jax.stages.objective import adversarial
-from gap_jax.stages.prompt_optimizer import adamw, prompt_optimizer
+from gap_jax.stages.optimizers import adamw
+from gap_jax.stages.prompt_optimizer import prompt_optimizer
 from tests.stages.processes.distributed_steps import start_from_noise
 from tests.stages.test_prompt_optimizer import KERNEL, PLACEHOLDERS, batch_of, predict_depth, start
 from tests.torch_references.folders import relative_error

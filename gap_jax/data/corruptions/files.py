@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from gap_jax.data.corruptions.apply import SEVERITIES
-from gap_jax.data.files import open_image, square_image
+from gap_jax.data.files import open_colour, square_image
 from gap_jax.data.inventory import abbreviate
 
 
@@ -37,7 +37,7 @@ def read_corrupted(root: Path, corruption: str, severity: int, files: Sequence[s
     """
     folder = root / corruption / str(severity)
     check_complete(folder, files)
-    images = [square_image(open_image(folder / file).convert("RGB"), size) for file in files]
+    images = [square_image(open_colour(folder / file), size) for file in files]
     return np.stack(images).astype(np.float32) / 255
 
 

@@ -38,8 +38,8 @@ class Taskonomy(DepthDataset):
 
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
-    The folder must hold {building}_rgb/rgb, {building}_depth_zbuffer/depth_zbuffer,
-    masks/{building}_mask_valid and splits.csv. docs/data.md says where to get them; check them with
+    The folder must hold {building}_rgb/rgb, {building}_depth_zbuffer/depth_zbuffer, splits.csv and, if there
+    are masks, masks/{building}_mask_valid. docs/data.md says where to get them; check them with
     `python -m gap_jax.data check taskonomy`.
     """
     BUILDER_CONFIGS: ClassVar = [
@@ -52,8 +52,9 @@ class Omnidata(DepthDataset):
 
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
-    The folder must hold rgb, depth_zbuffer and mask_valid, each with {component}/{building}. docs/data.md
-    says where to get them; check them with `python -m gap_jax.data check omnidata`.
+    The folder must hold rgb, depth_zbuffer and, if there are masks, mask_valid, each with
+    {component}/{building}. docs/data.md says where to get them; check them with
+    `python -m gap_jax.data check omnidata`.
     """
     BUILDER_CONFIGS: ClassVar = [
         FolderConfig(name=f"{component}_{size}", layout=OmnidataLayout(component), size=size)

@@ -1,16 +1,17 @@
 """One's own images with depth: the folders `rgb`, `depth` and optionally `mask`, or an image folder."""
 
 import dataclasses
-import os
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from gap_jax.data import image_folder
 from gap_jax.data.depth.read import decode_distance, match_files
-from gap_jax.data.files import IMAGE_SUFFIXES
-from gap_jax.data.inventory import Inventory
+from gap_jax.data.files import IMAGE_SUFFIXES, Fault
+from gap_jax.data.inventory import Inventory, abbreviate
+from gap_jax.data.reading.listing import Listing, list_files
+from gap_jax.data.reading.text import locate
 
 DEPTH_SUFFIXES = (".png", ".npy")
 MASK_SUFFIXES = (".png",)
@@ -38,62 +39,92 @@ class DepthFolderLayout:
     def find(self, root: Path) -> Inventory:
         """List the examples, all in the split `train`, with the images' names as ids.
 
-        Raises the errors of `Layout.find`.
+        A folder without an example has that as its problem. Raises the errors of `Layout.find`.
         """
         metadata = root / image_folder.METADATA
-        images, depths, masks = _find_by_metadata(metadata) if metadata.is_file() else _find_by_name(root)
-        examples, faults = match_files(images, depths, masks)
-        if not examples:
-            raise ValueError(
-                f"{root} has {len(images)} images and {len(depths)} depth maps, but no image and depth map "
-                "have the same name"
-            )
-        return Inventory({"train": examples}, faults, [])
+        files = _find_by_metadata(metadata) if metadata.is_file() else _find_by_name(root)
+        examples, unmatched = match_files(files.images, files.depths, files.masks)
+        problems = [] if examples else [f"{root}: no image has its depth{_and_mask(files)}; {files.found}"]
+        return Inventory(
+            {"train": examples}, [*files.faults, *unmatched], files.notes, problems=tuple(problems)
+        )
 
     def decode(self, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Decode distances as `decode_distance` does."""
         return decode_distance(raw, self.far)
 
 
-def _find_by_name(root: Path) -> tuple[dict[str, str], dict[str, str], dict[str, str] | None]:
-    """Return the paths of images, depth and masks by their names without suffix."""
+class _Files(NamedTuple):
+    """Paths of images, depth and masks by the names of examples; `found` says where and what they are."""
+
+    images: dict[str, str]
+    depths: dict[str, str]
+    masks: dict[str, str] | None
+    faults: list[Fault]
+    notes: list[str]
+    found: str
+
+
+def _and_mask(files: _Files) -> str:
+    return "" if files.masks is None else " and its mask"
+
+
+def _find_by_name(root: Path) -> _Files:
+    """Return the files of the folders rgb, depth and mask by their names without suffix."""
     for name in ("rgb", "depth"):
         if not (root / name).is_dir():
             raise FileNotFoundError(
                 f"{root / name} is missing: {root} must hold the folders rgb and depth, and optionally mask"
             )
-    mask = root / "mask"
-    return (
-        _find_files(root / "rgb", IMAGE_SUFFIXES),
-        _find_files(root / "depth", DEPTH_SUFFIXES),
-        _find_files(mask, MASK_SUFFIXES) if mask.is_dir() else None,
-    )
+    wanted = {"rgb": IMAGE_SUFFIXES, "depth": DEPTH_SUFFIXES, "mask": MASK_SUFFIXES}
+    listings = [
+        list_files(root / name, suffixes) for name, suffixes in wanted.items() if (root / name).is_dir()
+    ]
+    faults: list[Fault] = []
+    images, depths, *masks = (_by_stem(listing, faults) for listing in listings)
+    notes = [note for listing in listings for note in listing.notes()]
+    if masks and (unused := sorted(masks[0].keys() - images.keys())):
+        notes.append(f"{len(unused)} masks belong to no image: {abbreviate(unused)}")
+    found = "; ".join(listing.describe() for listing in listings)
+    return _Files(images, depths, masks[0] if masks else None, faults, notes, found)
 
 
-def _find_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
+def _by_stem(listing: Listing, faults: list[Fault]) -> dict[str, str]:
+    """Return paths by name without suffix, and add a fault for each further file of the same name."""
     paths: dict[str, str] = {}
-    for parent, _, file_names in os.walk(folder):
-        for file_name in file_names:
-            path = Path(parent, file_name)
-            if path.suffix.lower() in suffixes:
-                name = path.relative_to(folder).with_suffix("").as_posix()
-                if name in paths:
-                    raise ValueError(f"{path} and {paths[name]} have the same name: remove one of them")
-                paths[name] = str(path)
+    for name, path in listing.files.items():
+        stem = Path(name).with_suffix("").as_posix()
+        if stem in paths:
+            faults.append(Fault(path, "has the same name as another file"))
+        else:
+            paths[stem] = str(path)
     return paths
 
 
-def _find_by_metadata(metadata: Path) -> tuple[dict[str, str], dict[str, str], dict[str, str] | None]:
-    """Return the existing paths of images, depth and masks by their images' `file_name`."""
-    lines = image_folder.read_metadata(metadata, ("file_name", "depth_file_name"))
+def _find_by_metadata(metadata: Path) -> _Files:
+    """Return the existing files that metadata.jsonl names by their images' `file_name`."""
+    described = image_folder.read_metadata(metadata, ("file_name", "depth_file_name"))
+    lines: dict[str, dict] = {}
+    faults = described.faults
+    for line in described.lines:
+        image = locate(metadata.parent, line["file_name"])
+        if line["file_name"] in lines:
+            faults.append(Fault(image, "has another line in metadata.jsonl"))
+        elif not image.is_file():
+            faults.append(Fault(image, "is missing, but has a line in metadata.jsonl"))
+        else:
+            lines[line["file_name"]] = line
 
     def existing(key: str) -> dict[str, str]:
-        paths = {line["file_name"]: metadata.parent / line[key] for line in lines if key in line}
+        paths = {name: locate(metadata.parent, line[key]) for name, line in lines.items() if key in line}
         return {name: str(path) for name, path in paths.items() if path.is_file()}
 
-    has_masks = any("mask_file_name" in line for line in lines)
-    return (
+    has_masks = any("mask_file_name" in line for line in lines.values())
+    return _Files(
         existing("file_name"),
         existing("depth_file_name"),
         existing("mask_file_name") if has_masks else None,
+        faults,
+        described.notes,
+        f"{metadata} names {len(described.lines)} images, {len(lines)} of which exist",
     )

@@ -11,11 +11,17 @@ from gap_jax.data.depth.taskonomy_layout import (
     Domain,
     decode_zbuffer,
     find_buildings,
+    leave_out,
+    note_missing_masks,
     read_splits,
 )
 from gap_jax.data.inventory import Inventory
+from gap_jax.data.reading.listing import list_folders
 
 Component = Literal["replica", "replica_gso", "hypersim", "blended_mvg", "taskonomy"]
+# Omnidata's own loader leaves these out: without images, or with wrong viewpoints (`forbidden_buildings` in
+# its `component_datasets/taskonomy/__init__.py`)
+EXCLUDED = {"taskonomy": ("brinnon", "darnestown", "mosquito", "rough", "tansboro", "tomkins")}
 FRAMES = {"hypersim": (512, 384), "blended_mvg": (512, 384)}  # where images and masks differ in size
 
 
@@ -23,7 +29,8 @@ FRAMES = {"hypersim": (512, 384), "blended_mvg": (512, 384)}  # where images and
 class OmnidataLayout:
     """A component of Omnidata's starter set: a folder with `rgb`, `depth_zbuffer` and `mask_valid`.
 
-    The path of `--splits` is relative to `--root`.
+    Without `mask_valid`, depth is valid where it is not 65535. The path of `--splits` is relative to
+    `--root`.
     """
 
     component: Component = "replica"
@@ -46,17 +53,23 @@ class OmnidataLayout:
     def find(self, root: Path) -> Inventory:
         """List the examples, with ids `{building}/{point}/{view}`; raise the errors of `Layout.find`."""
 
+        folder, masks = root / "rgb" / self.component, root / "mask_valid" / self.component
+
         def locate(building: str) -> Building:
-            names = ("rgb", "depth_zbuffer", "mask_valid")
-            return Building(*(Domain(root / name / self.component / building, name) for name in names))
+            image, depth, mask = (
+                Domain(root / name / self.component / building, name)
+                for name in ("rgb", "depth_zbuffer", "mask_valid")
+            )
+            return Building(image, depth, mask if masks.is_dir() else None)
 
         if self.splits is not None:
-            return find_buildings(read_splits(root / self.splits), locate)
-        folder = root / "rgb" / self.component
-        if not folder.is_dir():
+            splits = read_splits(root / self.splits)
+        elif folder.is_dir():
+            splits = {"train": list_folders(folder)}
+        else:
             raise FileNotFoundError(f"{folder} is missing: it must hold the buildings of {self.component}")
-        buildings = sorted(path.name for path in folder.iterdir() if path.is_dir())
-        return find_buildings({"train": buildings}, locate)
+        splits, excluded = leave_out(splits, EXCLUDED.get(self.component, ()))
+        return find_buildings(splits, locate).noting(excluded, note_missing_masks(masks))
 
     def decode(self, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Decode depth: raw / `far`, at most 1; it is valid except at 65535."""

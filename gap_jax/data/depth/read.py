@@ -6,7 +6,16 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from gap_jax.data.files import Fault, format_size, open_image, read_mask, square_array, square_image
+from gap_jax.data.files import (
+    Fault,
+    format_size,
+    open_colour,
+    open_image,
+    read_mask,
+    square_array,
+    square_image,
+    turned,
+)
 from gap_jax.data.inventory import Layout
 
 Decode = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -79,7 +88,7 @@ def read_depth_example(
     Raises `Fault` for files that are damaged or of another format or size, and for depth without a valid
     pixel.
     """
-    image = open_image(paths.image).convert("RGB")
+    image = open_colour(paths.image)
     depth, mask = read_label(paths, decode, size, None if frame else image.size, frame)
     if not mask.any():
         raise Fault(paths.depth, "has no valid pixel")
@@ -129,8 +138,10 @@ def read_depth(path: str | Path, size: tuple[int, int] | None) -> np.ndarray:
         expected = "an NPY file of numbers"
         try:
             pixels = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise Fault(path, f"cannot be read as {expected}: {error}") from error
+        except Exception as error:  # damaged files raise errors of many types
+            raise Fault(
+                path, f"cannot be read as {expected}: it is missing, damaged or holds objects"
+            ) from error
         pixels = pixels[..., 0] if pixels.shape[2:] == (1,) else pixels
         kind, is_depth = f"{pixels.dtype}", pixels.ndim == 2 and pixels.dtype.kind in "iuf"
     else:
@@ -140,5 +151,6 @@ def read_depth(path: str | Path, size: tuple[int, int] | None) -> np.ndarray:
     actual = pixels.shape[1::-1]
     if not is_depth or (size and actual != size):
         of_size = f" of {format_size(size)} pixels" if size else ""
-        raise Fault(path, f"must be {expected}{of_size}, found {format_size(actual)}, {kind}")
+        hint = turned(actual, size) if size else ""
+        raise Fault(path, f"must be {expected}{of_size}, found {format_size(actual)}, {kind}{hint}")
     return pixels

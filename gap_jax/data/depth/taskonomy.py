@@ -13,9 +13,12 @@ from gap_jax.data.depth.taskonomy_layout import (
     Domain,
     decode_zbuffer,
     find_buildings,
+    leave_out,
+    note_missing_masks,
     read_splits,
 )
 from gap_jax.data.inventory import Inventory
+from gap_jax.data.reading.text import read_lines
 
 FAR = 8000  # the raw value, in 1/512 m, at which depth is 1: 15.6 m
 BUILDINGS_WITHOUT_MASKS = ("darnestown", "tomkins")
@@ -33,8 +36,9 @@ class TaskonomyLayout:
 
     splits: Path = Path("splits.csv")
     """CSV file that assigns buildings to splits, with the columns id,train,val,test"""
-    masks: Path = Path("masks")
-    """folder of the masks, which holds {building}_mask_valid"""
+    masks: Path | None = None
+    """folder of the masks, which holds {building}_mask_valid; by default masks, if there is one: without
+    masks, depth is valid where it is not 65535"""
     selection: Path | None = None
     """text file with a depth path on each line, to use only these images"""
     frame: ClassVar = None
@@ -42,20 +46,20 @@ class TaskonomyLayout:
 
     def find(self, root: Path) -> Inventory:
         """List the examples, with ids `{building}/{point}/{view}`; raise the errors of `Layout.find`."""
-        splits = {
-            split: [building for building in buildings if building not in BUILDINGS_WITHOUT_MASKS]
-            for split, buildings in read_splits(root / self.splits).items()
-        }
+        splits, excluded = leave_out(read_splits(root / self.splits), BUILDINGS_WITHOUT_MASKS)
+        masks = root / (self.masks or "masks")
+        if self.masks and not masks.is_dir():
+            raise FileNotFoundError(f"{masks} is missing: it must hold {{building}}_mask_valid")
 
         def locate(building: str) -> Building:
             return Building(
                 Domain(root / f"{building}_rgb" / "rgb", "rgb"),
                 Domain(root / f"{building}_depth_zbuffer" / "depth_zbuffer", "depth_zbuffer"),
-                Domain(root / self.masks / f"{building}_mask_valid", "depth_zbuffer"),
+                Domain(masks / f"{building}_mask_valid", "depth_zbuffer") if masks.is_dir() else None,
             )
 
         selected = None if self.selection is None else read_selection(root / self.selection)
-        return find_buildings(splits, locate, selected)
+        return find_buildings(splits, locate, selected).noting(excluded, note_missing_masks(masks))
 
     def decode(self, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Decode depth: raw / 8000, at most 1; it is valid except at 65535."""
@@ -70,13 +74,12 @@ def read_selection(path: Path) -> dict[str, dict[str, str]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: it must list the depth paths of the selected images")
     selected: dict[str, dict[str, str]] = defaultdict(dict)
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if line.strip():
-            match = _DEPTH_PATH.fullmatch(line.strip())
-            if not match:
-                raise ValueError(
-                    f"{path}:{number} must be {{building}}_depth_zbuffer/depth_zbuffer/point_{{p}}_view_{{v}}"
-                    f"_domain_depth_zbuffer.png, below any folder; found {line!r}"
-                )
-            selected[match[1]]["/".join(match.groups())] = line.strip()
+    for number, line in read_lines(path):
+        match = _DEPTH_PATH.fullmatch(line.replace("\\", "/"))
+        if not match:
+            raise ValueError(
+                f"{path}:{number} must be {{building}}_depth_zbuffer/depth_zbuffer/point_{{p}}_view_{{v}}"
+                f"_domain_depth_zbuffer.png, below any folder; found {line!r}"
+            )
+        selected[match[1]]["/".join(match.groups())] = line
     return selected

@@ -1,19 +1,25 @@
 """Masks made from boxes around the foreground, for images that come without masks."""
 
 import json
+import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from gap_jax.data.encoding import png
-from gap_jax.data.files import format_size, open_image
+from gap_jax.data.files import IMAGE_SUFFIXES, Fault, format_size, open_image
+from gap_jax.data.inventory import check_fault_share
+from gap_jax.data.reading.listing import list_files
+from gap_jax.data.reading.text import locate, read_text
 from gap_jax.data.table import read_table
 from gap_jax.files import write_whole
 
+_OURS = "gap_jax.data masks"  # the PNG text `Software` of masks, by which they may be replaced
 _SIDES = ("x", "y", "width", "height")
 
 
@@ -58,12 +64,12 @@ def _read_csv(path: Path) -> Iterator[Box]:
 
 def _read_json(path: Path) -> Iterator[Box]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_text(path))
         if "annotations" not in document:
             detected = [
                 (image["file"] if "file" in image else f"{image['id']}.jpg", detection["bbox"])
                 for image in document["images"]
-                for detection in image["detections"]
+                for detection in (() if "failure" in image else image["detections"])
             ]
             yield from (
                 _box(name, sides, f"{path}: detection in {name}", relative=True) for name, sides in detected
@@ -71,7 +77,7 @@ def _read_json(path: Path) -> Iterator[Box]:
             return
         names = {image["id"]: image["file_name"] for image in document["images"]}
         boxes = [(annotation["image_id"], annotation["bbox"]) for annotation in document["annotations"]]
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} must be JSON with images (id, file_name) and annotations (image_id, bbox), or with "
             f"images (file or id, detections with bbox): {error!r}"
@@ -92,34 +98,91 @@ def _box(image: str, sides: list, place: str, relative: bool = False) -> Box:
         raise ValueError(f"{place}: a box must be four numbers {', '.join(_SIDES)}, found {sides}") from error
 
 
-def write_masks(boxes: Path, images: Path, masks: Path, suffix: str = "") -> int:
-    """Write a mask for every image that has boxes and return the number of masks.
+def write_masks(
+    boxes: Path, images: Path, masks: Path, suffix: str = "", tolerance: float = 0.01
+) -> tuple[int, list[Fault]]:
+    """Write a mask for every image that has boxes; return the number of masks and the faults of other images.
 
     A mask is `{masks}/{stem}{suffix}.png`, 255 in all pixels that a box touches and 0 elsewhere. Images that
     do not exist are passed over if boxes are relative, because MegaDetector's files list whole archives.
+    Nothing is written outside `masks`, nor over a file that this function has not written.
 
-    Raises the errors of `read_boxes`, ValueError naming the line of a box that has no pixel in its image, and
-    `Fault` for an image that cannot be read.
+    Raises the errors of `read_boxes`, and ValueError for a box that has no pixel in its image, for two images
+    with the same mask, for a mask that would replace another file, and if more than the share `tolerance` of
+    the images cannot be used. Names are checked before anything is written.
     """
     boxes_by_image: dict[str, list[Box]] = defaultdict(list)
     for box in read_boxes(boxes):
         boxes_by_image[box.image].append(box)
-    for name in [name for name, (box, *_) in boxes_by_image.items() if box.relative]:
-        if not (images / name).is_file():
-            del boxes_by_image[name]
-    for name, image_boxes in tqdm(boxes_by_image.items(), desc="masks", unit="image"):
-        width, height = open_image(images / name).size
+    paths = {name: _image_path(images, name, found[0].place) for name, found in boxes_by_image.items()}
+    paths = {
+        name: path for name, path in paths.items() if path.is_file() or not boxes_by_image[name][0].relative
+    }
+    if boxes_by_image and not paths:
+        raise ValueError(
+            f"none of the {len(boxes_by_image)} images with boxes in {boxes}, such as "
+            f"{next(iter(boxes_by_image))}, is in {images}: {list_files(images, IMAGE_SUFFIXES).describe()}"
+        )
+    targets = _mask_paths(images, masks, suffix, paths)
+    faults = []
+    for name, path in tqdm(paths.items(), desc="masks", unit="image"):
+        try:
+            width, height = open_image(path).size
+        except Fault as fault:
+            faults.append(fault)
+            check_fault_share(faults, len(paths), tolerance)
+            continue
         keep = np.zeros((height, width, 1), bool)
-        for box in image_boxes:
+        for box in boxes_by_image[name]:
             first_x, first_y, last_x, last_y = box.in_pixels(width, height)
             left, right = np.clip((np.floor(first_x), np.ceil(last_x)), 0, width).astype(int)
             top, bottom = np.clip((np.floor(first_y), np.ceil(last_y)), 0, height).astype(int)
             if left >= right or top >= bottom:
                 raise ValueError(
-                    f"{box.place}: the box {tuple(box[1:5])} has no pixel in {images / name}, which is "
+                    f"{box.place}: the box {tuple(box[1:5])} has no pixel in {path}, which is "
                     f"{format_size((width, height))} pixels large"
                 )
             keep[top:bottom, left:right] = True
-        path = (masks / name).with_name(f"{Path(name).stem}{suffix}.png")
-        write_whole(path, png(keep))
-    return len(boxes_by_image)
+        write_whole(targets[name], png(keep, software=_OURS))
+    return len(paths) - len(faults), faults
+
+
+def _image_path(images: Path, name: str, place: str) -> Path:
+    """Return the path of an image below `images`; raise ValueError naming the row if it is elsewhere."""
+    path = Path(os.path.abspath(locate(images, name)))
+    if not path.is_relative_to(os.path.abspath(images)):
+        raise ValueError(
+            f"{place}: {name} is not below {images}: write file names relative to the folder of the images"
+        )
+    return path
+
+
+def _mask_paths(images: Path, masks: Path, suffix: str, paths: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the path of each image's mask, all different, inside `masks`, and not of anyone's file."""
+    if not suffix and masks.resolve() == images.resolve():
+        raise ValueError(
+            f"{masks}: masks beside their images need a --suffix, such as _mask; or name another folder"
+        )
+    root, targets = Path(os.path.abspath(images)), {}
+    image_of: dict[Path, Path] = {}
+    for name, path in paths.items():
+        target = (masks / path.relative_to(root)).with_name(f"{path.stem}{suffix}.png")
+        if image_of.setdefault(target, path) != path:
+            raise ValueError(f"{path} and {image_of[target]} would have the same mask {target}: rename one")
+        if not target.resolve().is_relative_to(masks.resolve()):
+            raise ValueError(f"{target} leads out of {masks} by a link: remove the link")
+        if target.exists() and not _is_ours(target):
+            raise ValueError(
+                f"{target} exists and is no mask that this command wrote: it would be lost. Name another "
+                "folder for the masks, or move it away"
+            )
+        targets[name] = target
+    return targets
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Software") == _OURS
+    except Exception:  # whatever it is, it is not ours
+        return False

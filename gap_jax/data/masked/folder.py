@@ -4,17 +4,18 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
-from gap_jax.data.files import IMAGE_SUFFIXES
+from gap_jax.data.files import IMAGE_SUFFIXES, Fault
 from gap_jax.data.inventory import Inventory, abbreviate
-from gap_jax.data.masked.read import MaskedPaths, check_classes, format_counts, keep_existing
+from gap_jax.data.masked.read import MaskedPaths, format_counts, keep_existing, missing_classes
+from gap_jax.data.reading.listing import list_files, list_folders
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskedFolderLayout:
     """Your own images with classes and masks: `images/{class}/{name}.png` and `masks/{class}/{name}.png`.
 
-    Images may also be .jpg, .jpeg or .webp files. A mask is as large as its image, and 0 where the image may
-    change.
+    Images may also be .jpg, .jpeg or .webp files, and lie in folders below that of their class. A mask is as
+    large as its image, and 0 where the image may change.
     """
 
     classes: tuple[str, ...] = ()
@@ -28,33 +29,49 @@ class MaskedFolderLayout:
     def find(self, root: Path) -> Inventory:
         """List the examples, all in the split `train`, with ids `{class}/{name}` and classes as groups.
 
-        Raises the errors of `Layout.find`.
+        Classes without examples, and unknown ones, are problems. Raises the errors of `Layout.find`.
         """
         for folder in (root / "images", root / "masks"):
             if not folder.is_dir():
                 raise FileNotFoundError(
                     f"{folder} is missing: {root} must hold images/{{class}} and masks/{{class}}"
                 )
-        folders = sorted(path.name for path in (root / "images").iterdir() if path.is_dir())
+        images, masks = list_files(root / "images", IMAGE_SUFFIXES), list_files(root / "masks", (".png",))
+        folders = list_folders(root / "images")
         classes = self.classes or tuple(folders)
         if not classes:
             raise ValueError(f"{root / 'images'} must hold a folder for each class, found none")
+        problems = []
         if unknown := [name for name in folders if name not in classes]:
-            raise ValueError(
+            problems.append(
                 f"{root / 'images'} must hold only folders of the classes {', '.join(classes)}, but has "
                 f"{abbreviate(unknown)}: remove them or name all classes"
             )
-        candidates = [
-            MaskedPaths(f"{name}/{image.stem}", str(image), str(_mask(root, image)), label, label, {})
-            for label, name in enumerate(classes)
-            for image in sorted((root / "images" / name).glob("*"))
-            if image.suffix.lower() in IMAGE_SUFFIXES
-        ]
-        examples, faults = keep_existing(candidates)
-        check_classes(root / "images", examples, classes)
+        mask_of = {_stem(name): mask for name, mask in masks.files.items()}
+        candidates, faults = [], []
+        for name, image in images.files.items():
+            label_name, _, below = name.partition("/")
+            if not below:
+                faults.append(Fault(image, "is in no class's folder"))
+            elif label_name in classes:
+                stem, label = _stem(name), classes.index(label_name)
+                mask = mask_of.get(stem, root / "masks" / f"{stem}.png")
+                candidates.append(MaskedPaths(stem, str(image), str(mask), label, label, {}))
+        candidates.sort(key=lambda paths: paths.label)
+        examples, missing = keep_existing(candidates)
         notes = [format_counts("train", (classes[paths.label] for paths in examples))]
-        return Inventory({"train": examples}, faults, notes, classes)
+        if unused := sorted(mask_of.keys() - {paths.id for paths in candidates}):
+            notes.append(f"{len(unused)} masks belong to no image: {abbreviate(unused)}")
+        if examples:
+            problems += missing_classes(root / "images", examples, classes)
+        else:
+            problems.append(
+                f"no image images/{{class}}/{{name}} has its mask masks/{{class}}/{{name}}.png in {root}: "
+                f"{images.describe()}, and {masks.describe()}"
+            )
+        notes += [*images.notes(), *masks.notes()]
+        return Inventory({"train": examples}, [*faults, *missing], notes, classes, tuple(problems))
 
 
-def _mask(root: Path, image: Path) -> Path:
-    return root / "masks" / image.parent.name / f"{image.stem}.png"
+def _stem(name: str) -> str:
+    return Path(name).with_suffix("").as_posix()

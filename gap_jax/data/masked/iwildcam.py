@@ -11,8 +11,17 @@ from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
 from gap_jax.data.inventory import Inventory, abbreviate
-from gap_jax.data.masked.read import MaskedPaths, check_classes, format_counts, keep_existing
-from gap_jax.data.table import TableRow, read_table
+from gap_jax.data.masked.read import (
+    MaskedPaths,
+    format_counts,
+    hold_out,
+    keep_existing,
+    missing_classes,
+    parse_rows,
+)
+from gap_jax.data.reading.listing import list_files, unpacked
+from gap_jax.data.reading.text import locate
+from gap_jax.data.table import TableRow, read_rows
 
 
 class SubsetTable(NamedTuple):
@@ -47,7 +56,8 @@ _COLUMNS = ("location_remapped", "y", "datetime", "filename", "image_id")
 class IWildCamLayout:
     """iWildCam: a folder with the four tables `*_subset.csv` and the images `train/{filename}`.
 
-    The path of `--masks` is relative to `--root`.
+    The path of `--masks` is relative to `--root`. Images and masks may lie one folder deeper, in a folder of
+    the same name (`train/train`), as archives are unpacked.
     """
 
     masks: Path = Path("instance_masks")
@@ -65,53 +75,71 @@ class IWildCamLayout:
     def find(self, root: Path) -> Inventory:
         """List the examples, with ids `{image_id}` and locations as groups.
 
-        Raises the errors of `Layout.find`.
+        Missing masks, locations and classes are problems. Raises the errors of `Layout.find`.
         """
-        if not (root / self.masks).is_dir():
-            raise FileNotFoundError(f"{root / self.masks} is missing: it must hold masks {{image_id}}.png")
-        splits, named, faults, notes = {}, {}, [], []
+        masks, images = unpacked(root / self.masks), unpacked(root / "train")
+        if not masks.is_dir():
+            raise FileNotFoundError(f"{masks} is missing: it must hold masks {{image_id}}.png")
+        splits, named, faults, notes, problems = {}, {}, [], [], []
         for split, subset in SUBSETS.items():
-            rows = read_table(root / subset.file, _COLUMNS)
-            if len(rows) != subset.rows:
+            rows, unreadable = read_rows(root / subset.file, _COLUMNS)
+            if len(rows) + len(unreadable) != subset.rows:
                 notes.append(f"{subset.file} has {len(rows):,} rows; the paper's has {subset.rows:,}")
-            named[split] = select_examples([self._paths(root, row) for row in rows], time=self.time)
+            listed, invalid = parse_rows(rows, lambda row: _paths(images, masks, row))
+            named[split] = select_examples(listed, time=self.time)
             splits[split], missing = keep_existing(select_examples(named[split], self.locations))
-            faults += missing
-        if self.locations:
-            check_locations(root, self.locations, [paths for split in named.values() for paths in split])
-        elif not self.time:
-            check_locations(root / SUBSETS["test"].file, TEST_LOCATIONS, named["test"])
-            check_classes(root / SUBSETS["train"].file, splits["train"], CLASSES)
+            faults += [*unreadable, *invalid, *missing]
         if not any(splits.values()):
-            raise ValueError(
+            problems.append(
                 f"{root}: all {len(faults)} selected images are missing: unpack the images in "
-                f"{root / 'train'}, or select others with --locations and --time"
+                f"{root / 'train'}, or select others with --locations and --time; "
+                f"{list_files(images, ('.jpg',)).describe()}"
             )
-        splits = {split: examples for split, examples in splits.items() if examples}
+        if self.locations:
+            problems += missing_locations(
+                root, self.locations, [paths for split in named.values() for paths in split]
+            )
+        elif not self.time:
+            problems += missing_locations(root / SUBSETS["test"].file, TEST_LOCATIONS, named["test"])
+            if any(splits.values()):
+                problems += missing_classes(root / SUBSETS["train"].file, splits["train"], CLASSES)
+        splits, repeated = hold_out({split: examples for split, examples in splits.items() if examples})
         for split, examples in splits.items():
-            masks = sum(paths.mask is not None for paths in examples)
+            with_mask = sum(paths.mask is not None for paths in examples)
             notes += [
                 format_counts(split, (CLASSES[paths.label] for paths in examples)),
-                f"{split}: {masks} of {len(examples)} images have a mask; nothing is kept of the others",
+                f"{split}: {with_mask} of {len(examples)} images have a mask; nothing is kept of the others",
             ]
-        return Inventory(splits, faults, notes, CLASSES)
+        animals = [paths for examples in splits.values() for paths in examples if paths.label]
+        with_mask = sum(paths.mask is not None for paths in animals)
+        if animals and not with_mask:
+            problems.append(
+                f"none of the {len(animals)} images of animals has a mask {{image_id}}.png in {masks}; "
+                f"{list_files(masks, ('.png',)).describe()}: name the masks' own folder by --masks"
+            )
+        elif with_mask < len(animals) / 2:
+            notes.append(
+                f"warning: only {with_mask} of the {len(animals)} images of animals have a mask in {masks}; "
+                "the others are inpainted everywhere"
+            )
+        return Inventory(splits, [*faults, *repeated], notes, CLASSES, tuple(problems))
 
-    def _paths(self, root: Path, row: TableRow) -> MaskedPaths:
-        image_id, location = row.cells["image_id"], row.number("location_remapped")
-        if row.number("y") not in CATEGORIES:
-            allowed = ", ".join(f"{y} ({name})" for y, name in CATEGORIES.items())
-            raise ValueError(f"{row.place}: y must be one of {allowed}, found {row.cells['y']}")
-        label = list(CATEGORIES).index(row.number("y"))
-        try:
-            hour = datetime.fromisoformat(row.cells["datetime"]).hour
-        except ValueError as error:
-            raise ValueError(
-                f"{row.place}: datetime must be an ISO date and time, found {row.cells['datetime']!r}"
-            ) from error
-        image, mask = root / "train" / row.cells["filename"], root / self.masks / f"{image_id}.png"
-        attributes = {"location": location, "hour": hour}
-        mask_path = str(mask) if mask.is_file() else None
-        return MaskedPaths(image_id, str(image), mask_path, label, location, attributes, row.place)
+
+def _paths(images: Path, masks: Path, row: TableRow) -> MaskedPaths:
+    image_id, location = row.cells["image_id"], row.number("location_remapped")
+    if row.number("y") not in CATEGORIES:
+        allowed = ", ".join(f"{y} ({name})" for y, name in CATEGORIES.items())
+        raise row.fault(f"must have one of {allowed} as y, found {row.cells['y']}")
+    label = list(CATEGORIES).index(row.number("y"))
+    try:
+        hour = datetime.fromisoformat(row.cells["datetime"]).hour
+    except ValueError as error:
+        found = row.cells["datetime"]
+        raise row.fault(f"must have an ISO date and time as datetime, found {found!r}") from error
+    image, mask = locate(images, row.cells["filename"]), masks / f"{image_id}.png"
+    attributes = {"location": location, "hour": hour}
+    mask_path = str(mask) if mask.is_file() else None
+    return MaskedPaths(image_id, str(image), mask_path, label, location, attributes, row.place)
 
 
 def time_of_day(hour: int) -> TimeOfDay | None:
@@ -133,20 +161,23 @@ def select_examples(
     ]
 
 
-def check_locations(source: Path, locations: Sequence[int], examples: Sequence[MaskedPaths]) -> None:
-    """Raise ValueError for a location that no example has, or of which no image exists.
+def missing_locations(source: Path, locations: Sequence[int], examples: Sequence[MaskedPaths]) -> list[str]:
+    """Return a sentence for each location that no example has, or of which no image exists.
 
-    The message names `source`, the table or folder of the examples, or the row.
+    It names `source`, the table or folder of the examples, or the row.
     """
+    problems = []
     for location in locations:
         named = [paths for paths in examples if paths.attributes["location"] == location]
         if not named:
             others = sorted({paths.attributes["location"] for paths in examples})
-            raise ValueError(
-                f"{source}: no row has location {location}; found {abbreviate(list(map(str, others)))}"
+            problems.append(
+                f"{source}: no row has location {location}; found "
+                f"{abbreviate(list(map(str, others))) or 'none'}"
             )
-        if not any(Path(paths.image).is_file() for paths in named):
-            raise ValueError(
+        elif not any(Path(paths.image).is_file() for paths in named):
+            problems.append(
                 f"{named[0].row}: all {len(named)} images of location {location} are missing; the first is "
                 f"{named[0].image}"
             )
+    return problems

@@ -1,16 +1,20 @@
 """Images with a class and a mask of what is kept: checked, read and brought to one size."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from gap_jax.data.files import Fault, format_size, open_image, read_mask, square_array, square_image
+from gap_jax.data.files import Fault, format_size, open_image, read_mask, square_array, square_image, turned
 from gap_jax.data.inventory import Layout
+from gap_jax.data.table import TableRow
 
+Parsed = TypeVar("Parsed")
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_BIT_DEPTH = 24  # index of the byte with the bits per channel (W3C PNG specification, 11.2.1)
 
 
@@ -87,7 +91,7 @@ def read_rgb(path: str | Path) -> Image.Image:
     image = open_image(path)
     with Path(path).open("rb") as stream:
         header = stream.read(_PNG_BIT_DEPTH + 1)
-    has_16_bits = image.format == "PNG" and header[_PNG_BIT_DEPTH] == 16
+    has_16_bits = header.startswith(_PNG_SIGNATURE) and header[_PNG_BIT_DEPTH] == 16
     if image.mode != "RGB" or has_16_bits:
         channels = len(image.getbands())
         kind = "16 bits a channel" if has_16_bits else f"mode {image.mode}, {channels} channel(s)"
@@ -106,11 +110,25 @@ def read_keep_mask(path: str | Path, size: tuple[int, int], scaled_masks: bool) 
     if abs(actual[0] * size[1] - actual[1] * size[0]) > rounding:
         raise Fault(
             path,
-            f"must have the aspect ratio of its image, {format_size(size)}, found {format_size(actual)}",
+            f"must have the aspect ratio of its image, {format_size(size)}, found {format_size(actual)}"
+            + turned(actual, size),
         )
     if not keep.any():
         raise Fault(path, "keeps nothing: all its pixels are 0")
     return keep
+
+
+def parse_rows(
+    rows: Iterable[TableRow], parse: Callable[[TableRow], Parsed]
+) -> tuple[list[Parsed], list[Fault]]:
+    """Return what `parse` makes of rows, and the faults that it raises."""
+    parsed, faults = [], []
+    for row in rows:
+        try:
+            parsed.append(parse(row))
+        except Fault as fault:
+            faults.append(fault)
+    return parsed, faults
 
 
 def keep_existing(candidates: Iterable[MaskedPaths]) -> tuple[list[MaskedPaths], list[Fault]]:
@@ -132,6 +150,35 @@ def keep_existing(candidates: Iterable[MaskedPaths]) -> tuple[list[MaskedPaths],
     return examples, faults
 
 
+def hold_out(
+    splits: Mapping[str, list[MaskedPaths]],
+) -> tuple[dict[str, list[MaskedPaths]], list[Fault]]:
+    """Leave every image in the last of its splits only, so that no model is tested on images it learnt.
+
+    Images are equal if their files are, whatever their names. Also returns the faults of those left out.
+    """
+    by_size: dict[int, list[tuple[str, MaskedPaths]]] = defaultdict(list)
+    for split, examples in splits.items():
+        for paths in examples:
+            by_size[Path(paths.image).stat().st_size].append((split, paths))
+    last: dict[bytes, str] = {}
+    faults, left_out = [], set()
+    for same_size in by_size.values():
+        if len({split for split, _ in same_size}) == 1:
+            continue
+        for split, paths in reversed(same_size):
+            content = hashlib.sha256(Path(paths.image).read_bytes()).digest()
+            held = last.setdefault(content, split)
+            if held != split:
+                left_out.add((split, paths.id))
+                faults.append(paths.fault(paths.image, f"is in the split {held}, too"))
+    kept = {
+        split: [paths for paths in examples if (split, paths.id) not in left_out]
+        for split, examples in splits.items()
+    }
+    return kept, faults[::-1]
+
+
 def format_counts(split: str, names: Iterable[str]) -> str:
     """Return a line with the number of occurrences of each name in a split."""
     counts = Counter(names)
@@ -140,13 +187,23 @@ def format_counts(split: str, names: Iterable[str]) -> str:
 
 def check_classes(source: str | Path, examples: Sequence[MaskedPaths], classes: Sequence[str]) -> None:
     """Raise ValueError naming `source`, a file or folder, if a class has no examples."""
+    for problem in missing_classes(source, examples, classes):
+        raise ValueError(problem)
+
+
+def missing_classes(source: str | Path, examples: Sequence[MaskedPaths], classes: Sequence[str]) -> list[str]:
+    """Return a sentence that names `source`, a file or folder, and the classes without examples, if any."""
+    if not examples:
+        return [
+            f"{source}: found no example to train on whose files can be used; the reasons are listed with "
+            f"what was left out. The classes are {', '.join(classes)}"
+        ]
     labels = {paths.label for paths in examples}
     missing = [name for label, name in enumerate(classes) if label not in labels]
-    if missing:
-        raise ValueError(
-            f"{source}: each class needs examples to train on; found none of {', '.join(missing)} among "
-            f"{len(examples)} examples; the classes are {', '.join(classes)}"
-        )
+    return [
+        f"{source}: each class needs examples to train on; found none of {', '.join(missing)} among "
+        f"{len(examples)} examples; the classes are {', '.join(classes)}"
+    ][: len(missing)]
 
 
 def check_kept_share(median: float, most_kept: float) -> None:

@@ -5,13 +5,23 @@ images in a folder for each species. Masks are obtained separately and lie besid
 """
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from gap_jax.data.inventory import Inventory
-from gap_jax.data.masked.read import MaskedPaths, check_classes, format_counts, keep_existing
-from gap_jax.data.table import TableRow, read_table
+from gap_jax.data.masked.read import (
+    MaskedPaths,
+    format_counts,
+    hold_out,
+    keep_existing,
+    missing_classes,
+    parse_rows,
+)
+from gap_jax.data.reading.listing import list_files
+from gap_jax.data.reading.text import locate
+from gap_jax.data.table import TableRow, read_rows
 
 CLASSES = ("landbird", "waterbird")  # by the column y
 PLACES = ("land", "water")  # by the column place
@@ -36,27 +46,31 @@ class WaterbirdsLayout:
     def find(self, root: Path) -> Inventory:
         """List the examples, with ids `{species}/{stem}`; raise the errors of `Layout.find`."""
         table = root / "metadata.csv"
-        candidates: dict[str, list[MaskedPaths]] = {split: [] for split in SPLITS}
-        for row in read_table(table, _COLUMNS):
-            candidates[SPLITS[_index_of(row, "split", SPLITS)]].append(_paths(root, row))
+        rows, faults = read_rows(table, _COLUMNS)
+        listed, invalid = parse_rows(rows, lambda row: (_index_of(row, "split", SPLITS), _paths(root, row)))
+        faults += invalid
+        candidates = {split: [paths for at, paths in listed if SPLITS[at] == split] for split in SPLITS}
         if self.training == "biased":
             candidates["train"] = biased_subset(candidates["train"])
-        splits, faults = {}, []
+        splits = {}
         for split in SPLITS:
             splits[split], missing = keep_existing(candidates[split])
             faults += missing
-        if not any(splits.values()) and any(fault.reason == "has no mask" for fault in faults):
-            raise ValueError(
-                f"{root}: none of the images in {table} has its mask {{stem}}_mask.png beside it: masks are "
-                "obtained separately, see docs/data.md"
-            )
-        check_classes(table, splits["train"], CLASSES)
-        splits = {split: examples for split, examples in splits.items() if examples}
+        problems = missing_classes(table, splits["train"], CLASSES)
+        if not any(splits.values()):
+            lack = "has its mask {stem}_mask.png beside it: masks are obtained separately, see docs/data.md"
+            if all(fault.reason != "has no mask" for fault in faults):
+                lack = "exists: file names are relative to the folder of the table"
+            problems = [
+                f"{root}: none of the images in {table} {lack}; "
+                f"{list_files(root, ('.jpg', '.png')).describe()}"
+            ]
+        splits, repeated = hold_out({split: examples for split, examples in splits.items() if examples})
         notes = [
             format_counts(split, (GROUPS[paths.group] for paths in examples))
             for split, examples in splits.items()
         ]
-        return Inventory(splits, faults, notes, CLASSES)
+        return Inventory(splits, [*faults, *repeated], notes, CLASSES, tuple(problems))
 
 
 def biased_subset(
@@ -75,17 +89,17 @@ def biased_subset(
 
 
 def _paths(root: Path, row: TableRow) -> MaskedPaths:
-    image = Path(row.cells["img_filename"])
+    image = locate(root, row.cells["img_filename"])
     label, place = _index_of(row, "y", CLASSES), _index_of(row, "place", PLACES)
-    stem = image.with_suffix("").as_posix()
-    mask = f"{root / stem}_mask.png"
-    return MaskedPaths(stem, str(root / image), mask, label, 2 * place + label, {"place": place}, row.place)
+    mask = image.with_name(f"{image.stem}_mask.png")
+    name = Path(os.path.relpath(image, root)).with_suffix("").as_posix()
+    return MaskedPaths(name, str(image), str(mask), label, 2 * place + label, {"place": place}, row.place)
 
 
 def _index_of(row: TableRow, column: str, names: Sequence[str]) -> int:
-    """Return a cell that is an index of `names`; raise ValueError naming the line if it is not."""
+    """Return a cell that is an index of `names`; raise a `Fault` of the line if it is not."""
     index = row.number(column)
     if not 0 <= index < len(names):
         allowed = ", ".join(f"{i} ({name})" for i, name in enumerate(names))
-        raise ValueError(f"{row.place}: {column} must be one of {allowed}, found {index}")
+        raise row.fault(f"must have one of {allowed} as {column}, found {index}")
     return index

@@ -5,7 +5,7 @@ The comments behind the fields are the help texts of the command line.
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from gap_jax.closed_loop.arms import arms_of
 from gap_jax.closed_loop.settings import (
@@ -16,7 +16,10 @@ from gap_jax.closed_loop.settings import (
     SamplingSettings,
     Settings,
 )
+from gap_jax.ranges import DISTINCT, Count, CountOrZero, FileName, Range, Text
 
+CROP = Range("a first row and a number of rows that fit in the last number", lambda c: c[0] + c[1] <= c[2])
+Crop = Annotated[tuple[CountOrZero, Count, Count], CROP]
 SMALL = Settings(
     arms=arms_of("waterbirds"),
     sampling=SamplingSettings(eta=1.0),
@@ -32,29 +35,36 @@ class ClassificationFiles:
     """A data set made by `python -m gap_jax.data prepare`, and models in files, folders or on the hub."""
 
     data: Path  # prepared data set with the splits train, validation and test
-    pipeline: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # folder or hub id of Stable Diffusion
-    clip: str = "openai/clip-vit-large-patch14"  # folder or hub id of CLIP
-    # classifier to improve, against which prompts are optimised: a file, folder or hub id
-    model: str = "classifier"
-    student: str | None = None  # another classifier to fine-tune in its place; None: the model itself
+    pipeline: Text = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # folder or hub id of Stable Diffusion
+    clip: Text = "openai/clip-vit-large-patch14"  # folder or hub id of CLIP
+    # classifier to improve, against which prompts are optimised: a file, folder or hub id, or module:factory,
+    # a function that returns a torch module
+    model: Text = "classifier"
+    student: Text | None = None  # another classifier to fine-tune in its place; None: the model itself
     # stronger classifier that judges generated images; None: the model before fine-tuning
-    critic: str | None = None
+    critic: Text | None = None
     # further classifiers: prompts are found against each, and all models are measured on all their images;
     # files, folders or hub ids
-    models: tuple[str, ...] = ()
-    size: int = 224  # side of the images that classifiers see, in pixels
+    models: Annotated[tuple[Text, ...], DISTINCT] = ()
+    size: Count = 224  # side of the images that classifiers see, in pixels
     # part of an image's height that classifiers see: its first row, its number of rows, and the image's
     # number of rows; other heights are cut in proportion
-    crop: tuple[int, int, int] | None = None
+    crop: Crop | None = None
     # normalise images with the mean and deviation in the classifier's folder or, for a file, with ImageNet's
     normalised: bool = True
     # the part of the classifier that is fine-tuned
     trained: Literal["everything", "last layer"] = "everything"
     batch_norm: Literal["training", "evaluation"] = "training"  # mode of batch norm in fine-tuning
     # classes whose images prompts are optimised on and images are generated from; none given: all
-    keep_classes: tuple[str, ...] = ()
-    target_images: int = 64  # number of images that show each target domain, at most
+    keep_classes: Annotated[tuple[Text, ...], DISTINCT] = ()
+    target_images: Count = 64  # number of images that show each target domain, at most
     # other target domains, in place of the experiment's own: name, and a folder of images, a file of
     # features, or a text
-    targets: dict[str, str] = dataclasses.field(default_factory=dict)
+    targets: dict[FileName, Text] = dataclasses.field(default_factory=dict)
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # precision of Stable Diffusion and CLIP
+    # how long sequences attend: the whole map ("xla"), blocks of queries, a fused kernel of the GPU or TPU
+    # ("flash"), or what suits the machine
+    attention: Literal["auto", "xla", "blocks", "flash"] = "auto"
+    # what gradients compute again to save memory: nothing, the blocks of Stable Diffusion, or these only for
+    # images of 256 pixels or more
+    recompute: Literal["auto", "nothing", "blocks"] = "auto"

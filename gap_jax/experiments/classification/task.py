@@ -1,6 +1,7 @@
 """Classification as a task of the closed loop: losses, metrics, inpainting, pictures, baseline arms."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -19,7 +20,7 @@ from gap_jax.report import pictures
 from gap_jax.stages.classifier_tuning import last_layer
 from gap_jax.tasks import classification, classification_metrics
 from gap_jax.tasks.metric import ImageLoss, Metric, MetricStyle
-from gap_jax.weights.classifier import load_classifier
+from gap_jax.weights.classifier import load_classifier, save_classifier
 
 MOST_NAMED_CLASSES = 20  # a report names all classes up to this number
 
@@ -64,7 +65,7 @@ def classification_task(
     *,
     paste: bool,
     weights: np.ndarray | None = None,
-    negative_prompt: str = classification.NEGATIVE_PROMPT,
+    negative_prompt: str | None = classification.NEGATIVE_PROMPT,
 ) -> Task:
     """Return the task of classifying the foreground that masks keep, while everything else is inpainted.
 
@@ -142,7 +143,8 @@ def classifier(
 
     if isinstance(module, TorchModule):
         mask = module.last_layer if trained == "last layer" else module.trainable
-        return as_network(module, params, mask, batch_norm == "training", seen)
+        network = as_network(module, params, mask, batch_norm == "training", seen)
+        return network._replace(save=partial(save_classifier, module))
     trainable = last_layer if trained == "last layer" else all_parameters
 
     def predict(params: Any, images: jax.Array) -> jax.Array:
@@ -160,7 +162,13 @@ def classifier(
             batch_norm_statistics(params),
         )
 
-    return Network(predict, params, without_statistics, training if batch_norm == "training" else None)
+    return Network(
+        predict,
+        params,
+        without_statistics,
+        training if batch_norm == "training" else None,
+        save=partial(save_classifier, module),
+    )
 
 
 def baselines(

@@ -28,7 +28,13 @@ FIRST_TARGET = 100_000  # target domains of the small world show pictures from t
 
 def generator_from(config: ClassificationFiles) -> Generator:
     """Load the Stable Diffusion and the CLIP that the configuration names."""
-    return load_generator(config.pipeline, config.clip, dtype=config.dtype)
+    return load_generator(
+        config.pipeline,
+        config.clip,
+        dtype=config.dtype,
+        attention=config.attention,
+        recompute=config.recompute,
+    )
 
 
 def models_from(config: ClassificationFiles) -> Models:

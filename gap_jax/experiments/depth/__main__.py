@@ -24,7 +24,7 @@ def build_world(config: SmallRooms | DepthFiles, held_out: int) -> "World":
     return files.build(config, held_out)
 
 
-EXPERIMENT = Experiment("depth", __doc__, PRESETS, build_world)
+EXPERIMENT = Experiment("depth", __doc__, PRESETS, build_world, lambda world: -1)
 
 if __name__ == "__main__":
     main(EXPERIMENT)

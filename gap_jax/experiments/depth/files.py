@@ -1,6 +1,7 @@
 """The depth experiment's world from files: prepared data sets, Stable Diffusion, and your own depth model."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -28,7 +29,7 @@ from gap_jax.models.network import Network
 from gap_jax.models.torch_modules.module import TorchModule, as_network
 from gap_jax.stages.evaluate import SetKey
 from gap_jax.tasks.depth import NEGATIVE_PROMPT
-from gap_jax.weights.depth import load_depth
+from gap_jax.weights.depth import load_depth, save_depth
 
 UNET_SIZE = 256  # side of the images that XTC's U-Net was trained on
 TARGET_TEXTS = {"fog": "a photo of a room in fog", "blur": "a blurry photo of a room"}
@@ -72,7 +73,14 @@ def build(config: DepthFiles, held_out: int) -> World:
             else read_target(value, len(original[0]["image"]))
             for name, value in config.targets.items()
         }
-    generator = load_generator(config.pipeline, config.clip, controlnet=config.controlnet, dtype=config.dtype)
+    generator = load_generator(
+        config.pipeline,
+        config.clip,
+        controlnet=config.controlnet,
+        dtype=config.dtype,
+        attention=config.attention,
+        recompute=config.recompute,
+    )
     return World(
         title="Depth",
         summary=f"The depth model {config.model} is fine-tuned on {config.data} and tested under shift.",
@@ -105,8 +113,12 @@ def _network(model: str, size: int | None = None) -> Network:
         return jax.image.resize(images, (len(images), side, side, images.shape[-1]), "bilinear")
 
     if isinstance(module, TorchModule):
-        return as_network(module, params, resize=resize)
-    return Network(lambda params, images: module.apply({"params": params}, resize(images)), params)
+        return as_network(module, params, resize=resize)._replace(save=partial(save_depth, module))
+    return Network(
+        lambda params, images: module.apply({"params": params}, resize(images)),
+        params,
+        save=partial(save_depth, module),
+    )
 
 
 def _split_domain(folder: Path, count: int) -> tuple[HostBatch, np.ndarray]:

@@ -5,7 +5,7 @@ The comments behind the fields are the help texts of the command line.
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from gap_jax.closed_loop.arms import arms_of
 from gap_jax.closed_loop.command import Preset
@@ -17,20 +17,21 @@ from gap_jax.closed_loop.settings import (
     SamplingSettings,
     Settings,
 )
+from gap_jax.ranges import DISTINCT, Count, FileName, Text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SmallRooms:
     """The small world: procedural rooms, and the models that come with gap_jax."""
 
-    original: int = 512  # number of rooms that the model is fine-tuned on and images are generated from
-    target_images: int = 8  # number of images that show each target domain
+    original: Count = 512  # number of rooms that the model is fine-tuned on and images are generated from
+    target_images: Count = 8  # number of images that show each target domain
     # other target domains: name, and a folder of images, a file of features, or a text; without any, targets
     # are validation rooms in fog and under defocus blur, also given in words
-    targets: dict[str, str] = dataclasses.field(default_factory=dict)
+    targets: dict[FileName, Text] = dataclasses.field(default_factory=dict)
     # further depth models: prompts are found against each, and all models are measured on all their images;
     # "critic" is the small world's own, others are files, folders or hub ids
-    models: tuple[str, ...] = ()
+    models: Annotated[tuple[Text, ...], DISTINCT] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,25 +42,33 @@ class DepthFiles:
     # prepared data set with validation and test at the model's own size; None: data
     held_out: Path | None = None
     # further test sets: name and prepared data set
-    domains: dict[str, Path] = dataclasses.field(default_factory=dict)
+    domains: dict[FileName, Path] = dataclasses.field(default_factory=dict)
     # target domains: name, and a folder of images, a file of features, a text, or the data set of one of the
     # domains, 8 of whose images are then not tested; without any, targets are validation images in fog and
     # under defocus blur, also given in words
-    targets: dict[str, str] = dataclasses.field(default_factory=dict)
+    targets: dict[FileName, Text] = dataclasses.field(default_factory=dict)
     corrupted: Path | None = None  # folder of precomputed 3D Common Corruptions of the test images
-    pipeline: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # folder or hub id of Stable Diffusion
+    pipeline: Text = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # folder or hub id of Stable Diffusion
     # folder or hub id of the ControlNet; None: the pipeline's
-    controlnet: str | None = "lllyasviel/sd-controlnet-depth"
-    clip: str = "openai/clip-vit-large-patch14"  # folder or hub id of CLIP
-    model: str = "rgb2depth_consistency.pth"  # depth model to improve: a file, a folder or a hub id
+    controlnet: Text | None = "lllyasviel/sd-controlnet-depth"
+    clip: Text = "openai/clip-vit-large-patch14"  # folder or hub id of CLIP
+    # depth model to improve: a file, folder or hub id, or module:factory, a function that returns a torch
+    # module
+    model: Text = "rgb2depth_consistency.pth"
     # stronger depth model that judges generated images; None: the model before fine-tuning
-    critic: str | None = None
+    critic: Text | None = None
     # further depth models: prompts are found against each, and all models are measured on all their images;
     # files, folders or hub ids
-    models: tuple[str, ...] = ()
-    size: int = 256  # side of the images that the depth models see, in pixels
+    models: Annotated[tuple[Text, ...], DISTINCT] = ()
+    size: Count = 256  # side of the images that the depth models see, in pixels
     loss: Literal["l1", "midas"] = "l1"  # fine-tuning loss: L1, or MiDaS's scale- and shift-invariant loss
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # precision of Stable Diffusion and CLIP
+    # how long sequences attend: the whole map ("xla"), blocks of queries, a fused kernel of the GPU or TPU
+    # ("flash"), or what suits the machine
+    attention: Literal["auto", "xla", "blocks", "flash"] = "auto"
+    # what gradients compute again to save memory: nothing, the blocks of Stable Diffusion, or these only for
+    # images of 256 pixels or more
+    recompute: Literal["auto", "nothing", "blocks"] = "auto"
 
 
 REPLICA = Path("data/omnidata")

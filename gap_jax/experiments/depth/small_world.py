@@ -1,6 +1,7 @@
 """The built-in world of the depth experiment: procedural rooms, and the models that come with gap_jax."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from gap_jax.closed_loop.world import (
     DataSets,
@@ -20,7 +21,7 @@ from gap_jax.experiments.depth.task import depth_task
 from gap_jax.models.network import Network
 from gap_jax.models.torch_modules.module import TorchModule, as_network
 from gap_jax.small_worlds import rooms
-from gap_jax.weights.depth import load_depth
+from gap_jax.weights.depth import load_depth, save_depth
 
 TARGET_TEXTS = {"fog": "a foggy room", "blur": "a blurry room"}
 DOMAINS = {
@@ -55,7 +56,7 @@ def build(config: SmallRooms, held_out: int) -> World:
     shown = _plain_rooms(validation, range(FIRST_TARGET, FIRST_TARGET + config.target_images))
     return World(
         title="Depth in the small world",
-        summary="A depth U-Net trained on sharp pictures of grey and beige rooms meets fog, blur and darkness.",
+        summary="A depth U-Net trained on sharp pictures of grey and beige rooms meets fog, blur and the dark.",
         generator=load_generator("small", "small"),
         models=Models(
             model=_network("small"),
@@ -110,5 +111,9 @@ def _other(model: str) -> Network:
 def _network(model: str, part: str = "depth") -> Network:
     module, params = load_depth(model, part)
     if isinstance(module, TorchModule):
-        return as_network(module, params)
-    return Network(lambda params, images: module.apply({"params": params}, images), params)
+        return as_network(module, params)._replace(save=partial(save_depth, module))
+    return Network(
+        lambda params, images: module.apply({"params": params}, images),
+        params,
+        save=partial(save_depth, module),
+    )

@@ -54,7 +54,7 @@ PICTURES = Pictures(
 )
 
 
-def depth_task(loss: str = "l1", negative_prompt: str = "", condition: Condition = see_depth) -> Task:
+def depth_task(loss: str = "l1", negative_prompt: str | None = "", condition: Condition = see_depth) -> Task:
     """Return the task of depth estimation.
 
     `loss` is the paper's fine-tuning loss, which is also the main metric: `l1` for the U-Net, `midas` for

@@ -23,7 +23,12 @@ def build_world(config: SmallAnimals | IWildCamFiles, held_out: int) -> "World":
     return with_targets(build(config, held_out), config.targets)
 
 
-EXPERIMENT = Experiment("iwildcam", __doc__, PRESETS, build_world)
+def adversarial_sign(config: SmallAnimals | IWildCamFiles) -> int:
+    """Return the sign of the loss that adversarial prompts minimise."""
+    return -1 if config.adversarial == "cross-entropy" else 1
+
+
+EXPERIMENT = Experiment("iwildcam", __doc__, PRESETS, build_world, adversarial_sign)
 
 if __name__ == "__main__":
     main(EXPERIMENT)

@@ -2,13 +2,14 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from gap_jax.closed_loop.arms import arms_of
 from gap_jax.closed_loop.command import Preset
 from gap_jax.closed_loop.settings import Finetuning, Generating, Optimizing, SamplingSettings
 from gap_jax.experiments.classification import settings as classification
-from gap_jax.experiments.classification.settings import ClassificationFiles
+from gap_jax.experiments.classification.settings import ClassificationFiles, Crop
+from gap_jax.ranges import DISTINCT, Count, FileName, Share, Text
 
 AdversarialLoss = Literal["uniform", "background", "cross-entropy"]
 
@@ -18,14 +19,14 @@ class SmallAnimals:
     """The small world: procedural animals in front of cameras, and the models that come with gap_jax."""
 
     # number of pictures that the classifier is fine-tuned on and images are generated from
-    original: int = 504
-    target_images: int = 8  # number of images that show each target domain
+    original: Count = 504
+    target_images: Count = 8  # number of images that show each target domain
     # other target domains, in place of the experiment's own: name, and a folder of images, a file of
     # features, or a text
-    targets: dict[str, str] = dataclasses.field(default_factory=dict)
+    targets: dict[FileName, Text] = dataclasses.field(default_factory=dict)
     # further classifiers: prompts are found against each, and all models are measured on all their images;
     # "critic" is the small world's own, others are files, folders or hub ids
-    models: tuple[str, ...] = ()
+    models: Annotated[tuple[Text, ...], DISTINCT] = ()
     # the pair of unseen cameras; validation's serve to choose settings
     unseen: Literal["validation", "test"] = "test"
     adversarial: AdversarialLoss = "background"  # loss that adversarial prompts minimise
@@ -38,14 +39,14 @@ class IWildCamFiles(ClassificationFiles):
     data: Path = Path("data/iwildcam")  # prepared data set with the splits train, validation and test
     # part of an image's height that classifiers see: its first row, its number of rows, and the image's
     # number of rows; other heights are cut in proportion
-    crop: tuple[int, int, int] | None = (10, 400, 448)
+    crop: Crop | None = (10, 400, 448)
     # normalise images with the mean and deviation in the classifier's folder or, for a file, with ImageNet's
     normalised: bool = False
     # the part of the classifier that is fine-tuned
     trained: Literal["everything", "last layer"] = "last layer"
     adversarial: AdversarialLoss = "uniform"  # loss that adversarial prompts minimise
     # share of each unseen camera's images by day and by night that is always left for the test, rounded up
-    tested_share: float = 0.5
+    tested_share: Share = 0.5
     # training images that prompts are optimised on and images are generated from: those taken at the target's
     # time of day, all by day, all by night, or all
     time: Literal["target", "day", "night", "any"] = "target"

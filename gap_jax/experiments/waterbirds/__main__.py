@@ -23,7 +23,7 @@ def build_world(config: SmallBirds | WaterbirdsFiles, held_out: int) -> "World":
     return with_targets(build(config, held_out), config.targets)
 
 
-EXPERIMENT = Experiment("waterbirds", __doc__, PRESETS, build_world)
+EXPERIMENT = Experiment("waterbirds", __doc__, PRESETS, build_world, lambda world: 1)
 
 if __name__ == "__main__":
     main(EXPERIMENT)

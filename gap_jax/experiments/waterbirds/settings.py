@@ -5,11 +5,12 @@ The comments behind the fields are the help texts of the command line.
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from gap_jax.closed_loop.command import Preset
 from gap_jax.closed_loop.settings import Finetuning, Generating, Optimizing, SamplingSettings
 from gap_jax.experiments.classification.settings import SMALL, ClassificationFiles
+from gap_jax.ranges import DISTINCT, Count, FileName, Text
 
 Guidance = Literal["shared", "missing group"]
 
@@ -19,14 +20,14 @@ class SmallBirds:
     """The small world: procedural birds, and the models that come with gap_jax."""
 
     # number of pictures that the classifier is fine-tuned on and images are generated from
-    original: int = 512
-    target_images: int = 8  # number of images that show each target domain
+    original: Count = 512
+    target_images: Count = 8  # number of images that show each target domain
     # other target domains, in place of the experiment's own: name, and a folder of images, a file of
     # features, or a text
-    targets: dict[str, str] = dataclasses.field(default_factory=dict)
+    targets: dict[FileName, Text] = dataclasses.field(default_factory=dict)
     # further classifiers: prompts are found against each, and all models are measured on all their images;
     # "critic" is the small world's own, others are files, folders or hub ids
-    models: tuple[str, ...] = ()
+    models: Annotated[tuple[Text, ...], DISTINCT] = ()
     # target of guided prompts: all groups together, shared by both classes; or, for each class, the group
     # that it lacks, which tells prompts the answer
     guidance: Guidance = "shared"

@@ -11,6 +11,7 @@ arrays by their names in torch; a training call changes some of them, such as ba
 import contextlib
 import functools
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -37,26 +38,28 @@ def torchax_engine(module: "torch.nn.Module", output: Output) -> Engine:
         inside = {name: environment.j2t_iso(array) for name, array in tensors.items()}
         with (
             _MODULES_LOCK,
+            warnings.catch_warnings(),
             _mode(module, train),
             _holding(module, inside, lambda tensor: environment.j2t_iso(jnp.asarray(numpy_of(tensor)))),
             environment.override_property(prng=key),
             environment,
             torch.device("jax"),
         ):
-            prediction = output(module(environment.j2t_iso(images)))
+            warnings.filterwarnings("ignore", "Explicitly requested dtype")  # JAX has int32 for int64
+            prediction: Any = output(module(environment.j2t_iso(images)))
         return prediction.jax(), {name: tensor.jax() for name, tensor in inside.items()}
 
     return call
 
 
 def callback_engine(module: "torch.nn.Module", output: Output) -> Engine:
-    """Return the engine that calls torch on the host, with gradients to `images` and to all float tensors."""
+    """Return the engine that calls torch on the host, with gradients to images and parameters."""
     import torch
 
     def run(tensors: Mapping[str, Any], images: Any, seed: Any, train: bool, gradients: bool):
-        """Return torch's prediction, and the tensors and images that it was computed from."""
+        """Return torch's prediction, all tensors after it, and the parameters and images that it is of."""
         given = {name: tensor_of(array) for name, array in tensors.items()}
-        leaves = {name: tensor for name, tensor in given.items() if tensor.is_floating_point()}
+        leaves = {name: given[name] for name, _ in module.named_parameters()}
         pixels = tensor_of(images)
         for tensor in (*leaves.values(), pixels):
             tensor.requires_grad_(gradients)
@@ -81,35 +84,35 @@ def callback_engine(module: "torch.nn.Module", output: Output) -> Engine:
         given = [*leaves.values(), pixels]
         found = torch.autograd.grad(prediction, given, tensor_of(cotangent), allow_unused=True)
         arrays = [
-            np.zeros(tensor.shape, np.float32) if gradient is None else numpy_of(gradient)
+            numpy_of(torch.zeros_like(tensor) if gradient is None else gradient)
             for tensor, gradient in zip(given, found, strict=True)
         ]
         return dict(zip(leaves, arrays, strict=False)), arrays[-1]
 
     @functools.cache
-    def shape_of_prediction(images: tuple[int, ...], train: bool) -> jax.ShapeDtypeStruct:
-        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        zeros = {name: numpy_of(tensor) for name, tensor in tensors.items()}
-        prediction, _ = forward_on_host(zeros, np.zeros(images, np.float32), 0, train)
+    def shape_of_prediction(shape: tuple[int, ...], dtype: Any, train: bool) -> jax.ShapeDtypeStruct:
+        own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        arrays = {name: numpy_of(tensor) for name, tensor in own.items()}
+        prediction, _ = forward_on_host(arrays, np.zeros(shape, dtype), 0, train)
         return jax.ShapeDtypeStruct(prediction.shape, prediction.dtype)
 
     @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
     def differentiable(tensors, images, seed, train):
-        shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), dict(tensors))
-        results = (shape_of_prediction(images.shape, train), shapes)
-        return jax.pure_callback(
-            functools.partial(forward_on_host, train=train), results, tensors, images, seed
-        )
+        results = (shape_of_prediction(images.shape, images.dtype, train), _shapes(dict(tensors)))
+        host = functools.partial(forward_on_host, train=train)
+        return jax.pure_callback(host, results, tensors, images, seed, vmap_method="sequential")
 
     def forward(tensors, images, seed, train):
         return differentiable(tensors, images, seed, train), (tensors, images, seed)
 
     def backward(train, saved, cotangents):
         tensors, images, seed = saved
-        floats = {name: array for name, array in tensors.items() if jnp.issubdtype(array.dtype, jnp.floating)}
-        shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), (floats, images))
+        learning = {name: tensors[name] for name, _ in module.named_parameters()}
+        shapes = _shapes((learning, images))
         host = functools.partial(backward_on_host, train=train)
-        gradients, pixels = jax.pure_callback(host, shapes, tensors, images, seed, cotangents[0])
+        gradients, pixels = jax.pure_callback(
+            host, shapes, tensors, images, seed, cotangents[0], vmap_method="sequential"
+        )
         return {name: gradients.get(name) for name in tensors}, pixels, None
 
     differentiable.defvjp(forward, backward)
@@ -119,6 +122,10 @@ def callback_engine(module: "torch.nn.Module", output: Output) -> Engine:
         return prediction, jax.lax.stop_gradient(changed)
 
     return call
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), tree)
 
 
 @functools.cache
@@ -188,20 +195,18 @@ def _holding(
     import torch
 
     names = {id(tensor): name for name, tensor in (*module.named_parameters(), *module.named_buffers())}
-    places = [
-        (attributes, key, value)
-        for part in module.modules()
-        for attributes in (part._parameters, part._buffers, vars(part))
-        for key, value in attributes.items()
-        if isinstance(value, torch.Tensor)
-    ]
+    places: list[tuple[dict[str, Any], str, Any]] = []
+    for part in module.modules():
+        held: tuple[dict[str, Any], ...] = (part._parameters, part._buffers, vars(part))
+        places += [(by_key, key, value) for by_key in held for key, value in by_key.items()]
+    places = [place for place in places if isinstance(place[2], torch.Tensor)]
     try:
-        for attributes, key, value in places:
-            attributes[key] = tensors[names[id(value)]] if id(value) in names else convert(value)
+        for by_key, key, value in places:
+            by_key[key] = tensors[names[id(value)]] if id(value) in names else convert(value)
         yield
     finally:
-        for attributes, key, value in places:
-            attributes[key] = value
+        for by_key, key, value in places:
+            by_key[key] = value
 
 
 def tensor_of(array: Any) -> "torch.Tensor":

@@ -49,9 +49,7 @@ class TorchModule:
         """The side of the images that the module was made for, in pixels; None: any."""
         return None if self.preprocessing.size is None else self.preprocessing.size[0]
 
-    def apply(
-        self, variables: Mapping[str, Any], images: jax.Array, key: jax.Array | None = None
-    ) -> jax.Array:
+    def apply(self, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
         """Return the module's prediction in evaluation mode, float32; a map has its channels last.
 
         `variables["params"]` are the parameters; `images` float `[B,H,W,3]` in [0,1], at the module's size.

@@ -11,16 +11,23 @@ from collections.abc import Sequence
 
 import tyro
 
+from gap_jax.errors import one_line_errors
+from gap_jax.ranges import check_ranges
 from gap_jax.small_worlds.pretrain.recipes import RECIPES, Recipe
 
 
 def parse(args: Sequence[str]) -> Recipe:
-    """Return the recipe of a command line: the defaults of its world, changed by the other options."""
+    """Return the recipe of a command line: the defaults of its world, changed by the other options.
+
+    Raises ValueError for a setting outside its range.
+    """
     world_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     world_parser.add_argument("--world", choices=RECIPES, default="rooms")
     known, _ = world_parser.parse_known_args(args)
     prog = "python -m gap_jax.small_worlds.pretrain"
-    return tyro.cli(RECIPES[known.world], prog=prog, description=__doc__, args=args)
+    recipe: Recipe = tyro.cli(RECIPES[known.world], prog=prog, description=__doc__, args=args)
+    check_ranges(recipe)
+    return recipe
 
 
 def main(recipe: Recipe) -> None:
@@ -46,4 +53,5 @@ def main(recipe: Recipe) -> None:
 
 
 if __name__ == "__main__":
-    main(parse(sys.argv[1:]))
+    with one_line_errors():
+        main(parse(sys.argv[1:]))

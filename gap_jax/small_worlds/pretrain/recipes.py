@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from gap_jax.ranges import Count, Positive, Seed, Text
+
 PARTS = (  # a part's position here decides its random numbers, so new parts go to the end
     *("vae", "clip", "depth", "critic", "diffusion", "refine"),
     *("waterbirds", "waterbirds_critic", "iwildcam", "iwildcam_critic", "polish", "animals"),
@@ -14,9 +16,9 @@ PARTS = (  # a part's position here decides its random numbers, so new parts go 
 class TrainingPart:
     """The training of one network."""
 
-    steps: int  # number of updates
-    batch: int  # images per step, over all devices
-    learning_rate: float  # highest learning rate; warmed up over 2 % of the steps, then a cosine to 0
+    steps: Count  # number of updates
+    batch: Count  # images per step, over all devices
+    learning_rate: Positive  # highest learning rate; warmed up over 2 % of the steps, then a cosine to 0
     optimizer: Literal["adamw", "muon"] = "adamw"  # Muon trains biases and scales by Adam
 
 
@@ -26,8 +28,8 @@ class Recipe:
 
     world: Literal["rooms", "wildlife"]
     work: Path
-    seed: int = 0  # seed of all random numbers but the pictures'
-    dtype: str = "float32"  # dtype of the computation, such as bfloat16 on accelerators
+    seed: Seed = 0  # seed of all random numbers but the pictures'
+    dtype: Text = "float32"  # dtype of the computation, such as bfloat16 on accelerators
     few: bool = False  # use about 130 training pictures and small probes, to try the recipe out
     # the autoencoder's decoder; its encoder is a PCA of patches
     vae: TrainingPart = TrainingPart(300, 32, 4e-4)

@@ -22,6 +22,7 @@ from gap_jax.data.masked.waterbirds import GROUPS
 from gap_jax.diffusion.align import Sampling, inpaint
 from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.models.resnet import ResNet
+from gap_jax.models.torch_modules.module import TorchModule
 from gap_jax.models.vit import ViT
 from gap_jax.report import pictures
 from gap_jax.small_worlds import wildlife
@@ -108,6 +109,8 @@ def main(config: WildlifeProbe) -> dict[str, Any]:
         experiment_batch = render_kinds(config.split, kinds[config.split], range(config.experiment_pictures))
         for name in (experiment, f"{experiment}_critic"):
             module, weights = load_classifier(part_folder(config.classifiers, name), part=name)
+            if isinstance(module, TorchModule):
+                raise ValueError(f"the classifier {name} must be a ResNet or a ViT, found a torch module")
             correct = in_steps(correctness(module), weights, experiment_batch)
             results[name] = {"groups": mean_by_group(correct, experiment_batch["group"])} | {
                 set_name: accuracy_by_word(module, weights, *images_and_words, truth.label, classes)

@@ -23,6 +23,7 @@ CLASSES = {  # the ends of transformers' class names
     "segmentation": ("ForSemanticSegmentation",),
 }
 AXES = {"classification": "[B,K]", "depth": "[B,1,H,W] or [B,H,W]", "segmentation": "[B,K,H,W]"}
+STATE_DICT = "model.safetensors"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -83,17 +84,20 @@ def load_torch(
 
 
 def save_torch(module: TorchModule, params: dict, folder: str | Path) -> None:
-    """Write a transformers module with these parameters as a folder that `load_torch` and transformers read.
+    """Write a torch module with these parameters as a folder.
 
-    An existing model is replaced, and any other folder refused, as by `save_pipeline`. Raises ValueError for
-    a module of another library.
+    A module of transformers is written in its layout, which `load_torch` and transformers read. Of any other,
+    `model.safetensors` has the state dict. An existing model is replaced, and any other folder refused, as by
+    `save_pipeline`.
     """
-    inner = module.module
+    inner: Any = module.module
     if not hasattr(inner, "save_pretrained"):
-        raise ValueError(
-            f"{type(inner).__name__} is no module of transformers, so it has no folder layout: save the "
-            "state dict that gap_jax.to_torch returns with torch.save"
-        )
+        from safetensors.torch import save_file
+
+        with replace_folder(Path(folder), STATE_DICT) as target:
+            state = {name: tensor.contiguous() for name, tensor in to_torch(inner, params).items()}
+            save_file(state, target / STATE_DICT)
+        return
     with replace_folder(Path(folder), "config.json") as target:
         inner.save_pretrained(target, state_dict=to_torch(inner, params))
         write_json(target / PROCESSORS[0], module.preprocessing.to_processor())
@@ -105,7 +109,15 @@ def _made_by_factory(model: str) -> "torch.nn.Module":
     name, _, factory = model.partition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")  # modules in the current folder, also for commands that are scripts
-    found = getattr(importlib.import_module(name), factory, None)
+    try:
+        found = getattr(importlib.import_module(name), factory, None)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise ValueError(
+            f"{model}: there is no Python module {name}; give a module in the current folder or one that is "
+            "installed"
+        ) from error
     if not callable(found):
         raise ValueError(f"{model}: the module {name} has no function {factory}: check the name")
     module = found()
@@ -137,7 +149,7 @@ def _from_transformers(repo: Repo, task: TaskName, variant: str | None) -> "torc
 
 def _class_name(config: dict[str, Any], task: TaskName) -> str | None:
     """Return the name of the torch class that a configuration names, if transformers has it."""
-    names = config.get("architectures") or ()
+    names: list[str] = config.get("architectures") or []
     if len(names) != 1 or not str(names[0]).endswith(CLASSES[task]):
         return None
     import transformers

@@ -140,10 +140,10 @@ def test_metadata_names_the_files_of_an_example(root):
         f"{root / 'rgb/a.png'} has no mask"
     ]
     (root / "metadata.jsonl").write_text('{"file_name": "rgb/a.png"}')
-    with pytest.raises(
-        ValueError, match=r"metadata.jsonl:1 must be a JSON object with a string 'depth_file_name'"
-    ):
-        DepthFolderLayout().find(root)
+    with pytest.raises(ValueError, match=r"no image has its depth"):
+        DepthFolderLayout().find(root).check_faults(0.01)
+    (fault,) = DepthFolderLayout().find(root).faults
+    assert "metadata.jsonl:1 must be a JSON object with a string 'depth_file_name'" in str(fault)
 
 
 def test_bad_folders_are_named(root, tmp_path):
@@ -152,14 +152,15 @@ def test_bad_folders_are_named(root, tmp_path):
     ):
         DepthFolderLayout().find(tmp_path / "empty")
     save(root / "rgb/a.webp", draw(0).image)
-    with pytest.raises(ValueError, match=r"a.(webp|png) and .*a.(webp|png) have the same name"):
-        DepthFolderLayout().find(root)
+    (fault,) = DepthFolderLayout().find(root).faults
+    assert str(fault) == f"{root / 'rgb/a.webp'} has the same name as another file"
     for name in ("a.webp", "a.png", "more/b.jpg"):
         (root / "rgb" / name).unlink()
     with pytest.raises(
-        ValueError, match="has 0 images and 2 depth maps, but no image and depth map have the same name"
+        ValueError,
+        match=r"no image has its depth; .*rgb holds 0 files .*; .*depth holds 2 files .*such as a.png",
     ):
-        DepthFolderLayout().find(root)
+        DepthFolderLayout().find(root).check_faults(0.01)
 
 
 def test_bad_files_are_named(root):
@@ -183,3 +184,37 @@ def test_bad_files_are_named(root):
     Image.new("L", (SIDE, SIDE), 3).save(one.depth)
     with pytest.raises(Fault, match=r"a.png must be a 16-bit PNG of 24x24 pixels, found 24x24, mode L"):
         read_depth_example(one, layout.decode, SIDE)
+
+
+def test_linked_folders_and_upper_case_suffixes_are_read_and_hidden_files_are_not(root, tmp_path):
+    for folder in ("rgb", "depth"):
+        (root / folder / "more").rename(tmp_path / f"more_{folder}")
+        (root / folder / "more").symlink_to(tmp_path / f"more_{folder}")
+        (root / folder / "a.png").rename(root / folder / "a.PNG")
+        save(root / folder / "._a.png", draw(3).image)
+        save(root / folder / ".ipynb_checkpoints/a.png", draw(3).image)
+    inventory = DepthFolderLayout().find(root)
+    inventory.check_faults(0)
+    assert [paths.id for paths in inventory.splits["train"]] == ["a", "more/b"]
+    assert f"passed over 2 in {root / 'rgb'}, each hidden: ._a.png, .ipynb_checkpoints" in inventory.notes
+
+
+def test_masks_elsewhere_are_told(root):
+    save(root / "mask/mask/a.png", draw(0).mask)
+    with pytest.raises(ValueError, match="no image has its depth and its mask") as error:
+        DepthFolderLayout().find(root).check_faults(1)
+    assert "mask holds 1 files (.png), such as mask/a.png" in str(error.value)
+
+
+def test_repeated_and_missing_lines_of_metadata_are_named(root):
+    line = {"file_name": "rgb/a.png", "depth_file_name": "depth/a.png"}
+    other = line | {"depth_file_name": "depth/more/b.npy"}
+    path = root / "metadata.jsonl"
+    path.write_text("\n".join(map(json.dumps, [line, line, other])))
+    inventory = DepthFolderLayout().find(root)
+    assert [paths.depth for paths in inventory.splits["train"]] == [str(root / "depth/a.png")]
+    assert [str(fault) for fault in inventory.faults] == [
+        f"{path}:2 repeats another line",
+        f"{root / 'rgb/a.png'} has another line in metadata.jsonl",
+    ]
+    assert f"1 images have no line in {path} and are not used: rgb/more/b.jpg" in inventory.notes

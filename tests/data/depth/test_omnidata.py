@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -97,3 +99,35 @@ def test_a_missing_component_is_named(root):
         FileNotFoundError, match=r"rgb/replica_gso is missing: it must hold the buildings of replica_gso"
     ):
         OmnidataLayout("replica_gso").find(root)
+
+
+def test_the_official_split_files_may_have_trailing_blanks(root):
+    (root / "splits.csv").write_text("id,train,val,test\napartment_2,1,0,0 \noffice_0,0,1,0\n \n")
+    inventory = OmnidataLayout("replica", "splits.csv").find(root)
+    assert {split: len(examples) for split, examples in inventory.splits.items()} == {
+        "train": 2,
+        "validation": 2,
+    }
+
+
+def test_the_buildings_that_omnidata_excludes_are_left_out_and_named(tmp_path):
+    names = ("brinnon", "darnestown", "hanson", "mosquito", "rough", "tansboro", "tomkins")
+    for i, building in enumerate((*names, ".ipynb_checkpoints")):
+        write(omnidata(tmp_path, "taskonomy", building, 0), draw(i))
+    inventory = OmnidataLayout("taskonomy").find(tmp_path)
+    assert [paths.id for paths in inventory.splits["train"]] == ["hanson/0/0"]
+    assert inventory.notes == [
+        "left out the buildings that the data set's authors exclude: brinnon, darnestown, mosquito, rough, "
+        "tansboro, tomkins"
+    ]
+
+
+def test_without_masks_depth_alone_tells_what_is_valid(root):
+    shutil.rmtree(root / "mask_valid")
+    layout = OmnidataLayout("replica")
+    inventory = layout.find(root)
+    example = read_depth_example(inventory.splits["train"][0], layout.decode, SIDE)
+    np.testing.assert_array_equal(example.mask[..., 0], draw(0).depth != 65535)
+    assert inventory.notes == [
+        f"without masks ({root / 'mask_valid/replica'}): depth is valid where it is not 65535"
+    ]

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -146,9 +147,12 @@ def test_buildings_without_masks_or_images_are_left_out_and_named(root):
     assert inventory.notes == [
         "left out 1 of 5 buildings, which have no images: allensville",
         "left out 1 of 5 buildings, which have no masks: merom",
+        "left out the buildings that the data set's authors exclude: tomkins",
     ]
-    with pytest.raises(ValueError, match=r"5 buildings .* 4 no masks(.|\n)*elsewhere/{building}_mask_valid"):
-        TaskonomyLayout(masks=root / "elsewhere").find(root)
+    (root / "elsewhere").mkdir()
+    why = r"none of 5 buildings .* 4 of 5 buildings, which have no masks(.|\n)*elsewhere/hanson_mask_valid"
+    with pytest.raises(ValueError, match=why):
+        TaskonomyLayout(masks=root / "elsewhere").find(root).check_faults(0.01)
 
 
 def test_a_selection_lists_depth_paths(root):
@@ -213,3 +217,47 @@ def test_bad_files_are_named(root):
         with pytest.raises(Fault, match=f"{path} cannot be read as an image: .*No such file"):
             read_one(paths)
         write(paths, truth)
+
+
+def test_without_masks_depth_alone_tells_what_is_valid(root, tmp_path, capsys):
+    shutil.rmtree(root / "masks")
+    builder = Taskonomy.prepared(TaskonomyLayout(), root, tmp_path / "data", SIDE)
+    assert (
+        f"without masks ({root / 'masks'}): depth is valid where it is not 65535" in capsys.readouterr().out
+    )
+    example = builder.as_data_source("train")[0]
+    point = int(example["id"].decode().split("/")[1]) + POINTS * (b"merom" in example["id"])
+    np.testing.assert_array_equal(example["mask"][..., 0] > 0, draw(point).depth != 65535)
+    with pytest.raises(FileNotFoundError, match=r"elsewhere is missing: it must hold {building}_mask_valid"):
+        TaskonomyLayout(masks="elsewhere").find(root)
+
+
+def test_a_repeated_building_is_read_once_and_one_in_two_splits_refused(root, tmp_path):
+    path = root / "splits.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, lines[1]]))
+    builder = Taskonomy.prepared(TaskonomyLayout(), root, tmp_path / "data", 8)
+    assert builder.info.splits["train"].num_examples == 2 * POINTS
+    path.write_text("\n".join([*lines, "hanson,0,0,1"]))
+    with pytest.raises(ValueError, match=r"splits.csv:6: hanson has another split than in .*splits.csv:2"):
+        TaskonomyLayout().find(root)
+
+
+def test_nothing_found_tells_what_was_looked_for(root):
+    layout = TaskonomyLayout(selection="list.txt")
+    (root / "list.txt").write_text(str(taskonomy(root, "nowhere", 0)[1]))
+    with pytest.raises(ValueError, match="no building to look for: the splits name 4, and a selection"):
+        layout.find(root).check_faults(0)
+    for building in SPLITS:
+        shutil.rmtree(root / f"{building}_rgb")
+    with pytest.raises(
+        ValueError, match=r"none of 4 buildings has an example: left out 12, each has no image"
+    ):
+        TaskonomyLayout().find(root).check_faults(0)
+
+
+def test_files_that_systems_leave_behind_are_no_images(root):
+    for path in taskonomy(root, "hanson", 0):
+        path.with_name(f"._{path.name}").touch()
+    inventory = TaskonomyLayout().find(root)
+    assert len(inventory.splits["train"]) == 2 * POINTS and not inventory.faults

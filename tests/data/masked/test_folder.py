@@ -69,11 +69,11 @@ def test_classes_without_images_and_images_without_class_are_an_error(root):
     with pytest.raises(
         ValueError, match=r"images: each class needs examples to train on; found none of fox among 3"
     ):
-        MaskedFolderLayout().find(root)
+        MaskedFolderLayout().find(root).check_faults(0.01)
     with pytest.raises(
         ValueError, match=r"images must hold only folders of the classes cat, dog, but has fox"
     ):
-        MaskedFolderLayout(("cat", "dog")).find(root)
+        MaskedFolderLayout(("cat", "dog")).find(root).check_faults(0.01)
 
 
 def test_folders_with_another_layout_are_an_error(root):
@@ -86,3 +86,48 @@ def test_folders_with_another_layout_are_an_error(root):
     (root / "flat/masks").mkdir()
     with pytest.raises(ValueError, match=r"flat/images must hold a folder for each class, found none"):
         MaskedFolderLayout().find(root / "flat")
+
+
+def test_what_systems_leave_behind_is_no_class_and_no_image(root):
+    copy = root / "images/.ipynb_checkpoints/a-checkpoint.png"
+    for path in (copy, root / "images/cat/._a.png", root / "images/__MACOSX/cat/._a.png"):
+        save(path, draw(5).image)
+    inventory = MaskedFolderLayout().find(root)
+    inventory.check_faults(0)
+    assert inventory.classes == ("cat", "dog") and inventory.num_examples == 3
+    names = ".ipynb_checkpoints, __MACOSX, cat/._a.png"
+    assert f"passed over 3 in {root / 'images'}, each hidden: {names}" in inventory.notes
+
+
+def test_nested_and_linked_folders_are_read(root, tmp_path):
+    for folder, pixels in zip(("images", "masks"), draw(4), strict=True):
+        save(root / folder / "cat/2024/may/a.png", pixels)
+        (root / folder / "dog").rename(tmp_path / f"dog_{folder}")
+        (root / folder / "dog").symlink_to(tmp_path / f"dog_{folder}")
+    inventory = MaskedFolderLayout().find(root)
+    inventory.check_faults(0)
+    assert [(paths.id, paths.label) for paths in inventory.splits["train"]] == [
+        ("cat/2024/may/a", 0),
+        ("cat/a", 0),
+        ("cat/b", 0),
+        ("dog/a", 1),
+    ]
+
+
+def test_masks_may_have_upper_case_suffixes(root):
+    (root / "masks/cat/a.png").rename(root / "masks/cat/a.PNG")
+    inventory = MaskedFolderLayout().find(root)
+    inventory.check_faults(0)
+    assert inventory.splits["train"][0].mask == str(root / "masks/cat/a.PNG")
+
+
+def test_masks_of_nothing_and_masks_elsewhere_are_told(root):
+    save(root / "masks/cat/old.png", draw(5).mask)
+    assert "1 masks belong to no image: cat/old" in MaskedFolderLayout().find(root).notes
+    (root / "masks").rename(root / "deep")
+    (root / "masks").mkdir()
+    (root / "deep").rename(root / "masks/masks")
+    with pytest.raises(ValueError, match=r"no image .* has its mask masks/{class}/{name}.png") as error:
+        MaskedFolderLayout().find(root).check_faults(0)
+    assert "images holds 3 files (.png, .jpg, .jpeg, .webp), such as cat/a.png" in str(error.value)
+    assert "masks holds 4 files (.png), such as masks/cat/a.png" in str(error.value)

@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,14 +99,14 @@ def test_errors_in_tables_name_row_and_column(root):
         IWildCamLayout().find(root)
     edit(root, "val", 1, ",time,", ",datetime,")
     edit(root, "val", 3, "2013-02-04", "04.02.13")
-    with pytest.raises(ValueError, match=r"val_subset.csv:3: datetime .*04.02.13"):
-        IWildCamLayout().find(root)
+    with pytest.raises(ValueError, match=r"ISO date .* as datetime, found '04.02.13 .*val_subset.csv:3"):
+        IWildCamLayout().find(root).check_faults(0.01)
     edit(root, "val", 3, "04.02.13", "2013-02-04")
     edit(root, "val", 3, ",52,", ",53,")
     with pytest.raises(
-        ValueError, match=r"val_subset.csv:3: y must be one of 0 \(background\), 24 .*found 53"
+        ValueError, match=r"one of 0 \(background\), 24 .* as y, found 53: .*val_subset.csv:3"
     ):
-        IWildCamLayout().find(root)
+        IWildCamLayout().find(root).check_faults(0.01)
     (root / "val_subset.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"val_subset.csv is missing"):
         IWildCamLayout().find(root)
@@ -117,22 +118,22 @@ def test_images_that_are_not_unpacked_are_reported_with_their_folder(root):
     shutil.rmtree(root / "train")
     why = r"all \d+ selected images are missing: unpack the images in .*/train"
     with pytest.raises(ValueError, match=why):
-        IWildCamLayout(time="day").find(root)
+        IWildCamLayout(time="day").find(root).check_faults(0.01)
 
 
 def test_a_location_without_images_is_named_with_its_row(root):
     with pytest.raises(ValueError, match=r"no row has location 290; found 1, 6, 8, 78, 287 and 1 more"):
-        IWildCamLayout(locations=(287, 290)).find(root)
+        IWildCamLayout(locations=(287, 290)).find(root).check_faults(0.01)
     for i in (3, 4, 5):
         iwildcam(root, f"test-{i}")[0].unlink()
     why = r"test_subset.csv:5: all 3 images of location 288 are missing; the first is .*test-3.jpg"
     for layout in (IWildCamLayout(), IWildCamLayout(locations=(288,))):
         with pytest.raises(ValueError, match=why):
-            layout.find(root)
+            layout.find(root).check_faults(0.01)
     path = root / "test_subset.csv"
     path.write_text("\n".join(path.read_text().splitlines()[:4]))
     with pytest.raises(ValueError, match=r"test_subset.csv: no row has location 288; found 287"):
-        IWildCamLayout().find(root)
+        IWildCamLayout().find(root).check_faults(0.01)
 
 
 def test_a_class_without_examples_is_an_error(root):
@@ -142,7 +143,7 @@ def test_a_class_without_examples_is_an_error(root):
         ValueError,
         match=r"train_subset.csv: each class needs examples to train on; found none of giraffes among 12",
     ):
-        IWildCamLayout().find(root)
+        IWildCamLayout().find(root).check_faults(0.01)
 
 
 def test_masks_of_another_shape_and_missing_images_are_named_with_their_row(root, tmp_path, capsys):
@@ -159,3 +160,63 @@ def test_masks_of_another_shape_and_missing_images_are_named_with_their_row(root
     main(["check", *arguments, "--tolerance", "0.1"])
     main(["check", *arguments, "--locations", "287", "288", "--time", "day"])
     assert "found 2 test" in capsys.readouterr().out
+
+
+def test_no_mask_at_all_is_an_error_that_tells_where_masks_are(root, tmp_path):
+    (root / "instance_masks").rename(root / "deep")
+    (root / "instance_masks").mkdir()
+    (root / "deep").rename(root / "instance_masks/unzipped")
+    why = (
+        r"none of the 19 images of animals has a mask {image_id}.png in .*instance_masks; "
+        r".*instance_masks holds 19 files \(.png\), such as unzipped/test-1.png: name .* by --masks"
+    )
+    with pytest.raises(SystemExit, match=why):
+        main(["check", "iwildcam", "--root", str(root), "--sheet", str(tmp_path / "sheet.png")])
+    with pytest.raises(SystemExit, match=why):
+        main(["prepare", "iwildcam", "--root", str(root), "--data-dir", str(tmp_path), "--size", "16"])
+    IWildCamLayout(masks=root / "instance_masks/unzipped").find(root).check_faults(0)
+
+
+def test_few_masks_are_a_warning_with_numbers(root):
+    masks = sorted((root / "instance_masks").iterdir())
+    for path in masks[:9]:
+        path.unlink()
+    assert not [note for note in IWildCamLayout().find(root).notes if "warning" in note]
+    masks[9].unlink()
+    (warning,) = (note for note in IWildCamLayout().find(root).notes if "warning" in note)
+    assert warning.startswith("warning: only 9 of the 19 images of animals have a mask in ")
+
+
+def test_images_and_masks_may_be_where_archives_put_them(root):
+    as_described = IWildCamLayout().find(root)
+    for name in ("train", "instance_masks"):
+        (root / name).rename(root / "moved")
+        (root / name).mkdir()
+        (root / "moved").rename(root / name / name)
+    unpacked = IWildCamLayout().find(root)
+    unpacked.check_faults(0)
+    for split, examples in as_described.splits.items():
+        for paths, other in zip(examples, unpacked.splits[split], strict=True):
+            assert other.image == paths.image.replace("/train/", "/train/train/")
+            assert other.mask == (paths.mask and paths.mask.replace("_masks/", "_masks/instance_masks/"))
+
+
+def test_names_may_have_their_folders_prefix_or_backslashes(root):
+    path = root / "test_subset.csv"
+    path.write_text(
+        path.read_text().replace(",test-1.jpg", ",train/test-1.jpg").replace(",test-2", ",train\\test-2")
+    )
+    assert [Path(paths.image).name for paths in IWildCamLayout().find(root).splits["test"]] == [
+        f"test-{i}.jpg" for i in range(6)
+    ]
+
+
+def test_an_image_of_a_later_split_is_left_out_of_earlier_ones(root):
+    train, test = (iwildcam(root, name)[0] for name in ("train-4", "test-1"))
+    train.write_bytes(test.read_bytes())
+    inventory = IWildCamLayout().find(root)
+    assert [str(fault) for fault in inventory.faults] == [
+        f"{train} ({root}/train_subset.csv:6) is in the split test, too"
+    ]
+    assert "train-4" not in [paths.id for paths in inventory.splits["train"]]
+    assert "test-1" in [paths.id for paths in inventory.splits["test"]]

@@ -111,16 +111,18 @@ def test_errors_in_tables_name_row_and_column(root):
         EVERYTHING.find(root)
     text = (root / "kept.csv").read_text()
     row = text.splitlines()[1]
+    for changed, why in (
+        (row.replace(",0,0,0,", ",7,0,0,"), r"have one of 0 \(landbird\), 1 .* as y, found 7"),
+        (row.replace(",0,0,0,", ",0,3,0,"), r"have one of 0 \(train\).* as split, found 3"),
+        (row.replace(",0,0,0,", ",0,0,-1,"), "have one of 0 .* as place, found -1"),
+        (row.replace(",0,0,0,", ",land,0,0,"), "have an integer as y, found 'land'"),
+        (row.split(",0,0,0,")[0] + ",0", "is empty in the columns split, place"),
+    ):
+        (root / "metadata.csv").write_text(text.replace(row, changed))
+        with pytest.raises(ValueError, match=f"each (must )?{why}: .*metadata.csv:2"):
+            EVERYTHING.find(root).check_faults(0.01)
     for changed, message in (
         (text.replace("img_filename,y,", "name,label,"), "lacks the columns img_filename, y; found img_id"),
-        (
-            text.replace(row, row.replace(",0,0,0,", ",7,0,0,")),
-            r":2: y must be one of 0 \(landbird\), 1 .* 7",
-        ),
-        (text.replace(row, row.replace(",0,0,0,", ",0,3,0,")), r":2: split must be one of 0 \(train\).* 3"),
-        (text.replace(row, row.replace(",0,0,0,", ",0,0,-1,")), r":2: place must be one of 0 .* found -1"),
-        (text.replace(row, row.replace(",0,0,0,", ",land,0,0,")), ":2: y must be an integer, found 'land'"),
-        (text.replace(row, row.split(",0,0,0,")[0] + ",0"), ":2 is empty in the columns split, place"),
         (text.splitlines()[0], "has a header but no rows"),
         ("", "lacks the columns img_filename, .*; found none"),
     ):
@@ -143,7 +145,11 @@ def test_missing_images_and_masks_are_named_with_their_row(root, tmp_path):
     with pytest.raises(
         ValueError, match=r"none of the images in .*metadata.csv has its mask .* obtained separately"
     ):
-        EVERYTHING.find(root)
+        EVERYTHING.find(root).check_faults(0.01)
+    for path in root.glob("*/*.jpg"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"none of the images in .* exists: .* holds 0 files \(.jpg, .png\)"):
+        EVERYTHING.find(root).check_faults(0.01)
 
 
 def test_a_class_without_examples_is_an_error(root):
@@ -152,7 +158,7 @@ def test_a_class_without_examples_is_an_error(root):
         ValueError,
         match=r"metadata.csv: each class needs examples to train on; found none of waterbird among \d",
     ):
-        WaterbirdsLayout().find(root)
+        WaterbirdsLayout().find(root).check_faults(0.01)
 
 
 def test_unusable_files_are_named_with_their_row(root, tmp_path):
@@ -213,3 +219,28 @@ def test_check_prints_what_the_folder_holds_and_draws_it(root, tmp_path, capsys)
     np.testing.assert_array_equal(first[:, 0], expected)
     np.testing.assert_array_equal(first[:, 1], expected * keep)
     np.testing.assert_array_equal(first[:, 2], np.broadcast_to(np.uint8(255) * keep, (16, 16, 3)))
+
+
+def test_repeated_lines_and_names_of_other_systems(root):
+    path = root / "metadata.csv"
+    header, *lines = path.read_text().splitlines()
+    lines[1] = lines[1].replace(f"{WREN}/", f"{WREN}\\")
+    lines[2] = lines[2].replace(f"{WREN}/", f"waterbirds_v1.0/{WREN}/")
+    path.write_text("\r\n".join([header, *lines, lines[0], ""]), encoding="utf-16")
+    inventory = EVERYTHING.find(root)
+    assert [len(examples) for examples in inventory.splits.values()] == [18, 4, 4]
+    assert len({paths.id for paths in inventory.splits["train"]}) == 18
+    (fault,) = inventory.faults
+    assert str(fault) == f"{waterbirds(root, WREN, 0)[0]} ({path}:28) has the same name as another image"
+
+
+def test_an_image_in_training_and_test_is_held_out(root):
+    path = root / "metadata.csv"
+    lines = path.read_text().splitlines()
+    again = lines[1].replace(",0,0,0,", ",0,2,0,")
+    path.write_text("\n".join([*lines, again]))
+    inventory = EVERYTHING.find(root)
+    assert [str(fault) for fault in inventory.faults] == [
+        f"{waterbirds(root, WREN, 0)[0]} ({path}:2) is in the split test, too"
+    ]
+    assert [len(examples) for examples in inventory.splits.values()] == [17, 4, 5]

@@ -165,6 +165,8 @@ def test_dropout_draws_with_the_key_and_its_gradient_has_the_same_draw(engine):
     assert np.array_equal(run(jax.random.key(0))[0], dropped)
     assert np.mean((run(jax.random.key(1))[0] == 0) == (dropped == 0)) < 0.7  # 0.625 for independent draws
     np.testing.assert_array_equal(network.predict(network.params, images), images)
+    several = jax.vmap(network.predict, (None, 0))(network.params, images[:, None])  # as prompts are mapped
+    np.testing.assert_array_equal(several, images[:, None])
 
 
 def test_modules_that_do_not_fit_are_refused():

@@ -32,9 +32,7 @@ def test_all_of_it_is_small():
 
 def test_torch_diffusers_generates_the_same_images(truth):
     pipe, params = gap_jax.load_pipeline("small")
-    theirs = diffusers.StableDiffusionControlNetPipeline.from_pretrained(
-        shipped("small"), torch_dtype=torch.float32
-    )
+    theirs = diffusers.StableDiffusionControlNetPipeline.from_pretrained(shipped("small"))
     theirs.set_progress_bar_config(disable=True)
     captions = [rooms.caption(style) for style in STYLES]
     size = pipe.unet.sample_size
@@ -88,7 +86,9 @@ def test_a_room_alone_is_a_usual_one():
     truth = rooms.render(rooms.SPLITS["test"], range(16), [rooms.Style()] * 16)
     batch = truth.as_batch()
     pipe, params = gap_jax.load_pipeline("small")
-    images = generate_images(pipe, params, ["a room"] * 16, batch, controlnet(rooms.condition), Sampling(5, 1.5))
+    images = generate_images(
+        pipe, params, ["a room"] * 16, batch, controlnet(rooms.condition), Sampling(5, 1.5)
+    )
     accuracy = zero_shot_accuracy(
         *gap_jax.load_clip("small"), images, truth.styles, rooms.AXES, rooms.caption
     )

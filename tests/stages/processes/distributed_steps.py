@@ -20,7 +20,8 @@ from gap_jax.models.network import Network
 from gap_jax.stages.band import Band
 from gap_jax.stages.generate import generate, plan
 from gap_jax.stages.objective import adversarial
-from gap_jax.stages.prompt_optimizer import adamw, prompt_optimizer
+from gap_jax.stages.optimizers import adamw
+from gap_jax.stages.prompt_optimizer import prompt_optimizer
 from gap_jax.tasks import depth
 from tests import toy_prompts
 

@@ -23,7 +23,7 @@ import pytest
 
 from gap_jax.checkpoint import Checkpoints
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 class State(NamedTuple):
@@ -187,7 +187,7 @@ KILLED_AT = {"os.rename": (os, "rename"), "os.fsync": (os, "fsync"), "shutil.rmt
 SAVING = """
 import sys, itertools
 sys.path.insert(0, {root!r})
-from tests.test_checkpoint import Checkpoints, state
+from tests.checkpoints.test_checkpoint import Checkpoints, state
 checkpoints = Checkpoints({folder!r}, {{}}, keep=2)
 for step in itertools.count(1):
     checkpoints.save(step, state(step, 400))
@@ -301,7 +301,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", 2)
 jax.distributed.initialize("localhost:{port}", 2, int(sys.argv[1]))
 sys.path.insert(0, {root!r})
-from tests.test_checkpoint import Checkpoints, assert_same_shards, state_of_all_devices
+from tests.checkpoints.test_checkpoint import Checkpoints, assert_same_shards, state_of_all_devices
 
 checkpoints = Checkpoints({folder!r}, {{}})
 assert len(jax.devices()) == 4

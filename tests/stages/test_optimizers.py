@@ -6,7 +6,7 @@ import optax
 import pytest
 import torch
 
-from gap_jax.stages.amsgrad import amsgrad
+from gap_jax.stages.optimizers import amsgrad
 
 STEPS, RATE, DECAY = 300, 1e-2, 1e-3
 DRAWS = np.random.default_rng(0).standard_normal((STEPS, 5)).astype(np.float32)

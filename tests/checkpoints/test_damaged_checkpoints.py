@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gap_jax.checkpoint import Checkpoints
-from tests.test_checkpoint import assert_identical, damage, names, state
+from tests.checkpoints.test_checkpoint import assert_identical, damage, names, state
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"  # Orbax's, harmless
