@@ -1,4 +1,4 @@
-"""The paper's target domains of depth: images in fog and under defocus blur, two of the Common Corruptions."""
+"""The paper's target domains of depth: images in fog and under defocus blur, two Common Corruptions."""
 
 from collections.abc import Iterable
 

@@ -35,7 +35,7 @@ VALIDATION = {
     "faded blue": rooms.Style("blue", camera="faded"),
     "grainy red": rooms.Style("red", camera="grainy"),
 }
-ORACLE = {"camera": ("blurry", "faded", "grainy", "pixelated")}
+ORACLE = {**rooms.NARROW, "camera": ("blurry", "faded", "grainy", "pixelated")}
 WRITTEN = (
     "a foggy room",
     "a dark room",
@@ -56,7 +56,7 @@ def build(config: SmallRooms, held_out: int) -> World:
     shown = _plain_rooms(validation, range(FIRST_TARGET, FIRST_TARGET + config.target_images))
     return World(
         title="Depth in the small world",
-        summary="A depth U-Net trained on sharp pictures of grey and beige rooms meets fog, blur and the dark.",
+        summary="A depth U-Net trained on sharp pictures of grey and beige rooms meets fog and blur.",
         generator=load_generator("small", "small"),
         models=Models(
             model=_network("small"),
@@ -72,7 +72,7 @@ def build(config: SmallRooms, held_out: int) -> World:
             },
             test=tested,
             domains={
-                **{name: tested | {"image": image} for name, image in corrupted(tested["image"]).items()},
+                **{name: {**tested, "image": image} for name, image in corrupted(tested["image"]).items()},
                 **_styled_rooms(test, held_out, DOMAINS),
                 **{name: _plain_rooms(test, range(held_out), plan) for name, plan in PLANS.items()},
             },
@@ -94,7 +94,7 @@ def _plain_rooms(seed: int, numbers: range, plan: rooms.Plan = "room") -> HostBa
 
 def _oracle(seed: int, count: int) -> Source:
     """Return true renders of the original rooms, as cameras other than the sharp one show them."""
-    styles = [rooms.draw_style(seed, i, rooms.NARROW | ORACLE) for i in range(count)]
+    styles = [rooms.draw_style(seed, i, ORACLE) for i in range(count)]
     return unstack(rooms.render(seed, range(count), styles).as_batch())
 
 

@@ -131,10 +131,10 @@ def _scene(random: np.random.Generator, plan: Plan) -> _Scene:
     extent = radius[:, None] * np.where(kind == 2, random.uniform(0.7, 1.3, (3, MAX_OBJECTS)), 1).T
     depth = random.uniform(1.6, back - 0.4, MAX_OBJECTS)
     reach = np.minimum(width - 0.3, 1.2 * depth)
-    across = np.clip(random.uniform(-1, 1, MAX_OBJECTS) * reach, 0.2 - width, width - 0.2)
+    aside = np.clip(random.uniform(-1, 1, MAX_OBJECTS) * reach, 0.2 - width, width - 0.2)
     standing = half_extent[1] - extent[:, 1]
     height = np.where(random.random(MAX_OBJECTS) < 0.75, standing, random.uniform(-0.5, 0.3, MAX_OBJECTS))
-    centre = np.stack([across, height, camera[2] + depth], 1)
+    centre = np.stack([aside, height, camera[2] + depth], 1)
     yaw = random.uniform(0, np.pi / 2, MAX_OBJECTS)
     wall = random.integers(0, 3) if random.random() < 0.4 else -1
     length = half_extent[0] if wall == 1 else half_extent[2]
