@@ -11,6 +11,7 @@ import json
 import os
 import re
 import tempfile
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ FILES = (
     "added_tokens.json",
 )
 
+_IMPORTING = threading.Lock()  # two threads of a loader that import transformers at once break its lazy import
+
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
@@ -40,7 +43,8 @@ class Tokenizer:
     @functools.cached_property
     def _clip(self):
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # else it warns if torch is missing
-        from transformers import CLIPTokenizer
+        with _IMPORTING:
+            from transformers import CLIPTokenizer
 
         with tempfile.TemporaryDirectory() as folder:
             self.save(folder)
