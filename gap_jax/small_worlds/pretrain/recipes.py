@@ -38,9 +38,9 @@ class Recipe:
     # the diffusion model: the UNet and, for rooms, the ControlNet
     diffusion: TrainingPart = TrainingPart(3600, 32, 3e-3, "muon")
     # the diffusion model again, from the weights that `diffusion` ended with
-    refine: TrainingPart = TrainingPart(3600, 32, 1.5e-3, "muon")
+    refine: TrainingPart = TrainingPart(900, 32, 1.5e-3, "muon")
     # the diffusion model once more, from the weights that `refine` ended with
-    polish: TrainingPart = TrainingPart(1800, 32, 1e-3, "muon")
+    polish: TrainingPart = TrainingPart(300, 32, 1e-3, "muon")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +49,16 @@ class RoomsRecipe(Recipe):
 
     world: Literal["rooms", "wildlife"] = "rooms"  # the world, which decides all other defaults
     work: Path = Path("runs/pretrain")  # folder of everything that is written
+    # the autoencoder's decoder; its encoder is a PCA of patches
+    vae: TrainingPart = TrainingPart(2000, 32, 6e-4)
+    # CLIP's text and vision models
+    clip: TrainingPart = TrainingPart(3000, 64, 1.5e-3)
+    # the diffusion model: the UNet and the ControlNet
+    diffusion: TrainingPart = TrainingPart(4000, 32, 3e-3, "muon")
+    # the diffusion model again, from the weights that `diffusion` ended with
+    refine: TrainingPart = TrainingPart(4000, 32, 1.5e-3, "muon")
+    # the diffusion model once more, from the weights that `refine` ended with
+    polish: TrainingPart = TrainingPart(700, 32, 1e-3, "muon")
     # the depth model `f`, trained on rooms of a narrow style
     depth: TrainingPart = TrainingPart(500, 32, 3e-3, "muon")
     # the depth model trained on rooms of all styles
@@ -61,10 +71,6 @@ class WildlifeRecipe(Recipe):
 
     world: Literal["rooms", "wildlife"] = "wildlife"  # the world, which decides all other defaults
     work: Path = Path("runs/pretrain-wildlife")  # folder of everything that is written
-    # the diffusion model again, from the weights that `diffusion` ended with
-    refine: TrainingPart = TrainingPart(900, 32, 1.5e-3, "muon")
-    # the diffusion model once more, from the weights that `refine` ended with
-    polish: TrainingPart = TrainingPart(300, 32, 1e-3, "muon")
     # a classifier of all animals, from which `waterbirds` starts
     animals: TrainingPart = TrainingPart(900, 32, 3e-3, "muon")
     # the classifier of the experiment Waterbirds
