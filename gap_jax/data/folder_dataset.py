@@ -86,7 +86,7 @@ class FolderDataset(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     def _generate_examples(
         self, split: str, examples: list[Any], root: Path, total: int, faults: list[Fault]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield a split's examples by id, and add their faults to those of earlier splits, of `total` in all."""
+        """Yield a split's examples by id; their faults are added to those of earlier splits."""
         tolerance, earlier = self.builder_config.tolerance, len(faults)
 
         def convert(paths: Any) -> Fault | dict[str, Any]:

@@ -27,15 +27,22 @@ class ClassFolders(SplitFolder):
         Unknown classes, and classes without examples to train on, are problems. Raises the errors of
         `find_splits` and of `Layout.find`.
         """
-        train = self.image_folder(split_folders(root)["train"])
-        if not (classes := self.classes or tuple(list_folders(train))):
-            raise ValueError(f"{train} must hold a folder for each class, found none")
+        classes = self.class_names(root)
         layout = dataclasses.replace(self, classes=classes)
         groups = Groups(lambda paths: paths.label, lambda paths: classes[paths.label])
         return find_splits(self, root, layout.find_folder, groups)
 
+    def class_names(self, root: Path) -> tuple[str, ...]:
+        """Return the names of the classes; raise ValueError for a data set without a folder of a class."""
+        if self.classes:
+            return self.classes
+        images = self.image_folder(split_folders(root)["train"])
+        if not (folders := list_folders(images)):
+            raise ValueError(f"{images} must hold a folder for each class, found none")
+        return tuple(folders)
+
     def image_folder(self, root: Path) -> Path:
-        """Return the folder that holds those of the classes; raise FileNotFoundError if something is missing."""
+        """Return the folder that holds those of the classes; raise FileNotFoundError if it is missing."""
         raise NotImplementedError
 
     def find_folder(self, root: Path, split: str = "train") -> Inventory:

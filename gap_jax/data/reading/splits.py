@@ -58,7 +58,7 @@ def split_folders(root: Path) -> dict[str, Path]:
     }
     if found and "train" not in found:
         raise FileNotFoundError(
-            f"{root / 'train'} is missing, but {', '.join(str(folder) for folder in found.values())} is there: "
+            f"{root / 'train'} is missing, but {', '.join(map(str, found.values()))} is there: "
             "add it, or put all images into one folder, and they are divided by chance"
         )
     return found or {"train": root}
@@ -71,16 +71,21 @@ class Groups(NamedTuple):
     name: Callable[[Any], str] = lambda paths: "the folder"
 
 
+NO_GROUPS = Groups()
+
+
 def find_splits(
-    settings: SplitFolder, root: Path, find: Callable[[Path, str], Inventory], groups: Groups = Groups()
+    settings: SplitFolder, root: Path, find: Callable[[Path, str], Inventory], groups: Groups = NO_GROUPS
 ) -> Inventory:
-    """List the examples of all splits of a data set.
+    """List the examples of all splits of a data set; if all of them are for the test, in the split `test`.
 
     `find(folder, split)` lists the examples of one folder, in the split of this name. An image that is in
     several splits is left in the last of them only. A group that is too small for the draw is a problem of
     the inventory. Raises ValueError for a file of splits that cannot be read.
     """
     folders = split_folders(root)
+    if settings.test == 1:
+        folders = {"test": folders.get("test", root)}
     found = {split: find(folder, split) for split, folder in folders.items()}
     splits = {split: inventory.splits[split] for split, inventory in found.items()}
     notes, faults, problems = (
@@ -96,9 +101,11 @@ def find_splits(
             drawn, unknown = _divide(settings, root, splits["train"], shares, groups)
             splits, faults = splits | drawn, faults + unknown
             counts = ", ".join(f"{len(drawn[split])} for {split}" for split in shares)
-            notes.append(f"divided {f'as {settings.splits} says' if settings.splits else 'by chance'}: {counts}")
+            notes.append(
+                f"divided {f'as {settings.splits} says' if settings.splits else 'by chance'}: {counts}"
+            )
     kept, repeated = hold_out({split: splits[split] for split in SPLITS if splits.get(split)})
-    return Inventory(kept, faults + repeated, notes, found["train"].classes, tuple(problems))
+    return Inventory(kept, faults + repeated, notes, next(iter(found.values())).classes, tuple(problems))
 
 
 def _too_small(examples: Sequence[Any], shares: Mapping[str, float], groups: Groups) -> str:
@@ -109,8 +116,8 @@ def _too_small(examples: Sequence[Any], shares: Mapping[str, float], groups: Gro
     if not small:
         return ""
     return (
-        f"too few examples to draw {' and '.join(shares)}: {abbreviate(small)}, but {need} or more are needed; "
-        f"add images, or make the folders {', '.join(SPLITS)} yourself"
+        f"too few examples to draw {' and '.join(shares)}: {abbreviate(small)}, but {need} or more are "
+        f"needed; add images, or make the folders {', '.join(SPLITS)} yourself"
     )
 
 

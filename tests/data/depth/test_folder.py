@@ -139,9 +139,7 @@ def test_metadata_names_the_files_of_an_example(root):
     save(root / "mask.png", draw(0).mask)
     lines[1] |= {"mask_file_name": "mask.png"}
     (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    assert [str(fault) for fault in undivided().find(root).faults] == [
-        f"{root / 'rgb/a.png'} has no mask"
-    ]
+    assert [str(fault) for fault in undivided().find(root).faults] == [f"{root / 'rgb/a.png'} has no mask"]
     (root / "metadata.jsonl").write_text('{"file_name": "rgb/a.png"}')
     with pytest.raises(ValueError, match=r"no image has its depth"):
         undivided().find(root).check_faults(0.01)

@@ -58,11 +58,9 @@ def test_a_split_that_was_written_is_used_again_and_images_without_one_are_named
     assert ids(again) == ids(first) and not again.faults
     add(root, "dog", 90)
     (fault,) = MaskedFolderLayout(splits=file).find(root).faults
-    assert str(fault) == (
-        f"{root / 'images/dog/90.png'} has no split of train, validation, test in {file}"
-    )
+    assert str(fault) == (f"{root / 'images/dog/90.png'} has no split of train, validation, test in {file}")
     file.write_text("name,split\n")
-    with pytest.raises(ValueError, match="splits.csv lacks the columns file"):
+    with pytest.raises(ValueError, match=r"splits.csv lacks the columns file"):
         MaskedFolderLayout(splits=file).find(root)
 
 
@@ -83,14 +81,11 @@ def test_folders_of_splits_are_taken_and_what_they_lack_is_drawn(tmp_path):
 
 
 def test_an_image_in_two_splits_is_left_in_the_last(root):
-    for split in ("train", "test"):
-        for folder in ("images", "masks"):
-            (root.parent / "split" / split).mkdir(parents=True, exist_ok=True)
-    (root).rename(root.parent / "split" / "train" / "all")
-    (root.parent / "split/train/all/images").rename(root.parent / "split/train/images")
-    (root.parent / "split/train/all/masks").rename(root.parent / "split/train/masks")
-    add(root.parent / "split/test", "cat", 0)
-    found = MaskedFolderLayout().find(root.parent / "split")
+    split = root.parent / "split"
+    split.mkdir()
+    root.rename(split / "train")
+    add(split / "test", "cat", 0)
+    found = MaskedFolderLayout().find(split)
     assert [re.sub(".*/split/", "", str(fault)) for fault in found.faults] == [
         "train/images/cat/00.png is in the split test, too"
     ]
@@ -105,7 +100,9 @@ def test_groups_that_are_too_small_for_a_draw_are_named(root, tmp_path):
         MaskedFolderLayout().find(root).check_faults(0)
     MaskedFolderLayout(validation=0).find(root).check_faults(0)
     for share in ({"validation": 1.5}, {"validation": 0.6, "test": 0.5}):
-        with pytest.raises(ValueError, match=r"validation (must be between 0 and 1|and test must be at most)"):
+        with pytest.raises(
+            ValueError, match=r"validation (must be between 0 and 1|and test must be at most)"
+        ):
             MaskedFolderLayout(**share)
 
 
@@ -132,7 +129,9 @@ def test_images_without_masks_keep_nothing(root, tmp_path):
     sizes = {split: Prepared(tmp_path / "data", split, fields=("keep",)) for split in ("train", "test")}
     assert {split: len(source) for split, source in sizes.items()} == {"train": 24, "test": 3}
     assert not sizes["test"][0]["keep"].any()
-    with pytest.raises(FileNotFoundError, match="nowhere is missing: it must hold a folder of images for each"):
+    with pytest.raises(
+        FileNotFoundError, match="nowhere is missing: it must hold a folder of images for each"
+    ):
         WholeFolderLayout().find(root / "nowhere")
     with pytest.raises(ValueError, match="cat must hold a folder for each class, found none"):
         WholeFolderLayout().find(root / "images/cat")
