@@ -142,8 +142,6 @@ def test_a_split_is_drawn_once_and_used_again(folder, tmp_path):
     drawn = files(config)
     assert len(drawn["train"]) == 24 and len(drawn["test"]) == 3
     assert files(dataclasses.replace(config, split_seed=1, pixels=8)) == drawn
-    (work / "data" / "splits.csv").unlink()
-    assert files(dataclasses.replace(config, split_seed=1, pixels=8)) == drawn  # it is prepared already
 
 
 def remove(root, name):

@@ -136,7 +136,8 @@ def _divide(
         if chosen.get(name) in divided:
             divided[chosen[name]].append(paths)
         else:
-            faults.append(Fault(paths.image, f"has no split of {', '.join(divided)} in {settings.splits}"))
+            reason = f"has no split of {', '.join(divided)} in {settings.splits}"
+            faults.append(Fault(paths.image, f"{reason}: add a line, or delete that file to draw anew"))
     return divided, faults
 
 

@@ -56,7 +56,9 @@ def build(config: DepthFiles, held_out: int) -> World:
     precomputed = _check_precomputed(config.corrupted, test)
     clean, tested = as_batch(validation), as_batch(test)
     original = Prepared(config.data, "train")
-    domains, targets = shifts(config.domains, config.targets, clean, tested, held_out)
+    domains, targets = shifts(
+        config.domains, config.targets, clean, tested, held_out, len(original[0]["image"])
+    )
     generator = load_generator(
         config.pipeline,
         config.clip,
@@ -111,6 +113,7 @@ def shifts(
     clean: HostBatch,
     tested: HostBatch,
     held_out: int,
+    size: int,
     texts: Mapping[str, str] = TARGET_TEXTS,
 ) -> tuple[dict[str, HostBatch], dict[str, TargetDomain]]:
     """Return further test sets and the target domains, both by name.
@@ -120,6 +123,7 @@ def shifts(
       are then not tested. Without any, they are images of `clean` in fog and under blur, and `texts`.
     - `clean`, `tested`: the validation set and the test set. `tested` in fog and under blur is a further test
       set if these are targets.
+    - `size`: the side of a target's images, in pixels.
     """
     fields = tuple(tested)
     corruptions = [name for name in CORRUPTED_TARGETS if name in given or not given]
@@ -138,7 +142,7 @@ def shifts(
     return domains, {
         name: TargetDomain(images=target_images[Path(value)])
         if Path(value) in target_images
-        else read_target(value, clean["image"].shape[1])
+        else read_target(value, size)
         for name, value in given.items()
     }
 

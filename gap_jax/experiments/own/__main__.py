@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from gap_jax.closed_loop.command import Experiment, execute, parse
 from gap_jax.errors import one_line_errors
 from gap_jax.experiments.own.kinds import KINDS, kind_of, presets
-from gap_jax.experiments.own.settings import OwnDepth, OwnMasked
+from gap_jax.experiments.own.settings import OwnDepth, OwnFolder, OwnMasked
 
 if TYPE_CHECKING:
     from gap_jax.closed_loop.world import World
@@ -28,12 +28,12 @@ def experiment(args: Sequence[str]) -> Experiment:
     Raises ValueError for a folder of no known kind.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--data", type=Path, default=Path())
+    first.add_argument("--data", type=Path, default=OwnFolder.data)
     first.add_argument("--preset", choices=KINDS)
     first.add_argument("--targets", nargs="*", default=[])
     first.add_argument("--work", type=Path, default=Path("runs", "own"))
     given, _ = first.parse_known_args(args)
-    kind = given.preset or (kind_of(given.data) if "--data" in args and given.data.is_dir() else "masks")
+    kind = given.preset or (kind_of(given.data) if given.data.is_dir() else "masks")
 
     def build_world(config: OwnDepth | OwnMasked, held_out: int) -> "World":
         return config.build_world(given.work, held_out)

@@ -40,7 +40,9 @@ def build_classes(config: OwnMasked, work: Path, held_out: int) -> World:
     data, domains = prepare(config, dataclasses.replace(layout, classes=classes), dataset, work)
     ready = dataclasses.replace(config, data=data)
     validation, test = (worlds.held_out_set(ready, split, held_out) for split in ("validation", "test"))
-    tested, targets = files.shifts(domains, _targets(config, domains), validation, test, held_out, SHIFTS)
+    tested, targets = files.shifts(
+        domains, _targets(config, domains), validation, test, held_out, config.pixels, SHIFTS
+    )
     parts = worlds.parts_from_files(
         ready, title="", field="group", validation=validation, test=test, prompts=FixedPrompts()
     )

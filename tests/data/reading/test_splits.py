@@ -58,7 +58,9 @@ def test_a_split_that_was_written_is_used_again_and_images_without_one_are_named
     assert ids(again) == ids(first) and not again.faults
     add(root, "dog", 90)
     (fault,) = MaskedFolderLayout(splits=file).find(root).faults
-    assert str(fault) == (f"{root / 'images/dog/90.png'} has no split of train, validation, test in {file}")
+    assert str(fault).startswith(
+        f"{root / 'images/dog/90.png'} has no split of train, validation, test in {file}: add a line"
+    )
     file.write_text("name,split\n")
     with pytest.raises(ValueError, match=r"splits.csv lacks the columns file"):
         MaskedFolderLayout(splits=file).find(root)
