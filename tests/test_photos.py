@@ -86,7 +86,7 @@ def pair(tmp_path):
     visible = np.isfinite(disparity)  # infinite where only one camera sees a point
     depth = np.where(visible, FOCAL * BASELINE / (disparity + OFFSET), np.nan).astype(np.float32)
     np.save(root / "depth" / "motorcycle.npy", depth)
-    DepthFolder.prepared(DepthFolderLayout(far=FAR), root, tmp_path / "data", SIDE)
+    DepthFolder.prepared(DepthFolderLayout(far=FAR, validation=0, test=0), root, tmp_path / "data", SIDE)
     return Prepared(tmp_path / "data", "train"), left, right
 
 

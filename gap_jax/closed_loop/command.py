@@ -48,6 +48,7 @@ class Experiment(NamedTuple):
       images in each held-out set. It should import heavy modules itself, so that `--help` is fast.
     - `adversarial_sign(world)`: returns the sign, 1 or -1, of the loss that adversarial prompts minimise. A
       threshold of early stopping must have it, too. None: it is known only after the first update.
+    - `prefix`: the first part of the names of the world's options, as in `--world.data`; "": they have none.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Experiment(NamedTuple):
     presets: Mapping[str, Preset]
     build_world: Callable[[Any, int], "World"]
     adversarial_sign: Callable[[Any], int] | None = None
+    prefix: str = "world"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,7 @@ def parse(experiment: Experiment, args: Sequence[str]) -> Options:
     spec = sys.modules["__main__"].__spec__
     program = f"python -m {spec.parent}" if spec else None
     values: Any = tyro.cli(command, prog=program, description=experiment.description, args=args)
-    check_ranges(values.world, "world")
+    check_ranges(values.world, experiment.prefix)
     _check_threshold(experiment, values.settings.optimizing.threshold, values.world)
     return Options(
         stage=values.stage,
@@ -146,7 +148,11 @@ def _command(experiment: Experiment, settings: Settings, world: Any) -> type:
         ),
         ("quick", option(bool, "run a short version with three arms, to see that everything works"), False),
         ("settings", Annotated[Settings, tyro.conf.arg(name="")], settings),
-        ("world", tyro.conf.AvoidSubcommands[any_world], world),  # type: ignore[misc]
+        (
+            "world",
+            tyro.conf.AvoidSubcommands[Annotated[any_world, tyro.conf.arg(name=experiment.prefix)]],  # type: ignore[misc]
+            world,
+        ),
     ]
     return dataclasses.make_dataclass(
         "Command",

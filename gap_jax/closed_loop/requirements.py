@@ -76,7 +76,7 @@ def _check_targets(name: str, arm: Arm, config: Optimizing, world: World) -> Non
         found = ", ".join(f"{other} ({target.form})" for other, target in world.targets.items()) or "none"
         raise ValueError(
             f"the arm {name} needs a target domain given {need}; found {found}: give one with "
-            "--world.targets or in `World.targets`, or leave the arm out"
+            "the option `targets` or in `World.targets`, or leave the arm out"
         )
     weights = weights_of(arm, config)
     for term in filter(weights.get, ("guidance", "text guidance")):

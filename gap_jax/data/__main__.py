@@ -13,7 +13,7 @@ from gap_jax.data.depth.omnidata import OmnidataLayout
 from gap_jax.data.depth.taskonomy import TaskonomyLayout
 from gap_jax.data.inventory import describe_faults
 from gap_jax.data.masked.boxes import write_masks
-from gap_jax.data.masked.folder import MaskedFolderLayout
+from gap_jax.data.masked.folder import MaskedFolderLayout, WholeFolderLayout
 from gap_jax.data.masked.iwildcam import IWildCamLayout
 from gap_jax.data.masked.waterbirds import WaterbirdsLayout
 from gap_jax.errors import one_line_errors
@@ -25,6 +25,7 @@ LayoutChoice = (
     | Annotated[WaterbirdsLayout, tyro.conf.subcommand("waterbirds")]
     | Annotated[IWildCamLayout, tyro.conf.subcommand("iwildcam")]
     | Annotated[MaskedFolderLayout, tyro.conf.subcommand("masked-folder")]
+    | Annotated[WholeFolderLayout, tyro.conf.subcommand("class-folder")]
 )
 _DEPTH_LAYOUTS = (TaskonomyLayout, OmnidataLayout, DepthFolderLayout)
 
@@ -69,7 +70,7 @@ def run_prepare(
     """
     from gap_jax.data.depth.dataset import DepthFolder, Omnidata, Taskonomy
     from gap_jax.data.folder_dataset import FolderDataset
-    from gap_jax.data.masked.dataset import IWildCam, MaskedFolder, Waterbirds
+    from gap_jax.data.masked.dataset import IWildCam, MaskedFolder, Waterbirds, WholeFolder
 
     builders: dict[type, type[FolderDataset]] = {
         TaskonomyLayout: Taskonomy,
@@ -78,6 +79,7 @@ def run_prepare(
         WaterbirdsLayout: Waterbirds,
         IWildCamLayout: IWildCam,
         MaskedFolderLayout: MaskedFolder,
+        WholeFolderLayout: WholeFolder,
     }
     builder = builders[type(layout)].prepared(layout, root, data_dir, size or layout.size, tolerance)
     print(

@@ -77,15 +77,17 @@ class FolderDataset(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
         inventory.check_faults(config.tolerance)
         self._check(inventory)
         self.info.metadata["left_out"] = [str(fault) for fault in inventory.faults]
+        faults: list[Fault] = []
         return {
-            split: self._generate_examples(split, examples, root)
+            split: self._generate_examples(split, examples, root, inventory.num_examples, faults)
             for split, examples in inventory.splits.items()
         }
 
     def _generate_examples(
-        self, split: str, examples: list[Any], root: Path
+        self, split: str, examples: list[Any], root: Path, total: int, faults: list[Fault]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        tolerance = self.builder_config.tolerance
+        """Yield a split's examples by id; their faults are added to those of earlier splits."""
+        tolerance, earlier = self.builder_config.tolerance, len(faults)
 
         def convert(paths: Any) -> Fault | dict[str, Any]:
             try:
@@ -97,13 +99,12 @@ class FolderDataset(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
         threads = os.cpu_count() or 1
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
         converted = grain.MapDataset.source(examples).map(convert).to_iter_dataset(options)
-        faults = []
         for example in tqdm(converted, total=len(examples), desc=split, unit="image"):
             if isinstance(example, Fault):
                 faults.append(example)
-                check_fault_share(faults, len(examples), tolerance)
+                check_fault_share(faults, total, tolerance)
             else:
                 yield example["id"], example
-        self.info.metadata["left_out"] += [str(fault) for fault in faults]
-        for line in describe_faults(faults):
+        self.info.metadata["left_out"] += [str(fault) for fault in faults[earlier:]]
+        for line in describe_faults(faults[earlier:]):
             tqdm.write(f"{split}: {line}")

@@ -88,6 +88,20 @@ def load_classifier(
     return module, read_params(module, current_names(module, tensors))
 
 
+def label_names(model: str | Path) -> tuple[str, ...]:
+    """Return the names of a classifier's labels in their order, as `id2label` in its `config.json` has them.
+
+    They are none for a file, for `module:factory`, and for a folder that calls them LABEL_0, LABEL_1, …
+    Raises the errors of `load_classifier` for a folder or hub id that cannot be read.
+    """
+    if Path(model).expanduser().is_file() or is_factory(model):
+        return ()
+    config, _ = read_config(Repo(shipped(model, "waterbirds")), "")
+    names = config.get("id2label") or {}
+    found = tuple(str(names.get(str(i))) for i in range(len(names)))
+    return () if found == tuple(f"LABEL_{i}" for i in range(len(names))) else found
+
+
 def save_classifier(module: ResNet | ViT | TorchModule, params: dict, folder: str | Path) -> None:
     """Write a folder that `load_classifier` and transformers read.
 

@@ -72,7 +72,8 @@ def test_it_checks_omnidata_and_folders(tmp_path, capsys):
     np.save(tmp_path / "mine/depth_one.npy", draw(0).depth)
     (tmp_path / "mine/depth").mkdir()
     (tmp_path / "mine/depth_one.npy").rename(tmp_path / "mine/depth/one.npy")
-    run("folder", "--root", tmp_path / "mine", "--sheet", tmp_path / "b.png", "--far", 20_000)
+    sheet = ("--sheet", tmp_path / "b.png")
+    run("folder", "--root", tmp_path / "mine", *sheet, "--far", 20_000, "--validation", 0, "--test", 0)
     assert capsys.readouterr().out.count("found 1 train") == 2
 
 

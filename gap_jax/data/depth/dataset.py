@@ -64,7 +64,7 @@ class Omnidata(DepthDataset):
 
 
 class DepthFolder(DepthDataset):
-    """One's own images in 256 or 384 pixels; one split, `train`."""
+    """One's own images in 256 or 384 pixels; splits `train`, `validation`, `test`."""
 
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\

@@ -11,6 +11,7 @@ from gap_jax.data.depth.read import decode_distance, match_files
 from gap_jax.data.files import IMAGE_SUFFIXES, Fault
 from gap_jax.data.inventory import Inventory, abbreviate
 from gap_jax.data.reading.listing import Listing, list_files
+from gap_jax.data.reading.splits import SplitFolder, find_splits
 from gap_jax.data.reading.text import locate
 
 DEPTH_SUFFIXES = (".png", ".npy")
@@ -18,8 +19,8 @@ MASK_SUFFIXES = (".png",)
 
 
 @dataclasses.dataclass(frozen=True)
-class DepthFolderLayout:
-    """Your own images with depth: a folder with `rgb`, `depth` and optionally `mask`.
+class DepthFolderLayout(SplitFolder):
+    """Your own images with depth: a folder with `rgb`, `depth` and optionally `mask`, or one for each split.
 
     Files with the same name form an example. Images are PNG, JPEG or WebP files; depth is 16-bit PNG or NPY
     files; masks are PNG files, 0 where depth is not valid. If there is a `metadata.jsonl`, its `file_name`,
@@ -32,21 +33,27 @@ class DepthFolderLayout:
     frame: ClassVar = None
     size: ClassVar = 384  # pixels of a side at which images are prepared by default
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.far is not None and not self.far > 0:
             raise ValueError(f"far, the value at which depth is 1, must be positive, found {self.far}")
 
     def find(self, root: Path) -> Inventory:
-        """List the examples, all in the split `train`, with the images' names as ids.
+        """List the examples, with the images' names as ids.
 
-        A folder without an example has that as its problem. Raises the errors of `Layout.find`.
+        A folder without an example has that as its problem. Raises the errors of `find_splits` and of
+        `Layout.find`.
         """
+        return find_splits(self, root, self.find_folder)
+
+    def find_folder(self, root: Path, split: str = "train") -> Inventory:
+        """List the examples of a folder without splits, all in the split of this name."""
         metadata = root / image_folder.METADATA
         files = _find_by_metadata(metadata) if metadata.is_file() else _find_by_name(root)
         examples, unmatched = match_files(files.images, files.depths, files.masks)
         problems = [] if examples else [f"{root}: no image has its depth{_and_mask(files)}; {files.found}"]
         return Inventory(
-            {"train": examples}, [*files.faults, *unmatched], files.notes, problems=tuple(problems)
+            {split: examples}, [*files.faults, *unmatched], files.notes, problems=tuple(problems)
         )
 
     def decode(self, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -30,6 +30,10 @@ class DepthPaths(NamedTuple):
     depth: str
     mask: str | None = None
 
+    def fault(self, path: str, reason: str) -> Fault:
+        """Return a `Fault` that names a file of this example."""
+        return Fault(path, reason)
+
 
 class DepthExample(NamedTuple):
     """An image with depth.

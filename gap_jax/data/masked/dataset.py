@@ -9,7 +9,7 @@ from gap_jax.data.encoding import png
 from gap_jax.data.files import Fault
 from gap_jax.data.folder_dataset import FolderConfig, FolderDataset
 from gap_jax.data.inventory import Inventory, sample_evenly
-from gap_jax.data.masked.folder import MaskedFolderLayout
+from gap_jax.data.masked.folder import MaskedFolderLayout, WholeFolderLayout
 from gap_jax.data.masked.iwildcam import IWildCamLayout
 from gap_jax.data.masked.read import MaskedLayout, MaskedPaths, check_kept_share, read_masked_example
 from gap_jax.data.masked.waterbirds import WaterbirdsLayout
@@ -78,7 +78,7 @@ class IWildCam(MaskedDataset):
 
 
 class MaskedFolder(MaskedDataset):
-    """One's own images in 384 pixels; one split, `train`."""
+    """One's own images with masks in 384 pixels; splits `train`, `validation`, `test`."""
 
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
@@ -86,3 +86,14 @@ class MaskedFolder(MaskedDataset):
     check them with `python -m gap_jax.data check masked-folder`.
     """
     BUILDER_CONFIGS: ClassVar = [FolderConfig(name="384", layout=MaskedFolderLayout(), size=384)]
+
+
+class WholeFolder(MaskedDataset):
+    """One's own images without masks in 384 pixels; splits `train`, `validation`, `test`."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """\
+    The folder must hold {class}/{name}.png. docs/data.md describes it; check it with
+    `python -m gap_jax.data check class-folder`.
+    """
+    BUILDER_CONFIGS: ClassVar = [FolderConfig(name="384", layout=WholeFolderLayout(), size=384)]

@@ -1,7 +1,6 @@
 """Images with a class and a mask of what is kept: checked, read and brought to one size."""
 
-import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
@@ -148,35 +147,6 @@ def keep_existing(candidates: Iterable[MaskedPaths]) -> tuple[list[MaskedPaths],
             examples.append(paths)
         ids.add(paths.id)
     return examples, faults
-
-
-def hold_out(
-    splits: Mapping[str, list[MaskedPaths]],
-) -> tuple[dict[str, list[MaskedPaths]], list[Fault]]:
-    """Leave every image in the last of its splits only, so that no model is tested on images it learnt.
-
-    Images are equal if their files are, whatever their names. Also returns the faults of those left out.
-    """
-    by_size: dict[int, list[tuple[str, MaskedPaths]]] = defaultdict(list)
-    for split, examples in splits.items():
-        for paths in examples:
-            by_size[Path(paths.image).stat().st_size].append((split, paths))
-    last: dict[bytes, str] = {}
-    faults, left_out = [], set()
-    for same_size in by_size.values():
-        if len({split for split, _ in same_size}) == 1:
-            continue
-        for split, paths in reversed(same_size):
-            content = hashlib.sha256(Path(paths.image).read_bytes()).digest()
-            held = last.setdefault(content, split)
-            if held != split:
-                left_out.add((split, paths.id))
-                faults.append(paths.fault(paths.image, f"is in the split {held}, too"))
-    kept = {
-        split: [paths for paths in examples if (split, paths.id) not in left_out]
-        for split, examples in splits.items()
-    }
-    return kept, faults[::-1]
 
 
 def format_counts(split: str, names: Iterable[str]) -> str:

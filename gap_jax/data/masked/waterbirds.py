@@ -14,12 +14,12 @@ from gap_jax.data.inventory import Inventory
 from gap_jax.data.masked.read import (
     MaskedPaths,
     format_counts,
-    hold_out,
     keep_existing,
     missing_classes,
     parse_rows,
 )
 from gap_jax.data.reading.listing import list_files
+from gap_jax.data.reading.splits import hold_out
 from gap_jax.data.reading.text import locate
 from gap_jax.data.table import TableRow, read_rows
 

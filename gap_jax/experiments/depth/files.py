@@ -1,6 +1,6 @@
 """The depth experiment's world from files: prepared data sets, Stable Diffusion, and your own depth model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -52,27 +52,10 @@ def build(config: DepthFiles, held_out: int) -> World:
     validation, test = (Prepared(held_out_data, split).sample(held_out) for split in ("validation", "test"))
     precomputed = _check_precomputed(config.corrupted, test)
     clean, tested = as_batch(validation), as_batch(test)
-    shifts = [name for name in TARGETS if name in config.targets or not config.targets]
-    reserved = {"clean", *shifts} & set(config.domains)
-    if reserved:
-        raise ValueError(
-            f"domains must not be named {', '.join(sorted(reserved))}: another test set has that name"
-        )
     original = Prepared(config.data, "train")
-    domains, target_images = {}, {}
-    for name, folder in config.domains.items():
-        domains[name], target_images[folder] = _split_domain(folder, held_out)
-    for name, images in corrupted(tested["image"], shifts).items():
-        domains[name] = {**tested, "image": images}
-    shown = corrupted(clean["image"][:TARGET_IMAGES])
-    targets = {name: TargetDomain(images=shown[name], text=TARGET_TEXTS[name]) for name in shown}
-    if config.targets:
-        targets = {
-            name: TargetDomain(images=target_images[Path(value)])
-            if Path(value) in target_images
-            else read_target(value, len(original[0]["image"]))
-            for name, value in config.targets.items()
-        }
+    domains, targets = shifts(
+        config.domains, config.targets, clean, tested, held_out, len(original[0]["image"])
+    )
     generator = load_generator(
         config.pipeline,
         config.clip,
@@ -121,10 +104,50 @@ def _network(model: str, size: int | None = None) -> Network:
     )
 
 
-def _split_domain(folder: Path, count: int) -> tuple[HostBatch, np.ndarray]:
+def shifts(
+    folders: Mapping[str, Path],
+    given: Mapping[str, str],
+    clean: HostBatch,
+    tested: HostBatch,
+    held_out: int,
+    size: int,
+    texts: Mapping[str, str] = TARGET_TEXTS,
+) -> tuple[dict[str, HostBatch], dict[str, TargetDomain]]:
+    """Return further test sets and the target domains, both by name.
+
+    - `folders`: prepared data sets to test on, which have at most `held_out` examples tested.
+    - `given`: the target domains as `read_target` takes them, or one of these data sets, some of whose images
+      are then not tested. Without any, they are images of `clean` in fog and under blur, and `texts`.
+    - `clean`, `tested`: the validation set and the test set. `tested` in fog and under blur is a further test
+      set if these are targets.
+    - `size`: the side of a target's images, in pixels.
+    """
+    fields = tuple(tested)
+    corruptions = [name for name in TARGETS if name in given or not given]
+    if reserved := {"clean", *corruptions} & set(folders):
+        raise ValueError(
+            f"domains must not be named {', '.join(sorted(reserved))}: another test set has that name"
+        )
+    domains, target_images = {}, {}
+    for name, folder in folders.items():
+        domains[name], target_images[folder] = _split_domain(folder, held_out, fields)
+    for name, images in corrupted(tested["image"], corruptions).items():
+        domains[name] = {**tested, "image": images}
+    if not given:
+        shown = corrupted(clean["image"][:TARGET_IMAGES], TARGETS)
+        return domains, {name: TargetDomain(images=shown[name], text=texts[name]) for name in shown}
+    return domains, {
+        name: TargetDomain(images=target_images[Path(value)])
+        if Path(value) in target_images
+        else read_target(value, size)
+        for name, value in given.items()
+    }
+
+
+def _split_domain(folder: Path, count: int, fields: tuple[str, ...]) -> tuple[HostBatch, np.ndarray]:
     """Return examples of a data set to test on, and images of others that show it as a target domain."""
     names = split_names(folder)
-    source = Prepared(folder, "test" if "test" in names else names[0])
+    source = Prepared(folder, "test" if "test" in names else names[0], fields=fields)
     order = np.random.default_rng(0).permutation(len(source))
     if len(order) <= TARGET_IMAGES:
         raise ValueError(

@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from gap_jax.data.files import Fault
 from gap_jax.data.generated import write_chunk, write_images
 from gap_jax.data.image_folder import ImageFolder
 from tests.data.depth_files import SIDE, draw, save
+
+undivided = partial(DepthFolderLayout, validation=0, test=0)
 
 
 @pytest.fixture
@@ -38,12 +41,12 @@ def examples(layout, root):
 
 
 def test_files_of_one_name_are_an_example(root):
-    inventory = DepthFolderLayout().find(root)
+    inventory = undivided().find(root)
     assert [example.id for example in inventory.splits["train"]] == ["a", "more/b"] and not inventory.faults
     assert inventory.splits["train"][1].depth == str(root / "depth/more/b.npy")
     save(root / "rgb/c.png", draw(2).image)
     np.save(root / "depth/d.npy", metres())
-    inventory = DepthFolderLayout().find(root)
+    inventory = undivided().find(root)
     assert [str(fault) for fault in inventory.faults] == [
         f"{root / 'rgb/c.png'} has no depth",
         f"{root / 'depth/d.npy'} has no image",
@@ -54,13 +57,13 @@ def test_png_depth_is_divided_by_65535_and_0_is_invalid(root):
     raw = draw(0).depth
     raw[5:9] = 0
     save(root / "depth/a.png", raw)
-    example = read_depth_example(examples(DepthFolderLayout(), root)["a"], DepthFolderLayout().decode, SIDE)
+    example = read_depth_example(examples(undivided(), root)["a"], undivided().decode, SIDE)
     np.testing.assert_array_equal(example.mask[..., 0], raw > 0)
     np.testing.assert_allclose(example.depth[..., 0], raw / 65535, atol=1e-7)
 
 
 def test_npy_depth_is_divided_by_far_and_only_positive_finite_values_are_valid(root):
-    layout = DepthFolderLayout(far=10.0)
+    layout = undivided(far=10.0)
     example = read_depth_example(examples(layout, root)["more/b"], layout.decode, SIDE)
     raw = metres()
     valid = np.arange(SIDE)[:, None] > 3
@@ -72,26 +75,26 @@ def test_metres_without_far_are_an_error(root):
     with pytest.raises(
         Fault, match=r"b.npy holds depth above 1.0: set `far` to the value at which depth is 1"
     ):
-        read_depth_example(examples(DepthFolderLayout(), root)["more/b"], DepthFolderLayout().decode, SIDE)
+        read_depth_example(examples(undivided(), root)["more/b"], undivided().decode, SIDE)
 
 
 @pytest.mark.parametrize("far", [0, -1.0, float("nan")])
 def test_far_is_positive(far):
-    for layout in (DepthFolderLayout, OmnidataLayout):
+    for layout in (undivided, OmnidataLayout):
         with pytest.raises(ValueError, match="must be positive, found"):
             layout(far=far)
 
 
 def test_all_images_or_none_have_masks(root):
     save(root / "mask/a.png", draw(0).mask)
-    inventory = DepthFolderLayout().find(root)
+    inventory = undivided().find(root)
     assert [str(fault) for fault in inventory.faults] == [f"{root / 'rgb/more/b.jpg'} has no mask"]
-    truth = read_depth_example(inventory.splits["train"][0], DepthFolderLayout().decode, SIDE)
+    truth = read_depth_example(inventory.splits["train"][0], undivided().decode, SIDE)
     np.testing.assert_array_equal(truth.mask[..., 0], draw(0).mask)
 
 
 def test_the_prepared_data_set_has_what_the_files_hold(root, tmp_path):
-    layout = DepthFolderLayout(far=10_000)
+    layout = undivided(far=10_000)
     np.save(root / "depth/more/b.npy", draw(1).depth)
     builder = DepthFolder.prepared(layout, root, tmp_path / "data", 16)
     source = tfds.builder_from_directory(builder.data_dir).as_data_source("train")
@@ -116,9 +119,9 @@ def test_generated_images_can_be_read_like_ones_own(tmp_path):
     write_images(tmp_path / "chunks", tmp_path / "images")
     folder = tmp_path / "images" / "train"
     captioned = ImageFolder(folder, SIDE)
-    for i, (name, files) in enumerate(examples(DepthFolderLayout(), folder).items()):
+    for i, (name, files) in enumerate(examples(undivided(), folder).items()):
         assert name == f"{i:06d}.png"
-        example, other = read_depth_example(files, DepthFolderLayout().decode, SIDE), captioned[i]
+        example, other = read_depth_example(files, undivided().decode, SIDE), captioned[i]
         for mask in (example.mask, other["mask"] > 0):
             np.testing.assert_array_equal(mask[..., 0], truths[i].mask)
         np.testing.assert_allclose(example.depth[..., 0], truths[i].mask * truths[i].depth / 65535, atol=1e-6)
@@ -129,20 +132,18 @@ def test_metadata_names_the_files_of_an_example(root):
     lines = [{"file_name": "rgb/a.png", "depth_file_name": "depth/a.png"}]
     lines += [{"file_name": "rgb/more/b.jpg", "depth_file_name": "depth/none.npy"}]
     (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    inventory = DepthFolderLayout().find(root)
+    inventory = undivided().find(root)
     assert [example.id for example in inventory.splits["train"]] == ["rgb/a.png"]
     assert [str(fault) for fault in inventory.faults] == [f"{root / 'rgb/more/b.jpg'} has no depth"]
     lines = [line | {"depth_file_name": "depth/a.png"} for line in lines]
     save(root / "mask.png", draw(0).mask)
     lines[1] |= {"mask_file_name": "mask.png"}
     (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    assert [str(fault) for fault in DepthFolderLayout().find(root).faults] == [
-        f"{root / 'rgb/a.png'} has no mask"
-    ]
+    assert [str(fault) for fault in undivided().find(root).faults] == [f"{root / 'rgb/a.png'} has no mask"]
     (root / "metadata.jsonl").write_text('{"file_name": "rgb/a.png"}')
     with pytest.raises(ValueError, match=r"no image has its depth"):
-        DepthFolderLayout().find(root).check_faults(0.01)
-    (fault,) = DepthFolderLayout().find(root).faults
+        undivided().find(root).check_faults(0.01)
+    (fault,) = undivided().find(root).faults
     assert "metadata.jsonl:1 must be a JSON object with a string 'depth_file_name'" in str(fault)
 
 
@@ -150,9 +151,9 @@ def test_bad_folders_are_named(root, tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"empty/rgb is missing: .*empty must hold the folders rgb and depth"
     ):
-        DepthFolderLayout().find(tmp_path / "empty")
+        undivided().find(tmp_path / "empty")
     save(root / "rgb/a.webp", draw(0).image)
-    (fault,) = DepthFolderLayout().find(root).faults
+    (fault,) = undivided().find(root).faults
     assert str(fault) == f"{root / 'rgb/a.webp'} has the same name as another file"
     for name in ("a.webp", "a.png", "more/b.jpg"):
         (root / "rgb" / name).unlink()
@@ -160,11 +161,11 @@ def test_bad_folders_are_named(root, tmp_path):
         ValueError,
         match=r"no image has its depth; .*rgb holds 0 files .*; .*depth holds 2 files .*such as a.png",
     ):
-        DepthFolderLayout().find(root).check_faults(0.01)
+        undivided().find(root).check_faults(0.01)
 
 
 def test_bad_files_are_named(root):
-    layout = DepthFolderLayout(far=10.0)
+    layout = undivided(far=10.0)
     one, other = examples(layout, root).values()
     for pixels, message in (
         (metres()[:8], r"b.npy must be an NPY file of numbers of 24x24 pixels, found 24x8, float32"),
@@ -193,7 +194,7 @@ def test_linked_folders_and_upper_case_suffixes_are_read_and_hidden_files_are_no
         (root / folder / "a.png").rename(root / folder / "a.PNG")
         save(root / folder / "._a.png", draw(3).image)
         save(root / folder / ".ipynb_checkpoints/a.png", draw(3).image)
-    inventory = DepthFolderLayout().find(root)
+    inventory = undivided().find(root)
     inventory.check_faults(0)
     assert [paths.id for paths in inventory.splits["train"]] == ["a", "more/b"]
     assert f"passed over 2 in {root / 'rgb'}, each hidden: ._a.png, .ipynb_checkpoints" in inventory.notes
@@ -202,7 +203,7 @@ def test_linked_folders_and_upper_case_suffixes_are_read_and_hidden_files_are_no
 def test_masks_elsewhere_are_told(root):
     save(root / "mask/mask/a.png", draw(0).mask)
     with pytest.raises(ValueError, match="no image has its depth and its mask") as error:
-        DepthFolderLayout().find(root).check_faults(1)
+        undivided().find(root).check_faults(1)
     assert "mask holds 1 files (.png), such as mask/a.png" in str(error.value)
 
 
@@ -211,7 +212,7 @@ def test_repeated_and_missing_lines_of_metadata_are_named(root):
     other = line | {"depth_file_name": "depth/more/b.npy"}
     path = root / "metadata.jsonl"
     path.write_text("\n".join(map(json.dumps, [line, line, other])))
-    inventory = DepthFolderLayout().find(root)
+    inventory = undivided().find(root)
     assert [paths.depth for paths in inventory.splits["train"]] == [str(root / "depth/a.png")]
     assert [str(fault) for fault in inventory.faults] == [
         f"{path}:2 repeats another line",

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -8,6 +10,7 @@ from gap_jax.data.masked.folder import MaskedFolderLayout
 from tests.data.depth_files import save
 from tests.data.masked_files import draw, squeezed
 
+undivided = partial(MaskedFolderLayout, validation=0.0, test=0.0)
 NAMES = [("cat", "a"), ("cat", "b"), ("dog", "a")]
 
 
@@ -20,14 +23,14 @@ def root(tmp_path):
 
 
 def test_folders_are_classes(root):
-    inventory = MaskedFolderLayout().find(root)
+    inventory = undivided().find(root)
     assert [(files.id, files.label, files.group) for files in inventory.splits["train"]] == [
         ("cat/a", 0, 0),
         ("cat/b", 0, 0),
         ("dog/a", 1, 1),
     ]
     assert inventory.classes == ("cat", "dog") and inventory.notes == ["train: 2 cat, 1 dog"]
-    assert [files.label for files in MaskedFolderLayout(("dog", "cat")).find(root).splits["train"]] == [
+    assert [files.label for files in undivided(("dog", "cat")).find(root).splits["train"]] == [
         0,
         1,
         1,
@@ -36,6 +39,7 @@ def test_folders_are_classes(root):
 
 def test_the_prepared_data_set_has_what_the_files_hold(root, tmp_path, capsys):
     arguments = ["masked-folder", "--root", str(root), "--data-dir", str(tmp_path / "data"), "--size", "16"]
+    arguments += ["--validation", "0", "--test", "0"]
     main(["prepare", *arguments])
     folder = capsys.readouterr().out.splitlines()[-1].split(" is complete")[0]
     source = tfds.builder_from_directory(folder).as_data_source("train")
@@ -45,20 +49,20 @@ def test_the_prepared_data_set_has_what_the_files_hold(root, tmp_path, capsys):
         np.testing.assert_array_equal(example["keep"][..., 0] > 0, squeezed(draw(i).mask, 16))
         assert example["label"] == example["group"] == (i == 2)
         assert set(example) == {"image", "keep", "label", "group", "id", "file"}
-    builder = MaskedFolder.prepared(MaskedFolderLayout(), root, tmp_path / "data", 16)
+    builder = MaskedFolder.prepared(undivided(), root, tmp_path / "data", 16)
     assert str(builder.data_dir) == folder and builder.info.metadata["classes"] == ["cat", "dog"]
 
 
 def test_missing_masks_are_named(root):
     (root / "masks/cat/b.png").unlink()
-    assert [str(fault) for fault in MaskedFolderLayout().find(root).faults] == [
+    assert [str(fault) for fault in undivided().find(root).faults] == [
         f"{root / 'images/cat/b.png'} has no mask"
     ]
 
 
 def test_two_images_of_one_name_are_named(root):
     save(root / "images/cat/a.jpg", draw(0).image)
-    faults = MaskedFolderLayout().find(root).faults
+    faults = undivided().find(root).faults
     assert [str(fault) for fault in faults] == [
         f"{root / 'images/cat/a.png'} has the same name as another image"
     ]
@@ -69,30 +73,30 @@ def test_classes_without_images_and_images_without_class_are_an_error(root):
     with pytest.raises(
         ValueError, match=r"images: each class needs examples to train on; found none of fox among 3"
     ):
-        MaskedFolderLayout().find(root).check_faults(0.01)
+        undivided().find(root).check_faults(0.01)
     with pytest.raises(
         ValueError, match=r"images must hold only folders of the classes cat, dog, but has fox"
     ):
-        MaskedFolderLayout(("cat", "dog")).find(root).check_faults(0.01)
+        undivided(("cat", "dog")).find(root).check_faults(0.01)
 
 
 def test_folders_with_another_layout_are_an_error(root):
     with pytest.raises(FileNotFoundError, match=r"nowhere/images is missing: .* must hold images/{class}"):
-        MaskedFolderLayout().find(root / "nowhere")
+        undivided().find(root / "nowhere")
     (root / "masks").rename(root / "mask")
     with pytest.raises(FileNotFoundError, match=r"mine/masks is missing"):
-        MaskedFolderLayout().find(root)
+        undivided().find(root)
     (root / "flat/images").mkdir(parents=True)
     (root / "flat/masks").mkdir()
     with pytest.raises(ValueError, match=r"flat/images must hold a folder for each class, found none"):
-        MaskedFolderLayout().find(root / "flat")
+        undivided().find(root / "flat")
 
 
 def test_what_systems_leave_behind_is_no_class_and_no_image(root):
     copy = root / "images/.ipynb_checkpoints/a-checkpoint.png"
     for path in (copy, root / "images/cat/._a.png", root / "images/__MACOSX/cat/._a.png"):
         save(path, draw(5).image)
-    inventory = MaskedFolderLayout().find(root)
+    inventory = undivided().find(root)
     inventory.check_faults(0)
     assert inventory.classes == ("cat", "dog") and inventory.num_examples == 3
     names = ".ipynb_checkpoints, __MACOSX, cat/._a.png"
@@ -104,7 +108,7 @@ def test_nested_and_linked_folders_are_read(root, tmp_path):
         save(root / folder / "cat/2024/may/a.png", pixels)
         (root / folder / "dog").rename(tmp_path / f"dog_{folder}")
         (root / folder / "dog").symlink_to(tmp_path / f"dog_{folder}")
-    inventory = MaskedFolderLayout().find(root)
+    inventory = undivided().find(root)
     inventory.check_faults(0)
     assert [(paths.id, paths.label) for paths in inventory.splits["train"]] == [
         ("cat/2024/may/a", 0),
@@ -116,18 +120,18 @@ def test_nested_and_linked_folders_are_read(root, tmp_path):
 
 def test_masks_may_have_upper_case_suffixes(root):
     (root / "masks/cat/a.png").rename(root / "masks/cat/a.PNG")
-    inventory = MaskedFolderLayout().find(root)
+    inventory = undivided().find(root)
     inventory.check_faults(0)
     assert inventory.splits["train"][0].mask == str(root / "masks/cat/a.PNG")
 
 
 def test_masks_of_nothing_and_masks_elsewhere_are_told(root):
     save(root / "masks/cat/old.png", draw(5).mask)
-    assert "1 masks belong to no image: cat/old" in MaskedFolderLayout().find(root).notes
+    assert "1 masks belong to no image: cat/old" in undivided().find(root).notes
     (root / "masks").rename(root / "deep")
     (root / "masks").mkdir()
     (root / "deep").rename(root / "masks/masks")
     with pytest.raises(ValueError, match=r"no image .* has its mask masks/{class}/{name}.png") as error:
-        MaskedFolderLayout().find(root).check_faults(0)
+        undivided().find(root).check_faults(0)
     assert "images holds 3 files (.png, .jpg, .jpeg, .webp), such as cat/a.png" in str(error.value)
     assert "masks holds 4 files (.png), such as masks/cat/a.png" in str(error.value)

@@ -179,7 +179,7 @@ def test_unusable_files_are_named_with_their_row(root, tmp_path):
         else:
             save(path, pixels)
         row = rf"each {why}: {path} \({root}/metadata.csv:2\)"
-        with pytest.raises(ValueError, match=rf"1 of 18 examples cannot be used(.|\n)*{row}"):
+        with pytest.raises(ValueError, match=rf"1 of 26 examples cannot be used(.|\n)*{row}"):
             Waterbirds.prepared(EVERYTHING, root, tmp_path / "data", 16)
         for good, drawn_there in zip((image, mask), drawn, strict=True):
             save(good, drawn_there)

@@ -1,0 +1,1 @@
+"""The experiment on your own folder: `python -m gap_jax.experiments.own`."""

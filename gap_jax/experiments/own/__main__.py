@@ -1,0 +1,57 @@
+"""The closed loop on your own folder: a model, images with labels, and a generator, without a line of Python.
+
+The folder holds images with depth maps, with classes and masks, or with classes alone; its kind is seen from
+its layout, and may be given by --preset. Finished work is kept: after an interruption, the same command
+continues.
+
+Example: `python -m gap_jax.experiments.own --data FOLDER --model MODEL --targets night FOLDER`.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gap_jax.closed_loop.command import Experiment, execute, parse
+from gap_jax.errors import one_line_errors
+from gap_jax.experiments.own.kinds import KINDS, kind_of, presets
+from gap_jax.experiments.own.settings import OwnDepth, OwnFolder, OwnMasked
+
+if TYPE_CHECKING:
+    from gap_jax.closed_loop.world import World
+
+
+def experiment(args: Sequence[str]) -> Experiment:
+    """Return the experiment of a command line, whose default preset is of the kind of the folder `--data`.
+
+    Raises ValueError for a folder of no known kind.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--data", type=Path, default=OwnFolder.data)
+    first.add_argument("--preset", choices=KINDS)
+    first.add_argument("--targets", nargs="*", default=[])
+    first.add_argument("--work", type=Path, default=Path("runs", "own"))
+    given, _ = first.parse_known_args(args)
+    kind = given.preset or (kind_of(given.data) if given.data.is_dir() else "masks")
+
+    def build_world(config: OwnDepth | OwnMasked, held_out: int) -> "World":
+        return config.build_world(given.work, held_out)
+
+    return Experiment("own", __doc__, presets(kind, given.targets[1::2]), build_world, sign, prefix="")
+
+
+def sign(config: OwnDepth | OwnMasked) -> int:
+    """Return the sign of the loss that adversarial prompts minimise."""
+    return -1 if isinstance(config, OwnDepth) else 1
+
+
+def main(args: Sequence[str]) -> None:
+    """Run the experiment of a command line; an error becomes one line."""
+    with one_line_errors():
+        own = experiment(args)
+        execute(own, parse(own, args))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,60 @@
+"""One's own folder before an experiment: the order of its classes, its splits, and its prepared copy."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from gap_jax import parallel
+from gap_jax.data.folder_dataset import FolderDataset
+from gap_jax.data.inventory import abbreviate
+from gap_jax.data.masked.folder import ClassFolders
+from gap_jax.data.reading.splits import SplitFolder, write_splits
+from gap_jax.experiments.own.settings import OwnFolder, OwnMasked
+from gap_jax.weights.classifier import label_names
+
+
+def class_names(config: OwnMasked, layout: ClassFolders) -> tuple[str, ...]:
+    """Return the classes in the order of the model's labels, as far as that is known, and print them."""
+    if config.classes:
+        return config.classes
+    found, known = layout.class_names(config.data), label_names(config.model)
+    agree = set(found) == set(known)
+    if jax.process_index() == 0:
+        order = "named as the model's labels" if agree else "in the order of their names"
+        print(f"classes, {order}: {abbreviate(known if agree else found)}")
+        if known and not agree:
+            print(f"the model's labels have other names: {abbreviate(known)}; give their order by --classes")
+    return known if agree else found
+
+
+def prepare(
+    config: OwnFolder, layout: SplitFolder, dataset: type[FolderDataset], work: Path
+) -> tuple[Path, dict[str, Path]]:
+    """Prepare the data and the domains in the work folder; return the folders of the prepared data sets.
+
+    The splits are written to `data/splits.csv` of the work folder, and taken from there when it exists.
+    Raises the errors of `FolderDataset.prepared`.
+    """
+    chosen = work / "data" / "splits.csv"
+    layout = dataclasses.replace(
+        layout, validation=config.validation_share, test=config.test_share, seed=config.split_seed
+    )
+
+    def prepared(layout: Any, root: Path) -> Path:
+        return Path(dataset.prepared(layout, root, work / "data", config.pixels, config.tolerance).data_dir)
+
+    def all_prepared() -> tuple[Path, dict[str, Path]]:
+        tested = dataclasses.replace(layout, validation=0.0, test=1.0)
+        data = prepared(dataclasses.replace(layout, splits=chosen), config.data)
+        return data, {name: prepared(tested, folder) for name, folder in config.domains.items()}
+
+    if jax.process_index() == 0:
+        if not chosen.exists():
+            inventory = layout.find(config.data)
+            inventory.check_faults(config.tolerance)
+            write_splits(chosen, config.data, inventory.splits)
+        all_prepared()
+    parallel.barrier("prepared")
+    return all_prepared()

@@ -1,0 +1,99 @@
+"""The kinds of data that one's own folder may hold: how each is recognised, and its preset.
+
+A further kind is one more entry of `KINDS`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from gap_jax.closed_loop.arms import ARMS
+from gap_jax.closed_loop.command import Preset
+from gap_jax.closed_loop.settings import Settings
+from gap_jax.data.files import IMAGE_SUFFIXES
+from gap_jax.data.image_folder import METADATA
+from gap_jax.data.reading.listing import list_folders
+from gap_jax.data.reading.splits import split_folders
+from gap_jax.experiments.depth.settings import UNET
+from gap_jax.experiments.own.settings import OwnDepth, OwnFolder, OwnMasked, OwnWhole
+from gap_jax.experiments.waterbirds.settings import PAPER as WATERBIRDS
+
+RESERVED = {"images", "masks", "mask", "rgb", "depth"}  # folders that are no classes
+
+
+class Kind(NamedTuple):
+    """A kind of data: its preset, and whether a folder holds it, whose layout `needs` describes.
+
+    The preset's world is an `OwnFolder` with a method `build_world`, which chooses the task.
+    """
+
+    settings: Settings
+    world: OwnFolder
+    fits: Callable[[Path], bool]
+    needs: str
+
+
+def _has(*names: str) -> Callable[[Path], bool]:
+    return lambda folder: all((folder / name).is_dir() for name in names)
+
+
+def _has_classes(folder: Path) -> bool:
+    root = folder / "images" if list_folders(folder) == ["images"] else folder
+    names = list_folders(root)
+    images = (path for name in names for path in (root / name).rglob("*"))
+    return not RESERVED & set(names) and any(path.suffix.lower() in IMAGE_SUFFIXES for path in images)
+
+
+_MASKED = dataclasses.replace(
+    WATERBIRDS,
+    optimizing=dataclasses.replace(WATERBIRDS.optimizing, images=None, batch=8),
+    generating=dataclasses.replace(WATERBIRDS.generating, images=1000),
+    evaluating=dataclasses.replace(WATERBIRDS.evaluating, images=1000, severities=(3,), efficiency=()),
+)
+_WHOLE = dataclasses.replace(  # SDEdit is all that keeps the class
+    _MASKED, sampling=dataclasses.replace(_MASKED.sampling, strength=0.6)
+)
+KINDS = {
+    "depth": Kind(
+        dataclasses.replace(UNET, evaluating=dataclasses.replace(UNET.evaluating, efficiency=())),
+        OwnDepth(),
+        lambda folder: _has("rgb", "depth")(folder) or (folder / METADATA).is_file(),
+        "rgb/NAME.jpg and depth/NAME.png (or .npy)",
+    ),
+    "masks": Kind(
+        _MASKED, OwnMasked(), _has("images", "masks"), "images/CLASS/NAME.jpg and masks/CLASS/NAME.png"
+    ),
+    "classes": Kind(_WHOLE, OwnWhole(), _has_classes, "CLASS/NAME.jpg"),
+}
+_BASELINES = {"depth": (), "masks": ("randaugment", "copy-paste"), "classes": ("randaugment",)}
+
+
+def kind_of(root: Path) -> str:
+    """Return the name of the kind of data that a folder holds; raise ValueError if it holds none."""
+    folder = split_folders(root)["train"]
+    for name, kind in KINDS.items():
+        if kind.fits(folder):
+            return name
+    needs = "; ".join(f"{kind.needs} ({name})" for name, kind in KINDS.items())
+    found = ", ".join(list_folders(folder)) or "none"
+    raise ValueError(f"{folder} must hold files of one kind: {needs}. Found the folders {found}: rename them")
+
+
+def presets(first: str, targets: Sequence[str]) -> dict[str, Preset]:
+    """Return the preset of each kind of data, that of the kind `first` as the default.
+
+    The arms are those that `targets` serve, the folders, files and texts of the target domains; without any,
+    the targets are images.
+    """
+    images = [value for value in targets if Path(value).expanduser().exists()]
+    guided = {
+        "guided-adversarial": images or not targets,
+        "guided-adversarial-text": len(images) < len(targets),
+    }
+    found = {}
+    for name in sorted(KINDS, key=lambda name: name != first):
+        chosen = {"control", "agnostic", "adversarial", *filter(guided.get, guided), *_BASELINES[name]}
+        arms = tuple(arm for arm in ARMS if arm in chosen)
+        found[name] = Preset(dataclasses.replace(KINDS[name].settings, arms=arms), KINDS[name].world)
+    return found

@@ -1,0 +1,218 @@
+"""The experiment on one's own folder: from files to the report, and what is wrong told before it begins."""
+
+import dataclasses
+import shlex
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from gap_jax.closed_loop.arms import ARMS
+from gap_jax.data.masked.dataset import MaskedFolder
+from gap_jax.data.masked.folder import MaskedFolderLayout
+from gap_jax.data.prepared import Prepared
+from gap_jax.experiments.own.__main__ import experiment, main
+from gap_jax.experiments.own.folders import prepare
+from gap_jax.experiments.own.kinds import KINDS, kind_of, presets
+from gap_jax.experiments.own.settings import OwnMasked
+from gap_jax.models.resnet import ResNet
+from gap_jax.report.results import load
+from gap_jax.weights.classifier import save_classifier
+from tests.data import depth_files, masked_files
+from tests.data.depth_files import save
+from tests.models.test_depth_unet import TorchUNet
+
+CLASSES = ("cat", "dog", "fox")
+SHORT = shlex.split(
+    "--quick --pixels 64 --size 64 --sampling.size 64 --optimizing.prompts 1 --optimizing.steps 2 "
+    "--optimizing.batch 2 --optimizing.micro-batch 2 --optimizing.denoising-steps 2 "
+    "--optimizing.adversarial-start 1 --generating.images 8 --generating.batch 4 "
+    "--generating.denoising-steps 2 --finetuning.steps 4 --finetuning.batch 4 --evaluating.images 8 "
+    "--evaluating.severities --evaluating.efficiency"
+)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, one_process):
+    """`folder(kind)`: the folder `mine` of that kind; the work folder is below the same folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(kind):
+        root = tmp_path / "mine"
+        for i in range(30):
+            if kind == "depth":
+                drawn = zip(("rgb", "depth"), depth_files.draw(i, (64, 64)), strict=False)
+            else:
+                drawn = zip(("images", "masks"), masked_files.draw(i), strict=True)
+            for name, pixels in drawn:
+                save(root / name / ("" if kind == "depth" else CLASSES[i % 3]) / f"{i:02d}.png", pixels)
+        if kind == "classes":
+            (root / "masks").rename(tmp_path / "unused")
+        return root
+
+    return make
+
+
+@pytest.fixture
+def networks(inpaint, clip, tmp_path):
+    """The arguments that name a random classifier of three classes, the pipeline and CLIP."""
+    model = ResNet(4, (8, 16), (1, 1), num_labels=3, label_names=CLASSES[::-1])
+    params = jax.device_get(jax.jit(model.init)(jax.random.key(0), *model.example_inputs())["params"])
+    save_classifier(model, params, tmp_path / "resnet")
+    return ["--model", "resnet", "--pipeline", str(inpaint.folder), "--clip", str(clip.folder)]
+
+
+def test_classes_with_masks_run_from_files_to_the_report(folder, networks, tmp_path, capsys):
+    for i in range(2):
+        save(tmp_path / "photos" / f"{i}.png", masked_files.draw(90 + i).image)
+    command = ["--data", str(folder("masks")), *networks, *SHORT, "--targets", "night", "photos"]
+    main([*command, "--arms", "control", "guided-adversarial", "copy-paste"])
+    assert "classes, named as the model's labels: fox, dog, cat" in capsys.readouterr().out
+    work = tmp_path / "runs" / "own"
+    assert (work / "report" / "index.html").stat().st_size > 50_000
+    results = load(work / "results.json")
+    assert results.title == "mine" and {prompt.target for prompt in results.prompts if prompt.target} == {
+        "night"
+    }
+    (scores,) = (column.scores for column in results.columns if column.name == "clean")
+    assert set(scores) >= {"control", "guided-adversarial", "copy-paste"}
+    source = Prepared(work / "data", "test", fields=("label",))
+    names = [name.split("/")[1] for name in source.files()]
+    assert [CLASSES[::-1][int(source[i]["label"])] for i in range(len(source))] == names
+    listed = dict(line.split(",") for line in (work / "data" / "splits.csv").read_text().splitlines()[1:])
+    assert {name for name, split in listed.items() if split == "test"} == set(source.files())
+
+
+def test_depth_runs_from_files_to_the_report(folder, sd15, clip, tmp_path):
+    torch.manual_seed(0)
+    torch.save(TorchUNet(2, 8).state_dict(), tmp_path / "unet.pth")
+    save(tmp_path / "night" / "rgb" / "0.png", depth_files.draw(99, (64, 64)).image)
+    for i in range(9):
+        for name, pixels in zip(("rgb", "depth"), depth_files.draw(50 + i, (64, 64)), strict=False):
+            save(tmp_path / "night" / name / f"{i}.png", pixels)
+    networks = ["--model", "unet.pth", "--pipeline", str(sd15.folder), "--clip", str(clip.folder)]
+    networks += ["--controlnet", str(sd15.folder / "controlnet")]
+    shift = ["--domains", "night", "night", "--targets", "night", "night", "a storm", "rooms in a storm"]
+    main(["--data", str(folder("depth")), "--far", "10000", *networks, *shift, *SHORT])
+    results = load(tmp_path / "runs" / "own" / "results.json")
+    assert {column.name for column in results.columns} == {"clean", "night"}
+    guided = {(prompt.arm, prompt.target) for prompt in results.prompts if prompt.target}
+    assert guided == {("guided-adversarial", "night")}
+    assert {prompt.name for prompt in results.prompts if prompt.arm == "agnostic"} == {"a photo"}
+
+
+@pytest.mark.slow
+def test_whole_images_run_from_files_to_the_report(folder, networks, tmp_path):
+    main(["--data", str(folder("classes")), *networks, *SHORT, "--generating.denoising-steps", "4"])
+    results = load(tmp_path / "runs" / "own" / "results.json")
+    assert {column.name for column in results.columns} == {"clean", "fog", "blur"}
+
+
+def test_the_kind_of_a_folder_chooses_the_preset_and_the_targets_choose_the_arms(folder, tmp_path):
+    for kind in KINDS:
+        root = folder(kind)
+        assert kind_of(root) == kind
+        own = experiment(["--data", str(root)])
+        assert next(iter(own.presets)) == kind
+        assert type(own.presets[kind].world) is type(KINDS[kind].world)
+        (root / "train").mkdir()
+        for name in [path.name for path in root.iterdir() if path.name != "train"]:
+            (root / name).rename(root / "train" / name)
+        assert kind_of(root) == kind
+        root.rename(tmp_path / kind)
+    assert next(iter(experiment(["--data", "depth", "--preset", "masks"]).presets)) == "masks"
+    guided = [
+        [arm for arm in presets("masks", targets)["masks"].settings.arms if ARMS[arm].guided]
+        for targets in ([], [str(tmp_path)], ["a photo at night"], [str(tmp_path), "a photo at night"])
+    ]
+    image, text = "guided-adversarial", "guided-adversarial-text"
+    assert guided == [[image], [image], [text], [image, text]]
+
+
+def test_a_split_is_drawn_once_and_used_again(folder, tmp_path):
+    root, work = folder("masks"), tmp_path / "work"
+    config = OwnMasked(data=root, pixels=16, domains={"other": root})
+
+    def files(config):
+        data, domains = prepare(config, MaskedFolderLayout(), MaskedFolder, work)
+        assert len(Prepared(domains["other"], "test", fields=("label",))) == 30
+        return {split: Prepared(data, split, fields=("label",)).files() for split in ("train", "test")}
+
+    drawn = files(config)
+    assert len(drawn["train"]) == 24 and len(drawn["test"]) == 3
+    assert files(dataclasses.replace(config, split_seed=1, pixels=8)) == drawn
+
+
+def remove(root, name):
+    (root / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("kind", "break_it", "options", "message"),
+    [
+        (
+            "masks",
+            lambda root: root.rename(root.parent / "x"),
+            "",
+            "mine/images is missing: .*mine must hold",
+        ),
+        (
+            "masks",
+            lambda root: (root / "masks").rename(root / "mask"),
+            "",
+            "mine must hold files of one kind",
+        ),
+        ("masks", lambda root: remove(root, "masks/cat/03.png"), "", r"1 of 30 (.|\n)*has no mask: .*cat/03"),
+        ("masks", lambda root: (root / "images/owl").mkdir(), "", r"examples to train on; found none of owl"),
+        (
+            "masks",
+            lambda root: save(root / "masks/cat/03.png", np.ones((9, 9), bool)),
+            "",
+            r"1 of 30 (.|\n)*must be 36x24 pixels large, found 9x9: .*masks/cat/03.png",
+        ),
+        (
+            "masks",
+            lambda root: [remove(root, f"images/fox/{i:02d}.png") for i in range(2, 26, 3)],
+            "",
+            r"mine: too few examples to draw validation and test: fox has 2, but 3 or more are needed",
+        ),
+        (
+            "depth",
+            lambda root: save(root / "depth/00.png", np.ones((64, 64), np.uint8)),
+            "",
+            r"1 of 30 (.|\n)*must be a 16-bit PNG of 64x64 pixels, found 64x64, mode L: .*depth/00.png",
+        ),
+        ("depth", lambda root: None, "--validation-share 0", "has no examples in the split 'validation'"),
+        ("masks", lambda root: None, "--classes cat dog fox owl", "found none of owl"),
+        ("masks", lambda root: None, "--targets night photos/night", "photos/night looks like a path"),
+        ("masks", lambda root: None, "--pixels 0", "pixels must be 1 or more; found 0"),
+        ("masks", lambda root: None, "", "'classifier' is neither an existing folder nor a hub id"),
+    ],
+)
+def test_what_is_wrong_is_told_before_a_network_is_loaded(
+    folder, tmp_path, kind, break_it, options, message, monkeypatch
+):
+    def loaded(*_, **__):
+        raise AssertionError
+
+    for module in ("depth.files", "classification.worlds"):
+        monkeypatch.setattr(f"gap_jax.experiments.{module}.load_generator", loaded)
+    root = folder(kind)
+    break_it(root)
+    model = [] if "classifier" in message else ["--model", __file__]
+    with pytest.raises(SystemExit, match=f"error: .*{message}") as error:
+        main(
+            ["--data", "mine", *model, *SHORT, "--far", "10000"][: -2 if kind == "masks" else None]
+            + options.split()
+        )
+    assert len(str(error.value)) < 500
+
+
+def test_a_classifier_of_other_classes_and_images_that_keep_nothing_are_refused(folder, networks, tmp_path):
+    root = folder("classes")
+    with pytest.raises(SystemExit, match=r"sampling.strength below 1, such as 0.6; found 1"):
+        main(["--data", str(root), *networks, *SHORT, "--sampling.strength", "1"])
+    (root / "images" / "dog").rename(tmp_path / "dog")
+    with pytest.raises(SystemExit, match=r"the model must have 2 classes like the data; found 3"):
+        main(["--data", str(root), *networks, *SHORT, "--work", "other"])
