@@ -155,8 +155,8 @@ def write_tfds(
 ) -> Path:
     """Write `folder` anew as a TFDS data set of the `kept_records`, and return the data set's own folder.
 
-    Its split is `train`, and `class_names` are `classes` in its `metadata.json`. Raises ValueError if no image
-    is left.
+    Its split is `train`, and `class_names` are the `classes` of its `metadata.json`. Raises ValueError if no
+    image is left.
     """
     import tensorflow_datasets as tfds
 

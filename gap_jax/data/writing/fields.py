@@ -21,7 +21,7 @@ class Field(NamedTuple):
     - `kind`: as `encoding.kind_of` returns it.
     - `form`: how the field is written: in JSON, or as PNG or NumPy file.
     - `dtype`, `shape`: NumPy's; None is a length that differs between examples.
-    - `low`, `high`: the smallest and the largest value of class maps and numbers, 0 for other kinds.
+    - `low`, `high`: the smallest and the largest value of class maps and of integers, 0 for other kinds.
     """
 
     kind: Kind
@@ -81,7 +81,7 @@ def _field(name: str, array: np.ndarray) -> Field:
     form: Form = "png"
     match kind:
         case "classes":
-            low, high = array.min(initial=0), array.max(initial=0)
+            low, high = array.min(), array.max()
             form = "npy" if low < 0 or high > np.iinfo(np.uint16).max else "png16" if high > 255 else "png"
         case "map":
             form = "npy"
