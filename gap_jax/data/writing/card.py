@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from huggingface_hub import DatasetCardData
 from PIL import Image, ImageOps
@@ -194,8 +195,8 @@ def _panel(field: Field, value: np.ndarray) -> np.ndarray:
     """Return a picture of a map, uint8 `[128,128,3]`; classes have colours, other values shades of grey."""
     pixels = np.asarray(value)
     if field.kind == "classes":
-        hues = pixels[..., 0].astype(np.int64) * 67 % 256  # neighbouring classes differ much
-        pixels = np.stack([hues, 255 - hues * (hues > 0), (hues * 5) % 256], -1).astype(np.uint8)
+        colours = matplotlib.colormaps["tab20"](pixels[..., 0].astype(np.int64) % 20)
+        pixels = np.uint8(255 * colours[..., :3])
     elif field.kind != "image":
         shown = np.nan_to_num(pixels.astype(np.float64), posinf=0, neginf=0)[..., :3]
         low, high = (0, 1) if field.kind in ("depth", "mask") else (shown.min(), shown.max())

@@ -42,8 +42,8 @@ def check_for_coco(stored: StoredSet, boxes: Boxes | None) -> None:
         name for name, field in fields.items() if field.suffix and name != "image" and not _is_region(field)
     ]:
         raise ValueError(
-            f"COCO has no place for {', '.join(lost)}, which has masks, class maps and boxes only: "
-            f"leave the field out (--leave-out {' '.join(lost)}), or choose another format"
+            f"COCO holds masks, class maps and boxes, and has no place for {', '.join(lost)}: leave this out "
+            f"(--leave-out {' '.join(lost)}), or choose another format"
         )
     if boxes is not None:
         _check_boxes(stored, boxes)

@@ -132,9 +132,9 @@ def _shapes(tree: Any) -> Any:
 def _environment() -> Any:
     """Return torchax's environment, in which batch norm moves its running statistics.
 
-    torch remembers which functions make tensors, for `with torch.device(…)`, from the first time that it needs
-    them. While transformers loads a model, which may be that time, another function stands for
-    `torch.linspace`. Therefore torch is made to look them up again.
+    For `with torch.device(…)`, torch lists the functions that make tensors when it first needs the list. That
+    may be while transformers loads a model, and puts another function in the place of `torch.linspace`.
+    Therefore torch is made to list them again.
     """
     import torch
     from torch.utils._device import _device_constructors

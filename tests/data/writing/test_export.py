@@ -210,7 +210,7 @@ def test_tfds_opens_the_copy_whose_card_has_recipe_prompts_and_licence(stage, tm
 @pytest.mark.parametrize(
     "form, options, message",
     [
-        ("coco", (), r"COCO has no place for depth, normals, score,.*--leave-out depth normals score"),
+        ("coco", (), r"no place for depth, normals, score: leave .*--leave-out depth normals score"),
         ("coco", ("--leave-out", *MAPS_FOR_COCO, "keep", "parts"), "name the field with boxes"),
         ("coco", ("--leave-out", *MAPS_FOR_COCO, "--boxes", "loss"), r"shape \[n, 4\], found loss: value"),
         ("coco", ("--leave-out", *MAPS_FOR_COCO, "--boxes", "boxes"), "is not inside its .*--box-format"),
