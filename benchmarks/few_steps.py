@@ -4,10 +4,11 @@
 
 The first row is the recipe: 5 DDIM steps and classifier-free guidance, which passes twice through the
 networks in each step. The others have fewer steps of a few-step solver and a guidance scale of 1, and thus
-one pass. Both are timed in turn, and the ratio is the median of the pairs. All prompts start equal and see the
-same images and noise. "found with" is the model's loss, to be maximised, on images of the row's own sampler;
-"drawn by DDIM" is that on images that the recipe's sampler draws with the same prompts. The world's networks
-were not distilled for few steps: the rows tell the cost of a recipe, and how well its prompts carry over.
+one pass. Both are timed in turn, and the ratio is the median of the pairs. All prompts start equal and see
+the same images and noise. "found with" is the model's loss, to be maximised, on images of the row's own
+sampler; "drawn by DDIM" is that on images that the recipe's sampler draws with the same prompts. The
+world's networks were not distilled for few steps: the rows tell the cost of a recipe, and how well its
+prompts carry over.
 """
 
 import argparse
