@@ -77,7 +77,8 @@ def in_json(value: Any) -> Any:
 
 def _field(name: str, array: np.ndarray) -> Field:
     kind = kind_of(name, array)
-    low = high = 0
+    low: Any = 0
+    high: Any = 0
     form: Form = "png"
     match kind:
         case "classes":
