@@ -1,10 +1,10 @@
-"""Check and prepare data sets of your own, and make masks from boxes; docs/data.md describes the layouts.
+"""Check, prepare and export data sets, and make masks from boxes; docs/data.md describes the layouts.
 
 Example: `python -m gap_jax.data check taskonomy --root FOLDER`.
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -116,6 +116,53 @@ def run_unpack(parquet: Path, root: Path) -> None:
     print(f"{root}: wrote {count} images and metadata.csv; add their masks, then check the folder")
 
 
+def run_export(
+    data: Path,
+    target: Path,
+    format: Literal["image-folder", "webdataset", "coco", "tfds"],
+    classes: tuple[str, ...] = (),
+    leave_out: tuple[str, ...] = (),
+    boxes: str | None = None,
+    box_format: Literal["xywh", "xyxy"] = "xywh",
+    box_classes: str | None = None,
+    prompts: Path | None = None,
+    license: str = "unknown",
+    images_per_shard: int = 1000,
+) -> None:
+    """Write a prepared or generated data set for other programs, with a dataset card.
+
+    Args:
+        data: folder of the data set, such as that of a stage `generate`
+        target: new folder to write; it appears when it is complete
+        format: image folder, WebDataset, COCO or TFDS
+        classes: names of the classes in the order of the labels, if the data set does not have them
+        leave_out: fields that are not written
+        boxes: COCO only: the field that holds boxes
+        box_format: the numbers of a box in pixels: x y width height, or x1 y1 x2 y2
+        box_classes: COCO only: the field that holds the classes of the boxes
+        prompts: folder of a stage `optimize`, whose prompt files are added
+        license: the licence's identifier on the Hugging Face hub
+        images_per_shard: WebDataset only: the number of examples in a tar file
+    """
+    from gap_jax.data.writing.coco import Boxes
+    from gap_jax.data.writing.export import export
+
+    stored = export(
+        data,
+        target,
+        format,
+        class_names=classes,
+        left_out=leave_out,
+        boxes=None if boxes is None else Boxes(boxes, box_format == "xyxy", box_classes),
+        prompts=prompts,
+        license=license,
+        images_per_shard=images_per_shard,
+    )
+    print(
+        f"{target} is complete: {sum(stored.sizes.values())} examples; {target / 'README.md'} describes them"
+    )
+
+
 def main(args: list[str] | None = None) -> None:
     """Run a command; an error in the data ends the program with its message."""
     commands: dict[str, Any] = {
@@ -123,6 +170,7 @@ def main(args: list[str] | None = None) -> None:
         "prepare": run_prepare,
         "masks": run_masks,
         "unpack": run_unpack,
+        "export": run_export,
     }
     config = (tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes)
     with one_line_errors():

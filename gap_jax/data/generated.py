@@ -9,7 +9,6 @@ Every field of an example is kept as it is, whatever its kind; `encoding.kind_of
 """
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
@@ -21,14 +20,14 @@ import numpy as np
 
 from gap_jax.data.encoding import kind_of, png
 from gap_jax.data.tfds_progress import hide_progress_bars
+from gap_jax.data.writing.fields import describe_fields
+from gap_jax.data.writing.image_folder import METADATA, write_image_folder
 from gap_jax.files import write_whole
 from gap_jax.ranges import FILE_NAME, is_file_name
 
 Record = dict[str, Any]
 PNG_IN_TFDS = ("image", "depth", "mask")
-NPY = b"\x93NUMPY"  # the first bytes of a NumPy file
 RESERVED = ("text", "source_id", "prompt_id", "seed", "dropped", "prompt", "key", "row", "file_name")
-METADATA = "metadata.jsonl"
 
 
 def write_chunk(folder: Path, name: str, arrays: Mapping[str, np.ndarray]) -> None:
@@ -120,58 +119,18 @@ def write_images(
 ) -> int:
     """Write `folder` anew as an image folder of the `kept_records` and return the number of images.
 
-    With `class_names`, an image goes to the folder of its `label`'s class. Depth, masks and class maps go to
-    PNG files that `metadata.jsonl` names as `{name}_file_name`, other maps to NumPy files that it names as
-    `{name}_npy`; numbers, strings and lists of numbers go to `metadata.jsonl` itself.
-
-    Raises the errors of `read_chunks` and `check_class_names`.
+    The arguments and the files are those of `write_image_folder`. Raises the errors of `read_chunks` and
+    `check_class_names`.
     """
     scratch = folder.with_name(f".{folder.name}")
     shutil.rmtree(scratch, ignore_errors=True)
-    train = scratch / "train"
-    train.mkdir(parents=True)
     if class_names is not None:
         check_class_names(class_names, next(kept_records(chunks, left_out), {}))
-    count = 0
-    with (train / METADATA).open("w", encoding="utf-8") as lines:
-        for record in kept_records(chunks, left_out):
-            line = {"file_name": f"{count:06d}.png"}
-            if class_names is not None:
-                line["file_name"] = f"{class_names[record['label']]}/{count:06d}.png"
-            for name, value in record.items():
-                content = _file_content(name, value)
-                if content is None:
-                    line[name] = value.tolist()
-                    continue
-                suffix = "npy" if content.startswith(NPY) else "png"
-                key = f"{name}_file_name" if suffix == "png" else f"{name}_npy"
-                if name != "image":
-                    line[key] = f"{name}/{count:06d}.{suffix}"
-                path = train / line["file_name" if name == "image" else key]
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-            lines.write(json.dumps(line) + "\n")
-            count += 1
+    fields = describe_fields(kept_records(chunks, left_out))
+    count = write_image_folder(kept_records(chunks, left_out), fields, scratch / "train", class_names)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(scratch, folder)
     return count
-
-
-def _file_content(name: str, value: np.ndarray) -> bytes | None:
-    """Return the content of a field's file; None for a field that goes to `metadata.jsonl`."""
-    match kind_of(name, value):
-        case "value":
-            return None
-        case "image" | "depth" | "mask":
-            return png(value)
-        case "classes" if value.min() >= 0 and value.max() <= np.iinfo(np.uint16).max:
-            small = value.max() <= np.iinfo(np.uint8).max
-            return png(value[..., 0].astype(np.uint8 if small else np.uint16))
-        case "list" if np.isfinite(value).all():
-            return None
-    stream = BytesIO()
-    np.save(stream, value, allow_pickle=False)
-    return stream.getvalue()
 
 
 def check_class_names(class_names: Collection[str], fields: Mapping[str, Any]) -> None:
@@ -188,10 +147,16 @@ def check_class_names(class_names: Collection[str], fields: Mapping[str, Any]) -
             )
 
 
-def write_tfds(chunks: Path, folder: Path, left_out: Collection[int] = ()) -> Path:
+def write_tfds(
+    chunks: Path,
+    folder: Path,
+    class_names: tuple[str, ...] | None = None,
+    left_out: Collection[int] = (),
+) -> Path:
     """Write `folder` anew as a TFDS data set of the `kept_records`, and return the data set's own folder.
 
-    Its split is `train`. Raises ValueError if no image is left.
+    Its split is `train`, and `class_names` are the `classes` of its `metadata.json`. Raises ValueError if no
+    image is left.
     """
     import tensorflow_datasets as tfds
 
@@ -226,7 +191,10 @@ def write_tfds(chunks: Path, folder: Path, left_out: Collection[int] = ()) -> Pa
         pkg_dir_path = Path(__file__).parent
 
         def _info(self):
-            return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+            metadata = None if class_names is None else tfds.core.MetadataDict(classes=list(class_names))
+            return tfds.core.DatasetInfo(
+                builder=self, features=features, disable_shuffling=True, metadata=metadata
+            )
 
         def _split_generators(self, dl_manager):
             return {"train": self._generate_examples()}

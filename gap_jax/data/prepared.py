@@ -28,7 +28,7 @@ class Prepared:
         fields: tuple[str, ...] = ("image", "depth", "mask"),
     ):
         self.folder, self.split, self.fields = find_dataset(Path(folder)), split, fields
-        builder = _builder(self.folder)
+        builder = builder_of(self.folder)
         sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
         if not sizes.get(split):
             raise ValueError(
@@ -47,15 +47,9 @@ class Prepared:
         return len(self._indices)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        number = int(self._indices[index])
-        try:
-            example = self._source[number]
-        except Exception as error:  # ArrayRecord, TensorFlow and Pillow raise errors of many types
-            reason = str(error).split("\n")[0][:200]
-            raise ValueError(
-                f"{self.folder} is damaged: example {number} of the split {self.split!r} cannot be read "
-                f"({reason}). Delete the folder and make it anew by the command that made it"
-            ) from error
+        example = read_example(
+            self._source, int(self._indices[index]), f"the split {self.split!r} of {self.folder}"
+        )
         return as_arrays({name: example[name] for name in self.fields})
 
     def select(self, indices: np.ndarray) -> "Prepared":
@@ -68,7 +62,7 @@ class Prepared:
 
     def column(self, field: str) -> np.ndarray:
         """Return an integer field of all examples, int `[n]`, without decoding their images."""
-        builder = _builder(self.folder)
+        builder = builder_of(self.folder)
         features = builder.info.features
         images = [name for name in features if isinstance(features[name], tfds.features.Image)]
         encoded = {name: tfds.decode.SkipDecoding() for name in images}
@@ -80,13 +74,25 @@ class Prepared:
         return [self._source[int(index)]["file"].decode() for index in self._indices]
 
 
+def read_example(source: Any, number: int, place: str) -> dict[str, Any]:
+    """Return a stored example of a TFDS data source; raise ValueError with its `place` if it is damaged."""
+    try:
+        return source[number]
+    except Exception as error:  # ArrayRecord, TensorFlow and Pillow raise errors of many types
+        reason = str(error).split("\n")[0][:200]
+        raise ValueError(
+            f"{place} is damaged: example {number} cannot be read ({reason}). Delete the folder and make it "
+            "anew by the command that made it"
+        ) from error
+
+
 def split_names(folder: str | Path) -> tuple[str, ...]:
     """Return the names of a prepared data set's splits that have examples."""
-    splits = _builder(find_dataset(Path(folder))).info.splits
+    splits = builder_of(find_dataset(Path(folder))).info.splits
     return tuple(name for name, split in splits.items() if split.num_examples)
 
 
-def _builder(folder: Path) -> Any:
+def builder_of(folder: Path) -> Any:
     """Return TFDS's builder of a data set; raise ValueError if its JSON files are damaged."""
     try:
         return tfds.builder_from_directory(folder)

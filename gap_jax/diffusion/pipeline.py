@@ -13,6 +13,7 @@ from gap_jax.diffusion.sampler import Keep, sample
 from gap_jax.diffusion.schedule import Schedule, Solver, SolverCoefficients, ddim
 from gap_jax.models.clip import CLIPTextModel
 from gap_jax.models.controlnet import ControlNet, ControlNets
+from gap_jax.models.layers import guidance_embedding
 from gap_jax.models.tokenizer import Tokenizer
 from gap_jax.models.unet import UNet2DCondition
 from gap_jax.models.vae import AutoencoderKL
@@ -46,6 +47,11 @@ class Pipeline:
     def inpaints(self) -> bool:
         """True if the UNet was trained to inpaint: its 9 channels include a mask and a masked image."""
         return self.unet.in_channels != self.vae.latent_channels
+
+    @property
+    def sees_guidance(self) -> bool:
+        """True for a latent consistency model, whose UNet sees the scale of guidance itself."""
+        return self.unet.time_cond_proj_dim is not None
 
     def tokenize(self, texts: Sequence[str], placeholders: int = 0) -> np.ndarray:
         """Return the token ids of `texts`, int32 `[B, 77]`; 77 is the text encoder's longest input.
@@ -172,7 +178,8 @@ class Pipeline:
           returns.
         - `context` `[B,L,D]` and `uncond` `[B or 1,L,D]`: states of the prompt and of the negative prompt.
           Classifier-free guidance is `e_uncond + guidance_scale (e_context - e_uncond)`. With `uncond` None
-          there is no guidance.
+          there is no guidance. A latent consistency model (`sees_guidance`) is told the scale instead, and
+          `uncond` plays no part.
         - `num_steps` ≥ 1 steps over the whole schedule; `strength` in (0,1] keeps the last `⌊num_steps ·
           strength⌋`. `solver` is `ddim`, with `eta` in [0,1], `dpm_solver`, `euler` or `lcm`.
         - `key`: one key or `[B]` keys, needed if `eta` > 0, and for `lcm`. A single key is split into B. Step
@@ -198,6 +205,7 @@ class Pipeline:
         if backprop_steps is not None and backprop_steps < 1:
             raise ValueError(f"backprop_steps must be at least 1, found {backprop_steps}")
         self._check_inputs(latents, context, uncond, eta, key, control, control_scale, keep)
+        uncond = None if self.sees_guidance else uncond
         draws = bool(np.any(coefficients.noise))
         if draws and key is None:
             raise ValueError("the solver draws noise between its steps: give a key")
@@ -236,6 +244,11 @@ class Pipeline:
             branches = 2
             context = jnp.concatenate([jnp.broadcast_to(uncond, context.shape), context])
 
+        told = None
+        if self.unet.time_cond_proj_dim is not None:
+            scales = jnp.broadcast_to(guidance_scale, (len(latents),))
+            told = guidance_embedding(scales, self.unet.time_cond_proj_dim)
+
         def per_branch(x):
             return jnp.concatenate([x] * branches)
 
@@ -250,7 +263,7 @@ class Pipeline:
             if self.inpaints and keep is not None:
                 repaint = 1 - keep.mask.astype(x.dtype)
                 x = jnp.concatenate([x, per_branch(repaint), per_branch(keep.source)], -1)
-            output = self.unet.apply({"params": params["unet"]}, x, timestep, context, residuals)
+            output = self.unet.apply({"params": params["unet"]}, x, timestep, context, residuals, told)
             output = output.astype(jnp.float32)
             if uncond is None:
                 return output

@@ -227,12 +227,26 @@ def timestep_embedding(
     return jnp.pad(jnp.concatenate(waves, -1), ((0, 0), (0, channels % 2)))
 
 
+def guidance_embedding(scale: jax.Array, channels: int) -> jax.Array:
+    """Return the embedding of guidance scales `[B]` for latent consistency models, float32 `[B,channels]`.
+
+    A scale is that of classifier-free guidance in diffusers' form, in which 1 is no guidance. The models
+    (Luo et al. 2023, arXiv 2310.04378, section 4.2) see the scale minus 1, as thousandths.
+    """
+    return timestep_embedding(1000 * (scale - 1), channels, flip_sin_to_cos=False, freq_shift=1)
+
+
 class TimestepEmbedding(Layer):
-    """The two-layer network after the sinusoidal embedding, from `[B,C]` to `[B,features]`."""
+    """The two-layer network after the sinusoidal embedding, from `[B,C]` to `[B,features]`.
+
+    A condition `[B,D]`, such as `guidance_embedding`, is projected to C channels and added to the input.
+    """
 
     features: int
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, condition: jax.Array | None = None) -> jax.Array:
+        if condition is not None:
+            x += nn.Dense(x.shape[-1], use_bias=False, name="cond_proj", **self.dtypes)(condition)
         x = nn.silu(nn.Dense(self.features, name="linear_1", **self.dtypes)(x))
         return nn.Dense(self.features, name="linear_2", **self.dtypes)(x)

@@ -3,7 +3,7 @@
 It equals diffusers' `UNet2DConditionModel` in their configurations.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -146,8 +146,8 @@ class Backbone(Layer):
             **self.dtypes,
         )
 
-    def embed_time(self, timesteps: jax.Array, batch: int) -> jax.Array:
-        """Return the embedding `[B,E]` of timesteps, a scalar or `[B]`."""
+    def embed_time(self, timesteps: jax.Array, batch: int, condition: jax.Array | None = None) -> jax.Array:
+        """Return the embedding `[B,E]` of timesteps, a scalar or `[B]`, and of a condition `[B,D]`."""
         width = self.block_out_channels[0]
         waves = timestep_embedding(
             jnp.broadcast_to(timesteps, (batch,)),
@@ -156,7 +156,7 @@ class Backbone(Layer):
             freq_shift=self.freq_shift,
         )
         embed = TimestepEmbedding(4 * width, name="time_embedding", **self.dtypes)
-        return embed(waves.astype(self.dtype))
+        return embed(waves.astype(self.dtype), None if condition is None else condition.astype(self.dtype))
 
     def down(self, x: jax.Array, temb: jax.Array, context: jax.Array, call: Call) -> list[jax.Array]:
         """Return the skip connections of the downward half; the last is its output.
@@ -185,15 +185,29 @@ class Backbone(Layer):
 
 
 class UNet2DCondition(Backbone):
-    """The UNet, which predicts the noise (or v) in latents `[B,h,w,in_channels]`."""
+    """The UNet, which predicts the noise (or v) in latents `[B,h,w,in_channels]`.
+
+    With `time_cond_proj_dim`, it is a latent consistency model, which sees the scale of guidance itself.
+    """
 
     out_channels: int = 4
     up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
     sample_size: int | tuple[int, int] | None = None
+    time_cond_proj_dim: int | None = None
+
+    def example_inputs(self) -> tuple[Any, ...]:
+        inputs = super().example_inputs()
+        width = self.time_cond_proj_dim
+        return inputs if width is None else (*inputs, None, jnp.zeros((1, width)))
 
     @nn.compact
     def __call__(
-        self, sample: jax.Array, timesteps: jax.Array, context: jax.Array, residuals: Residuals | None = None
+        self,
+        sample: jax.Array,
+        timesteps: jax.Array,
+        context: jax.Array,
+        residuals: Residuals | None = None,
+        timestep_cond: jax.Array | None = None,
     ) -> jax.Array:
         """Return the prediction `[B,h,w,out_channels]`.
 
@@ -201,10 +215,11 @@ class UNet2DCondition(Backbone):
         - `timesteps`: a scalar or `[B]`.
         - `context` `[B,L,D]`: the text encoder's states.
         - `residuals`: the output of a ControlNet for the same inputs.
+        - `timestep_cond` `[B,time_cond_proj_dim]`: `guidance_embedding` of the scale; None: it plays no part.
         """
         sample, context = sample.astype(self.dtype), context.astype(self.dtype)
         call = block_caller(self.recompute, sample)
-        temb = self.embed_time(timesteps, len(sample))
+        temb = self.embed_time(timesteps, len(sample), timestep_cond)
         x = Conv(self.block_out_channels[0], name="conv_in", **self.dtypes)(sample)
         skips = self.down(x, temb, context, call)
         x = self.middle(skips[-1], temb, context, call)

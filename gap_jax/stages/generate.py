@@ -256,7 +256,7 @@ def _write_data_set(
             "the folder and run again"
         )
     generated.write_images(folder / "chunks", folder / "images", class_names, left_out)
-    data = generated.write_tfds(folder / "chunks", folder / "tfds", left_out)
+    data = generated.write_tfds(folder / "chunks", folder / "tfds", class_names, left_out)
     means = {name: float(np.mean(values)) for name, values in measured.items()}
     place = str(data.relative_to(folder))
     summary = {"images": num_kept, "dropped": dict(dropped), "means": means, "tfds": place}

@@ -41,7 +41,6 @@ _BACKBONE = {
     "time_embedding_dim": (None,),
     "time_embedding_act_fn": (None,),
     "timestep_post_act": (None,),
-    "time_cond_proj_dim": (None,),
     "conv_in_kernel": (3,),
     "conv_out_kernel": (3,),
     "attention_type": ("default",),
@@ -52,7 +51,8 @@ _BACKBONE = {
 }
 _SUPPORTED: dict[type, dict[str, tuple]] = {
     UNet2DCondition: _BACKBONE,
-    ControlNet: _BACKBONE | {"controlnet_conditioning_channel_order": ("rgb", "bgr")},
+    ControlNet: _BACKBONE
+    | {"controlnet_conditioning_channel_order": ("rgb", "bgr"), "time_cond_proj_dim": (None,)},
     AutoencoderKL: {
         "act_fn": ("silu",),
         "shift_factor": (None,),

@@ -34,7 +34,8 @@ def write_tokenizer(folder: Path, pad: str = END) -> int:
 
 
 SHAPES = {
-    # Stable Diffusion 1.5, 2.1 (v-prediction, linear projection, heads per level, gelu) and 1.5-inpainting.
+    # Stable Diffusion 1.5, 2.1 (v-prediction, linear projection, heads per level, gelu), 1.5-inpainting, and
+    # a latent consistency model.
     "sd15": dict(unet=dict(attention_head_dim=4), text=dict(hidden_act="quick_gelu")),
     "sd21": dict(
         unet=dict(attention_head_dim=[2, 4], use_linear_projection=True, upcast_attention=True),
@@ -45,6 +46,7 @@ SHAPES = {
     "inpaint": dict(
         unet=dict(attention_head_dim=4, in_channels=9, sample_size=64), text=dict(hidden_act="quick_gelu")
     ),
+    "lcm": dict(unet=dict(attention_head_dim=4, time_cond_proj_dim=25), text=dict(hidden_act="quick_gelu")),
 }
 BACKBONE = dict(
     block_out_channels=(16, 32),
@@ -111,7 +113,7 @@ def torch_pipeline(kind: str, scratch: Path, channel_order: str = "rgb"):
     if kind == "inpaint":
         pipe = diffusers.StableDiffusionInpaintPipeline(**components)
     else:
-        backbone = BACKBONE | shape["unet"]
+        backbone = {name: v for name, v in (BACKBONE | shape["unet"]).items() if name != "time_cond_proj_dim"}
         controlnet = diffusers.ControlNetModel(
             conditioning_embedding_out_channels=(8, 8, 16),
             controlnet_conditioning_channel_order=channel_order,

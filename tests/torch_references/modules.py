@@ -1,5 +1,7 @@
 """Small random torch modules for which gap_jax has no Flax network."""
 
+import math
+
 import torch
 import transformers
 from torch import nn
@@ -28,12 +30,102 @@ class SmallCNN(nn.Module):
         return self.head(self.again(torch.tanh(self.mix(x))))
 
 
-def small_cnn(**_):
-    module = SmallCNN()
+def with_statistics(module):
+    """Draw batch norm's running statistics."""
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.running_mean.normal_(std=0.1), part.running_var.uniform_(0.5, 2)
     return module
+
+
+def small_cnn(**_):
+    return with_statistics(SmallCNN())
+
+
+class SamePadding(nn.Conv2d):
+    """A convolution that pads as TensorFlow does, by the size that it sees; timm has one for its ports."""
+
+    def forward(self, x):
+        pads = []
+        for size, kernel, stride in zip(x.shape[-2:], self.kernel_size, self.stride, strict=True):
+            total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+            pads = [total // 2, total - total // 2, *pads]
+        x = nn.functional.pad(x, pads)
+        return nn.functional.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+class StochasticDepth(nn.Module):
+    """Drops a residual branch of whole examples, with a tensor that is drawn in place, as timm does."""
+
+    def __init__(self, drop_prob):
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x):
+        if self.drop_prob == 0.0 or not self.training:
+            return x
+        keep = 1 - self.drop_prob
+        drawn = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
+        return x * drawn.div_(keep)
+
+
+class NormAct(nn.BatchNorm2d):
+    """Batch norm that holds its activation, which works in place."""
+
+    def __init__(self, channels, activation):
+        super().__init__(channels, eps=1e-3, momentum=0.01)
+        self.act = activation
+
+    def forward(self, x):
+        return self.act(super().forward(x))
+
+
+class SqueezeExcite(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv_reduce, self.conv_expand = nn.Conv2d(channels, 4, 1), nn.Conv2d(4, channels, 1)
+
+    def forward(self, x):
+        gate = x.mean((2, 3), keepdim=True)
+        gate = self.conv_expand(nn.functional.relu(self.conv_reduce(gate), inplace=True))
+        return x * nn.functional.hardsigmoid(gate)
+
+
+class InvertedResidual(nn.Module):
+    def __init__(self, channels, drop_path):
+        super().__init__()
+        wide = 2 * channels
+        self.conv_pw, self.bn1 = nn.Conv2d(channels, wide, 1, bias=False), NormAct(wide, nn.Hardswish(True))
+        self.conv_dw = SamePadding(wide, wide, 5, groups=wide, bias=False)
+        self.bn2, self.se = NormAct(wide, nn.SiLU(True)), SqueezeExcite(wide)
+        self.conv_pwl, self.bn3 = nn.Conv2d(wide, channels, 1, bias=False), NormAct(channels, nn.Identity())
+        self.drop_path = StochasticDepth(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x):
+        branch = self.se(self.bn2(self.conv_dw(self.bn1(self.conv_pw(x)))))
+        return self.drop_path(self.bn3(self.conv_pwl(branch))) + x
+
+
+class MobileNet(nn.Module):
+    """A network of timm's kind: stem, stages, pooling and head, with `forward_features`."""
+
+    def __init__(self, drop_path=0.0):
+        super().__init__()
+        self.conv_stem = SamePadding(3, 8, 3, stride=2, bias=False)
+        self.bn1 = NormAct(8, nn.Hardswish(inplace=True))
+        self.blocks = nn.Sequential(nn.Sequential(InvertedResidual(8, drop_path)), nn.Sequential())
+        self.global_pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
+        self.classifier = nn.Linear(8, CLASSES)
+
+    def forward_features(self, x):
+        return self.blocks(self.bn1(self.conv_stem(x)))
+
+    def forward(self, x):
+        return self.classifier(self.global_pool(self.forward_features(x)))
+
+
+def mobile_net(**_):
+    return with_statistics(MobileNet())
 
 
 def dinov2(**dropout):
@@ -73,6 +165,7 @@ def segformer(**dropout):
 
 BUILDERS = {
     "cnn": (small_cnn, 24),  # with the side of its images
+    "mobile_net": (mobile_net, 25),  # an odd side, which is padded more on one side
     "dinov2": (dinov2, 42),
     "swin": (swin, 32),
     "depth_anything": (depth_anything, 42),

@@ -21,7 +21,18 @@ LAYERS = {  # layers of the UNet and of the text encoder, with their inputs and 
     ),
     "text_encoder": ("text_model.encoder.layers.1.self_attn.v_proj", "text_model.encoder.layers.0.mlp.fc1"),
 }
-CONVOLUTIONS = ("mid_block.attentions.0.proj_in", "up_blocks.1.resnets.0.conv1")
+DISTILLED = (  # with attention, the kinds of layers that the LoRAs of LCM and Hyper-SD change
+    "mid_block.attentions.0.proj_in",
+    "mid_block.attentions.0.proj_out",
+    "mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj",
+    "mid_block.attentions.0.transformer_blocks.0.ff.net.2",
+    "mid_block.resnets.1.time_emb_proj",
+    "up_blocks.1.resnets.0.conv1",
+    "down_blocks.1.resnets.0.conv2",
+    "up_blocks.1.resnets.0.conv_shortcut",
+    "down_blocks.0.downsamplers.0.conv",
+    "up_blocks.0.upsamplers.0.conv",
+)
 RANK = 3
 
 
@@ -34,9 +45,9 @@ def factors(theirs, layer, component, rank=RANK):
     return down, torch.randn(weight.shape[0], rank, *([1] * (weight.ndim - 2)), generator=random)
 
 
-def changes(theirs, convolutions=True):
+def changes(theirs):
     layers = [(component, layer) for component, names in LAYERS.items() for layer in names]
-    layers += [("unet", layer) for layer in CONVOLUTIONS if convolutions]
+    layers += [("unet", layer) for layer in DISTILLED]
     return {(component, layer): factors(theirs, layer, component) for component, layer in layers}
 
 
@@ -106,7 +117,7 @@ def test_weights_are_those_that_diffusers_fuses(sd15, theirs, tmp_path, names):
         for key, value in ours.items():
             np.testing.assert_allclose(value, expected[key], rtol=1e-5, atol=1e-5, err_msg=key)
             changed += not np.array_equal(value, before[component][key])
-    assert changed == 7
+    assert changed == 15
     jax.tree.map(np.testing.assert_array_equal, params["vae"], sd15.params["vae"])
 
 

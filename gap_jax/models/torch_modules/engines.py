@@ -130,8 +130,14 @@ def _shapes(tree: Any) -> Any:
 
 @functools.cache
 def _environment() -> Any:
-    """Return torchax's environment, in which batch norm moves its running statistics."""
+    """Return torchax's environment, in which batch norm moves its running statistics.
+
+    For `with torch.device(…)`, torch lists the functions that make tensors when it first needs the list. That
+    may be while transformers loads a model, and puts another function in the place of `torch.linspace`.
+    Therefore torch is made to list them again.
+    """
     import torch
+    from torch.utils._device import _device_constructors
 
     try:
         import torchax.tensor
@@ -141,6 +147,8 @@ def _environment() -> Any:
         ) from error
     import torchax
 
+    _device_constructors.cache_clear()
+    _device_constructors()
     environment = torchax.tensor.Environment()
     environment.override_op_definition(torch.nn.functional.batch_norm, _batch_norm)
     return environment

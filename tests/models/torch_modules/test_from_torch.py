@@ -1,7 +1,11 @@
 """Tests that torch modules predict, learn and are saved in JAX as they do in torch."""
 
 import copy
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +14,20 @@ import optax
 import pytest
 import torch
 from torch import nn
+from torch.utils._device import _device_constructors
+from transformers.initialization import meta_device_safe_creation_ops
 
 import gap_jax
+from gap_jax.models.torch_modules import engines
 from gap_jax.models.torch_modules.module import first_prediction
 from gap_jax.stages.classifier_tuning import masked_optimizer
 from gap_jax.stages.finetune import finetune
 from tests.torch_references.folders import nchw
-from tests.torch_references.modules import BUILDERS, build
+from tests.torch_references.modules import BUILDERS, StochasticDepth, build
 
-SLOW = [name for name in BUILDERS if name != "cnn"]
-KINDS = ["cnn", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+FAST = ["cnn", "mobile_net"]
+SLOW = [name for name in BUILDERS if name not in FAST]
+KINDS = [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
 
 def random_images(side, count=3):
@@ -137,6 +145,15 @@ def test_fine_tuning_is_torchs(tmp_path):
     assert_close(network.predict(tuned, images), ours)
 
 
+def test_a_module_makes_tensors_after_transformers_loaded_another():
+    """While transformers loads a model, it replaces `torch.linspace`, which the module calls, too."""
+    _device_constructors.cache_clear()
+    with meta_device_safe_creation_ops(), torch.device("meta"):
+        torch.zeros(1)
+    engines._environment.cache_clear()
+    gap_jax.from_torch(build("cnn")[0], engine="torchax")
+
+
 class OnlyDropout(nn.Module):
     def __init__(self):
         super().__init__()
@@ -167,6 +184,31 @@ def test_dropout_draws_with_the_key_and_its_gradient_has_the_same_draw(engine):
     np.testing.assert_array_equal(network.predict(network.params, images), images)
     several = jax.vmap(network.predict, (None, 0))(network.params, images[:, None])  # as prompts are mapped
     np.testing.assert_array_equal(several, images[:, None])
+
+
+def test_stochastic_depth_of_timms_kind_drops_the_branches_of_whole_examples():
+    module = nn.Sequential(StochasticDepth(0.25))
+    network = gap_jax.from_torch(module, engine="torchax")
+    images = random_images(2, 400) + 1
+    keys = jax.random.split(jax.random.key(0), len(images))
+    dropped = jax.jit(network.training)(network.params, images, keys)[0] / images
+    assert np.ptp(dropped, (1, 2, 3)).max() < 1e-6
+    factors, counts = np.unique(np.round(dropped[:, 0, 0, 0], 4), return_counts=True)
+    np.testing.assert_allclose(factors, [0, 1.3333])
+    assert counts[0] / len(images) == pytest.approx(0.25, abs=0.07)
+    np.testing.assert_array_equal(network.predict(network.params, images), images)
+
+
+@pytest.mark.slow
+def test_eight_devices_predict_and_learn_as_torch():
+    """A batch is split over the devices; batch norm's statistics are those of the whole batch."""
+    script = Path(__file__).with_name("on_devices.py")
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    command = [sys.executable, "-W", "ignore", script]
+    root = Path(__file__).parents[3]
+    subprocess.run(
+        command, cwd=root, env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(root)}, check=True
+    )
 
 
 def test_modules_that_do_not_fit_are_refused():
