@@ -1,7 +1,50 @@
-"""The errors of commands, each printed as one line."""
+"""The ends of commands: errors, each printed as one line, and the signals that stop them."""
 
+import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+_INTERRUPTED, _TERMINATED = 130, 143  # exit statuses after Ctrl-C and after SIGTERM
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, by which SLURM, Kubernetes and preemptible machines announce the end."""
+
+
+@contextmanager
+def exit_when_stopped() -> Iterator[None]:
+    """Exit with status 130 after Ctrl-C and with 143 after SIGTERM, and say how to go on.
+
+    The block sees both as a KeyboardInterrupt, and saves its work. Among several processes, JAX has taken
+    SIGTERM, and `parallel.stop_if_preempted` raises it on all of them. Call it after `parallel.initialize`.
+    """
+    try:
+        with _sigterm_raised():
+            yield
+    except KeyboardInterrupt as stop:
+        print("stopped; finished work is kept: run the same command again to continue", file=sys.stderr)
+        raise SystemExit(_TERMINATED if isinstance(stop, Terminated) else _INTERRUPTED) from None
+
+
+@contextmanager
+def _sigterm_raised() -> Iterator[None]:
+    """Raise `Terminated` in the block at SIGTERM, if this process is alone and this is its main thread."""
+    import jax
+
+    def stop(*_: Any) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

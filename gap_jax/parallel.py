@@ -5,6 +5,7 @@ is a mesh of one, on which the same programs run.
 """
 
 import functools
+import itertools
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from gap_jax.errors import Terminated
 
 _Tree = TypeVar("_Tree")
 POPULATION_AXES = ("prompt", "population")  # over which a `population_step` maps its prompts, outermost first
@@ -55,8 +58,17 @@ def initialize(
             raise  # otherwise JAX detected no job, and this process is alone
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, by which SLURM, Kubernetes and preemptible machines announce the end."""
+_calls = itertools.count(1)  # of `stop_if_preempted`, equal on all processes, as JAX's protocol needs
+
+
+def stop_if_preempted() -> None:
+    """Raise `Terminated` on all processes of a job after any of them got SIGTERM, at the same call on each.
+
+    Every process must call it equally often, such as after each step. JAX looks for the signal once a second,
+    then lets the processes agree on a later call. A single process does nothing.
+    """
+    if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(next(_calls)):
+        raise Terminated
 
 
 def use_all_cores() -> None:

@@ -176,6 +176,7 @@ def generate(
                 new_records = {name: array[is_new] for name, array in records.items()}
                 generated.write_chunk(chunks, chunk_name, new_records)
                 made_here = True
+                parallel.stop_if_preempted()
             bar.update(num_new)
             made = first + num_new
             if selection is not None and selection.is_complete(first):
