@@ -22,6 +22,7 @@ from gap_jax.ranges import check_ranges
 if TYPE_CHECKING:
     from gap_jax.closed_loop.world import World
 
+
 class Preset(NamedTuple):
     """The values of all settings that one name stands for.
 
