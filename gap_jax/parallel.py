@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gap_jax.errors import Terminated
+from gap_jax.files import writing
 
 _Tree = TypeVar("_Tree")
 POPULATION_AXES = ("prompt", "population")  # over which a `population_step` maps its prompts, outermost first
@@ -216,8 +217,10 @@ def only_job(folder: Path) -> Iterator[None]:
     if jax.process_index() != 0:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a+")
+    with file:
         _lock(file, folder)
         yield
 
@@ -236,9 +239,10 @@ def _lock(file: IO[str], folder: Path) -> None:
         ) from error
     except (ImportError, OSError):
         return
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-    file.flush()
+    with writing(folder / ".lock"):
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
 
 
 def all_agree(condition: bool) -> bool:

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import shutil
+import textwrap
 from collections.abc import Collection, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 
 from gap_jax.data.encoding import kind_of, png
 from gap_jax.data.tfds_progress import hide_progress_bars
-from gap_jax.files import write_whole
+from gap_jax.files import WriteError, free_space, write_whole
 from gap_jax.ranges import FILE_NAME, is_file_name
 
 Record = dict[str, Any]
@@ -191,7 +192,7 @@ def check_class_names(class_names: Collection[str], fields: Mapping[str, Any]) -
 def write_tfds(chunks: Path, folder: Path, left_out: Collection[int] = ()) -> Path:
     """Write `folder` anew as a TFDS data set of the `kept_records`, and return the data set's own folder.
 
-    Its split is `train`. Raises ValueError if no image is left.
+    Its split is `train`. Raises ValueError if no image is left, and WriteError for a full disk.
     """
     import tensorflow_datasets as tfds
 
@@ -237,6 +238,11 @@ def write_tfds(chunks: Path, folder: Path, left_out: Collection[int] = ()) -> Pa
 
     shutil.rmtree(folder, ignore_errors=True)
     builder = GeneratedDataset(data_dir=folder, file_format="array_record")
-    with hide_progress_bars(), contextlib.redirect_stdout(None):
-        builder.download_and_prepare()
+    try:
+        with hide_progress_bars(), contextlib.redirect_stdout(None):
+            builder.download_and_prepare()
+    except RuntimeError as error:  # which ArrayRecord raises in place of an OSError
+        raise WriteError(
+            f"{folder} could not be written: {textwrap.shorten(str(error), 300)}; {free_space(folder)}"
+        ) from error
     return Path(builder.data_dir)
