@@ -5,8 +5,9 @@
 #     sbatch --nodes 2 experiments/slurm.sh PRESET [ARGUMENT...]        # on two such hosts
 #
 # Submit it from the root of the checkout, with the environment's python on PATH. Submitted again, it continues a
-# run that was stopped; submitted several times, one job runs after the other. All hosts need the same files: the
-# checkout, data, models and --work (by default runs/PRESET) must be on a file system that they share.
+# run that was stopped; submitted several times, one job runs after the other. Two minutes before the time ends,
+# SIGTERM makes it save the current step. All hosts need the same files: the checkout, data, models and --work (by
+# default runs/PRESET) must be on a file system that they share.
 #SBATCH --job-name=gap_jax
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=4
@@ -15,6 +16,7 @@
 #SBATCH --time=24:00:00
 #SBATCH --dependency=singleton
 #SBATCH --requeue
+#SBATCH --signal=TERM@120
 #SBATCH --open-mode=append
 set -euo pipefail
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from gap_jax.errors import one_line_errors
+from gap_jax.errors import exit_when_stopped, one_line_errors
 from gap_jax.ranges import DISTINCT, NOT_EMPTY, Count, Positive, Seed, Share, Text, below, check_ranges
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is fast
@@ -46,14 +46,22 @@ class Adapt:
 def main(config: Adapt) -> None:
     """Fine-tune the networks and write the pipeline.
 
-    Raises FileNotFoundError or ValueError if the model or the images cannot be read or do not fit together,
-    and ValueError for a setting outside its range.
+    Ctrl-C and SIGTERM save the current step, as in an experiment. Raises FileNotFoundError or ValueError if
+    the model or the images cannot be read or do not fit together, and ValueError for a setting outside its
+    range and for a folder that another process works in.
     """
     check_ranges(config)
+    from gap_jax import parallel
+
+    parallel.initialize()
+    with exit_when_stopped(), parallel.only_job(config.work):
+        _adapt(config)
+
+
+def _adapt(config: Adapt) -> None:
     import jax
     import optax
 
-    from gap_jax import parallel
     from gap_jax.data.encoding import as_arrays
     from gap_jax.data.image_folder import ImageFolder
     from gap_jax.data.loader import Batches
@@ -61,7 +69,6 @@ def main(config: Adapt) -> None:
     from gap_jax.stages.train import train
     from gap_jax.weights.pipeline import load_pipeline, save_pipeline
 
-    parallel.initialize()
     pipe, params = load_pipeline(config.model, config.controlnet)
     pipe = with_dtype(pipe, config.dtype)
     source = ImageFolder(config.images, config.size)

@@ -5,6 +5,7 @@ is a mesh of one, on which the same programs run.
 """
 
 import functools
+import itertools
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from gap_jax.errors import Terminated
+from gap_jax.files import writing
 
 _Tree = TypeVar("_Tree")
 POPULATION_AXES = ("prompt", "population")  # over which a `population_step` maps its prompts, outermost first
@@ -55,8 +59,17 @@ def initialize(
             raise  # otherwise JAX detected no job, and this process is alone
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, by which SLURM, Kubernetes and preemptible machines announce the end."""
+_calls = itertools.count(1)  # of `stop_if_preempted`, equal on all processes, as JAX's protocol needs
+
+
+def stop_if_preempted() -> None:
+    """Raise `Terminated` on all processes of a job after any of them got SIGTERM, at the same call on each.
+
+    Every process must call it equally often, such as after each step. JAX looks for the signal once a second,
+    then lets the processes agree on a later call. A single process does nothing.
+    """
+    if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(next(_calls)):
+        raise Terminated
 
 
 def use_all_cores() -> None:
@@ -204,8 +217,10 @@ def only_job(folder: Path) -> Iterator[None]:
     if jax.process_index() != 0:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a+")
+    with file:
         _lock(file, folder)
         yield
 
@@ -224,9 +239,10 @@ def _lock(file: IO[str], folder: Path) -> None:
         ) from error
     except (ImportError, OSError):
         return
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-    file.flush()
+    with writing(folder / ".lock"):
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
 
 
 def all_agree(condition: bool) -> bool:

@@ -12,9 +12,9 @@ _TRACES: ContextVar[tuple[int, Path] | None] = ContextVar("traces", default=None
 
 
 def images_per_second(bar: tqdm, images: int) -> str:
-    """Return the rate of a bar whose steps have `images` images each, as text."""
+    """Return the rate of a bar whose steps have `images` images each, as text; the bar may be disabled."""
     state = bar.format_dict
-    rate = state["rate"] or (bar.n - bar.initial) / max(state["elapsed"], 1e-9)
+    rate = state["rate"] or (state["n"] - (state["initial"] or 0)) / max(state["elapsed"], 1e-9)
     return f"{rate * images:.3g}"
 
 

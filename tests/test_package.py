@@ -47,7 +47,8 @@ try:
     runpy.run_module(f"gap_jax.experiments.{experiment}", run_name="__main__")
 except SystemExit as stop:
     assert not stop.code, stop.code
-heavy = {"flax", "optax", "orbax", "grain", "torch", "transformers", "tensorflow_datasets", "matplotlib"}
+heavy = {"jax", "flax", "optax", "orbax", "grain", "torch", "transformers", "matplotlib"}
+heavy |= {"tensorflow_datasets"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
     printed = run(code, experiment).stdout

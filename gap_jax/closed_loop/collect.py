@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 import gap_jax
-from gap_jax import prompts
+from gap_jax import parallel, prompts
 from gap_jax.closed_loop.arm_prompts import PromptSet
 from gap_jax.closed_loop.arms import ARMS
 from gap_jax.closed_loop.gallery import Gallery
@@ -203,6 +203,7 @@ def _prompts(run: Run, produced: Sequence[Produced], root: Path) -> Iterator[Pro
         for work, prompt_set, i, number in numbered:
             with compiling(bar, bar.n == 0):
                 drawn = _prompt(run, gallery, work, prompt_set, i, number)
+            parallel.stop_if_preempted()
             bar.update()
             yield drawn
 

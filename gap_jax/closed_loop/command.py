@@ -6,11 +6,8 @@ It imports heavy modules only when an experiment runs, so that `--help` is fast.
 import argparse
 import dataclasses
 import json
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -19,13 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import tyro
 
 from gap_jax.closed_loop.settings import STAGES, Evaluating, Settings
-from gap_jax.errors import one_line_errors
+from gap_jax.errors import exit_when_stopped, one_line_errors
 from gap_jax.ranges import check_ranges
 
 if TYPE_CHECKING:
     from gap_jax.closed_loop.world import World
-
-_INTERRUPTED, _TERMINATED = 130, 143  # exit statuses after Ctrl-C and after SIGTERM
 
 
 class Preset(NamedTuple):
@@ -183,24 +178,6 @@ def shortened(settings: Settings) -> Settings:
     )
 
 
-@contextmanager
-def _sigterm_like_ctrl_c() -> Iterator[None]:
-    """Raise `Terminated` at SIGTERM."""
-    from gap_jax.parallel import Terminated
-
-    def stop(*_: Any) -> None:
-        raise Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def execute(experiment: Experiment, options: Options) -> None:
     """Run what is not done yet, up to the chosen stage.
 
@@ -223,12 +200,8 @@ def execute(experiment: Experiment, options: Options) -> None:
         return
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(options.work.absolute() / "compiled"))
-    try:
-        with _sigterm_like_ctrl_c(), parallel.only_job(options.work):
-            _run(experiment, options)
-    except KeyboardInterrupt as stop:
-        print("stopped; finished work is kept: run the same command again to continue", file=sys.stderr)
-        raise SystemExit(_TERMINATED if isinstance(stop, parallel.Terminated) else _INTERRUPTED) from None
+    with exit_when_stopped(), parallel.only_job(options.work):
+        _run(experiment, options)
 
 
 def _run(experiment: Experiment, options: Options) -> None:

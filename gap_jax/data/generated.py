@@ -11,6 +11,7 @@ Every field of an example is kept as it is, whatever its kind; `encoding.kind_of
 import contextlib
 import os
 import shutil
+import textwrap
 from collections.abc import Collection, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -22,7 +23,7 @@ from gap_jax.data.encoding import kind_of, png
 from gap_jax.data.tfds_progress import hide_progress_bars
 from gap_jax.data.writing.fields import describe_fields
 from gap_jax.data.writing.image_folder import METADATA, write_image_folder
-from gap_jax.files import write_whole
+from gap_jax.files import WriteError, free_space, write_whole
 from gap_jax.ranges import FILE_NAME, is_file_name
 
 Record = dict[str, Any]
@@ -156,7 +157,7 @@ def write_tfds(
     """Write `folder` anew as a TFDS data set of the `kept_records`, and return the data set's own folder.
 
     Its split is `train`, and `class_names` are the `classes` of its `metadata.json`. Raises ValueError if no
-    image is left.
+    image is left, and WriteError for a full disk.
     """
     import tensorflow_datasets as tfds
 
@@ -205,6 +206,11 @@ def write_tfds(
 
     shutil.rmtree(folder, ignore_errors=True)
     builder = GeneratedDataset(data_dir=folder, file_format="array_record")
-    with hide_progress_bars(), contextlib.redirect_stdout(None):
-        builder.download_and_prepare()
+    try:
+        with hide_progress_bars(), contextlib.redirect_stdout(None):
+            builder.download_and_prepare()
+    except RuntimeError as error:  # which ArrayRecord raises in place of an OSError
+        raise WriteError(
+            f"{folder} could not be written: {textwrap.shorten(str(error), 300)}; {free_space(folder)}"
+        ) from error
     return Path(builder.data_dir)

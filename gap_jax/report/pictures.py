@@ -1,11 +1,14 @@
 """Arrays as pictures for the report: depth maps and errors in fixed colours, probabilities, foregrounds."""
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import Colormap
 from PIL import Image
+
+from gap_jax.files import write_whole
 
 LARGEST_ERROR = 0.25  # as a share of depth's range; larger errors have the same colour
 _DEPTH_COLOURS = colormaps["cividis"].reversed()  # near is bright
@@ -61,11 +64,12 @@ def foreground(image: np.ndarray, keep: np.ndarray) -> np.ndarray:
 
 
 def save(path: str | Path, picture: np.ndarray) -> None:
-    """Write a picture `[H,W,3]`, uint8 or float in [0,1], as a PNG file; its folder is made if missing."""
+    """Write a picture `[H,W,3]`, uint8 or float in [0,1], as a PNG file; raise as `write_whole`."""
     if picture.dtype != np.uint8:
         picture = np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path, "PNG")
+    stream = BytesIO()
+    Image.fromarray(picture).save(stream, "PNG")
+    write_whole(path, stream.getvalue())
 
 
 def gradient(kind: str, stops: int = 6) -> list[str]:

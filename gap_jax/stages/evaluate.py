@@ -14,11 +14,12 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
+from gap_jax import parallel
 from gap_jax.data.batch import HostBatch
 from gap_jax.data.corruptions.apply import SEVERITIES
 from gap_jax.data.corruptions.common import CORRUPTIONS, corrupt
 from gap_jax.data.corruptions.three_d import CORRUPTIONS_3D, corrupt_3d
-from gap_jax.progress import images_per_second, traced_steps
+from gap_jax.progress import compiling, images_per_second, traced_steps
 from gap_jax.tasks.metric import Metric
 
 Key = TypeVar("Key")
@@ -105,11 +106,13 @@ def evaluate(
     with bar, traced_steps("evaluate") as begin_step:
         for test_set, batch in sets:
             begin_step()
-            for key, params in models.items():
-                values = in_steps(measure, params, batch, images_per_step)
-                results[key][test_set] = {
-                    name: float(metrics[name].over_set(value)) for name, value in values.items()
-                }
+            with compiling(bar, bar.n == 0):
+                for key, params in models.items():
+                    values = in_steps(measure, params, batch, images_per_step)
+                    results[key][test_set] = {
+                        name: float(metrics[name].over_set(value)) for name, value in values.items()
+                    }
+            parallel.stop_if_preempted()
             bar.update()
             bar.set_postfix({"images/s": images_per_second(bar, len(batch["image"]) * len(models))})
     return results

@@ -24,7 +24,7 @@ from gap_jax import parallel
 from gap_jax.checkpoint import check_config
 from gap_jax.data import generated
 from gap_jax.data.batch import Batch, HostBatch
-from gap_jax.files import read_json, write_json
+from gap_jax.files import read_json, write_json, writing
 from gap_jax.progress import compiling, traced_steps
 from gap_jax.stages.band import Band, Selection
 
@@ -176,6 +176,7 @@ def generate(
                 new_records = {name: array[is_new] for name, array in records.items()}
                 generated.write_chunk(chunks, chunk_name, new_records)
                 made_here = True
+                parallel.stop_if_preempted()
             bar.update(num_new)
             made = first + num_new
             if selection is not None and selection.is_complete(first):
@@ -255,8 +256,10 @@ def _write_data_set(
             f"{folder / 'chunks'} holds {num_kept + dropped.total()} images, but {count} are planned: delete "
             "the folder and run again"
         )
-    generated.write_images(folder / "chunks", folder / "images", class_names, left_out)
-    data = generated.write_tfds(folder / "chunks", folder / "tfds", class_names, left_out)
+    with writing(folder / "images"):
+        generated.write_images(folder / "chunks", folder / "images", class_names, left_out)
+    with writing(folder / "tfds"):
+        data = generated.write_tfds(folder / "chunks", folder / "tfds", class_names, left_out)
     means = {name: float(np.mean(values)) for name, values in measured.items()}
     place = str(data.relative_to(folder))
     summary = {"images": num_kept, "dropped": dict(dropped), "means": means, "tfds": place}

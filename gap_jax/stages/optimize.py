@@ -127,6 +127,7 @@ def optimize(
                     )
                 if done % checkpoint_every == 0:
                     save(done)
+                parallel.stop_if_preempted()
         except KeyboardInterrupt:
             save(done)
             print(f"\nInterrupted: step {done} is saved in {folder}. Run the same command again to go on.")

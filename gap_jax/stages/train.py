@@ -131,6 +131,7 @@ def train(
                         _save_if_best(best, done, values[select], _result_params(state))
                 if done % checkpoint_every == 0 or done == steps:
                     save()
+                parallel.stop_if_preempted()
         except (KeyboardInterrupt, FloatingPointError) as stop:
             if state.step.is_deleted():  # a running step owns the state: only the last checkpoint is left
                 bar.write(f"stopped after step {done} of {folder}: run the same command to go on")

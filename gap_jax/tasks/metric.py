@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import numpy as np
 
-from gap_jax.data.batch import Batch
+if TYPE_CHECKING:  # so that `--help` is fast: settings import this file
+    import jax
+
+    from gap_jax.data.batch import Batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +27,7 @@ class MetricStyle:
         return f"{self.name} {self.unit}, {'higher' if self.higher_is_better else 'lower'} is better"
 
 
-ImageLoss = Callable[[Any, Batch], jax.Array]  # (prediction, batch) -> [B]
+ImageLoss = Callable[[Any, "Batch"], "jax.Array"]  # (prediction, batch) -> [B]
 
 
 class Metric(NamedTuple):
@@ -37,5 +39,5 @@ class Metric(NamedTuple):
     """
 
     style: MetricStyle
-    per_image: Callable[[Any, Batch], jax.Array]
+    per_image: Callable[[Any, "Batch"], "jax.Array"]
     over_set: Callable[[np.ndarray], float] = np.mean

@@ -114,16 +114,24 @@ def write_component(folder: Path, config: dict, params: dict, stem: str, prefix:
 
     Raises OSError if they cannot be written, for example because the disk is full.
     """
-    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     write_json(folder / "config.json", config)
     tensors = {prefix + key: array for key, array in state_dict(params).items()}
     path = folder / f"{stem}.safetensors"
-    try:
+    with writing_tensors(path):
         save_file(tensors, path, metadata={"format": "pt"})
-    except SafetensorError as error:  # also for a full disk
-        raise WriteError(f"{path} could not be written: {error}; {free_space(folder)}") from error
+
+
+@contextlib.contextmanager
+def writing_tensors(path: Path) -> Iterator[None]:
+    """Raise what safetensors raises in place of an OSError, such as for a full disk, as a WriteError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise WriteError(f"{path} could not be written: {error}; {free_space(path)}") from error
 
 
 def write_json(path: Path, content: dict) -> None:

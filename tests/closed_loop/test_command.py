@@ -28,13 +28,28 @@ def experiment(build_world):
     return Experiment("depth", "", {"small": Preset(Settings(), SmallRooms())}, build_world)
 
 
+class Deleted:
+    """An object that takes a moment to delete, in which Python ignores exceptions."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __del__(self):
+        signal.raise_signal(self.number)
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("ignored", [False, True])
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_stops_it_with_what_is_done(tmp_path, capsys, monkeypatch, number, status):
+def test_a_signal_stops_it_with_what_is_done(tmp_path, capsys, monkeypatch, number, status, ignored):
     events = []
 
     def run(*_):
         try:
-            os.kill(os.getpid(), number)
+            if ignored:
+                Deleted(number)
+            else:
+                os.kill(os.getpid(), number)
             time.sleep(10)
         except KeyboardInterrupt:
             events.append("saved")
@@ -46,7 +61,8 @@ def test_a_signal_stops_it_with_what_is_done(tmp_path, capsys, monkeypatch, numb
     with pytest.raises(SystemExit) as stopped:
         execute(experiment(None), options(tmp_path))
     assert stopped.value.code == status and events == ["saved"]
-    assert "run the same command again to continue" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "run the same command again to continue" in printed and "Traceback" not in printed
     assert signal.getsignal(signal.SIGTERM) is before
     signal.signal(signal.SIGINT, interrupt)
 

@@ -17,7 +17,7 @@ def environment(devices=1, optimization=1):
 
     XLA then compiles fast. At level 0, a step of the small world's prompts would take twice as long.
     """
-    flags = f"--xla_backend_optimization_level={optimization}"
+    flags = f"--xla_backend_optimization_level={optimization} --xla_cpu_use_fusion_emitters=false"
     flags += f" --xla_force_host_platform_device_count={devices}"
     return os.environ | {"XLA_FLAGS": flags, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 

@@ -77,6 +77,14 @@ def test_metrics_are_over_all_images_for_any_step_size_and_one_compilation(image
             assert values["near"] == pytest.approx(float((batch["depth"] < 0.5).mean()), rel=1e-5)
 
 
+def test_the_bar_says_that_it_compiles_during_the_first_set(capsys):
+    sets = {SetKey("domain", name): BATCH for name in "ab"}
+    evaluate(scaled_means, {"model": np.float32(2)}, sets.items(), {"mean": Metric(STYLE, first_column)})
+    progress = capsys.readouterr().err
+    first = progress.index("1/2")
+    assert "compiling" in progress[:first] and "compiling" not in progress[progress.index("images/s") :]
+
+
 def test_a_second_evaluation_compiles_nothing_and_parameters_move_once(monkeypatch):
     """As for several seeds, and for several test sets."""
     params, moved, durations = np.float32(2), [], []

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
-from gap_jax.progress import images_per_second, traced_steps, tracing
+from gap_jax.progress import compiling, images_per_second, traced_steps, tracing
 
 
 def test_each_stage_is_traced_once_without_its_first_step(tmp_path, monkeypatch):
@@ -44,3 +44,9 @@ def test_images_a_second_are_steps_a_second_times_images():
         bar.start_t -= 2  # two seconds ago
         rate = bar.format_dict["rate"]
         assert images_per_second(bar, 8) == f"{(rate or 4 / bar.format_dict['elapsed']) * 8:.3g}"
+
+
+def test_bars_of_other_processes_are_silent_and_no_error():
+    with tqdm(total=10, disable=True) as bar, compiling(bar, first=True):
+        bar.update(4)
+        assert float(images_per_second(bar, 8)) == 0

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -84,6 +85,39 @@ def test_killed_and_run_again_it_ends_with_the_same_bits(tmp_path):
         np.testing.assert_array_equal(results[0][name], results[1][name])
     lines = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "killed")]
     assert lines[0] == lines[1]
+
+
+def test_sigterm_to_one_of_two_processes_stops_both_after_the_same_step(tmp_path):
+    folder, steps = tmp_path / "stopped", 300  # enough for JAX, which looks for the signal once a second
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, SCRIPT, folder, str(steps), str(port), str(number)],
+            cwd=SCRIPT.parents[2],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    while not (folder / "checkpoints" / "14").exists():
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.005)
+    processes[1].send_signal(signal.SIGTERM)
+    printed = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [143, 143], printed
+    saved = max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdecimal())
+    assert 14 < saved < steps and not (folder / "result.npz").exists()
+    for out, err in printed:
+        assert f"stopped at step {saved}, saved in {folder}" in out and "run the same command again" in err
+    params, whole = (
+        jax.device_get(toy.run(path, steps=saved + 1, config={"steps": steps}))
+        for path in (folder, tmp_path / "whole")
+    )
+    for name in ("w", "b"):  # the order of sums over processes differs
+        np.testing.assert_allclose(params[name], whole[name], atol=1e-4)
 
 
 def test_eight_devices_do_what_one_does(tmp_path):

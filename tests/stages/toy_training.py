@@ -1,4 +1,7 @@
-"""A small regression trained by `stages.train`, to be killed and compared: `toy_training.py FOLDER STEPS`."""
+"""A small regression trained by `stages.train`, to be killed and compared.
+
+`toy_training.py FOLDER STEPS`; for one of two processes, `toy_training.py FOLDER STEPS PORT NUMBER`.
+"""
 
 import sys
 import time
@@ -9,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gap_jax import parallel
 from gap_jax.data.loader import Batches
+from gap_jax.errors import exit_when_stopped
 from gap_jax.stages.train import train
 
 ADAM = optax.adam(0.1)
@@ -55,5 +60,8 @@ if __name__ == "__main__":
         time.sleep(0.02)
         return {}, {}
 
-    params = run(Path(sys.argv[1]), int(sys.argv[2]), probe=slow, probe_every=1)
+    if len(sys.argv) > 3:
+        parallel.initialize(f"localhost:{sys.argv[3]}", 2, int(sys.argv[4]))
+    with exit_when_stopped():
+        params = run(Path(sys.argv[1]), int(sys.argv[2]), probe=slow, probe_every=1)
     np.savez(Path(sys.argv[1]) / "result.npz", **jax.device_get(params))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import tyro
 
-from gap_jax.errors import one_line_errors
+from gap_jax.errors import exit_when_stopped, one_line_errors
 from gap_jax.ranges import check_ranges
 from gap_jax.small_worlds.pretrain.recipes import RECIPES, Recipe
 
@@ -33,13 +33,19 @@ def parse(args: Sequence[str]) -> Recipe:
 def main(recipe: Recipe) -> None:
     """Train the models that are not trained yet, and write all of them."""
     from gap_jax import parallel
+
+    parallel.use_all_cores()
+    parallel.initialize()
+    with exit_when_stopped(), parallel.only_job(recipe.work):
+        _pretrain(recipe)
+
+
+def _pretrain(recipe: Recipe) -> None:
     from gap_jax.small_worlds.pretrain import rooms, wildlife
     from gap_jax.small_worlds.pretrain.generator import train_clip, train_diffusion, train_vae
     from gap_jax.small_worlds.pretrain.training import Training, to_float16
     from gap_jax.weights.pipeline import save_clip, save_pipeline
 
-    parallel.use_all_cores()
-    parallel.initialize()
     world = {"rooms": rooms.WORLD, "wildlife": wildlife.WORLD}[recipe.world]
     training = Training(recipe, world)
     vae, vae_params = train_vae(training)

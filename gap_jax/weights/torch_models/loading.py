@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from gap_jax.models.torch_modules.module import TorchModule, first_prediction, to_torch, wrap
 from gap_jax.models.torch_modules.preprocessing import Preprocessing
-from gap_jax.weights.component import replace_folder, write_json
+from gap_jax.weights.component import replace_folder, write_json, writing_tensors
 from gap_jax.weights.repo import Repo
 
 if TYPE_CHECKING:
@@ -96,9 +96,10 @@ def save_torch(module: TorchModule, params: dict, folder: str | Path) -> None:
 
         with replace_folder(Path(folder), STATE_DICT) as target:
             state = {name: tensor.contiguous() for name, tensor in to_torch(inner, params).items()}
-            save_file(state, target / STATE_DICT)
+            with writing_tensors(target / STATE_DICT):
+                save_file(state, target / STATE_DICT)
         return
-    with replace_folder(Path(folder), "config.json") as target:
+    with replace_folder(Path(folder), "config.json") as target, writing_tensors(target):
         inner.save_pretrained(target, state_dict=to_torch(inner, params))
         write_json(target / PROCESSORS[0], module.preprocessing.to_processor())
 

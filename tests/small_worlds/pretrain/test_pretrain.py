@@ -26,7 +26,6 @@ def start(world, work, cache):
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
     command = [sys.executable, "-m", "gap_jax.small_worlds.pretrain", "--world", world, "--work", str(work)]
     command.append("--few")

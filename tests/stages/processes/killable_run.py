@@ -13,8 +13,8 @@ from tests.stages.processes.distributed_steps import PLACEHOLDERS, batch, make_o
 
 ROWS, STEPS = 4, 12
 
-if __name__ == "__main__":
-    model, folder = sys.argv[1:]
+
+def main(model: str, folder: str) -> None:
     pipe, optimizer = make_optimizer(model)
     starts = np.random.default_rng(0).standard_normal((2, PLACEHOLDERS, 48), dtype=np.float32) * 0.03
     optimize(
@@ -29,3 +29,7 @@ if __name__ == "__main__":
         config={"learning_rate": 1e-3},
         checkpoint_every=2,
     )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

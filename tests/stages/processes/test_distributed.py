@@ -13,7 +13,7 @@ from tests.toy_prompts import whole_gradient
 
 
 def start(devices, *arguments):
-    flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     module = "tests.stages.processes.distributed_steps"
     command = [sys.executable, "-W", "ignore", "-m", module, *map(str, arguments)]
     return subprocess.Popen(

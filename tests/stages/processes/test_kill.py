@@ -1,6 +1,5 @@
 """A run of a real pipeline, killed with SIGKILL at random moments, ends where an uninterrupted one does."""
 
-import os
 import random
 import subprocess
 import sys
@@ -12,20 +11,13 @@ import numpy as np
 from gap_jax import prompts
 from gap_jax.stages.optimize import load_trajectory
 from tests.metric_lines import read_metrics
-from tests.stages.processes.killable_run import STEPS
+from tests.stages.processes import killable_run
 
 
-def run(model, folder, cache):
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
+def run(model, folder):
     module = "tests.stages.processes.killable_run"
     command = [sys.executable, "-W", "ignore", "-m", module, str(model), str(folder)]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def finish(process):
@@ -45,15 +37,14 @@ def kill_at(process, folder, step, delay):
 
 def test_killed_at_random_moments_it_ends_bit_identical(models, tmp_path):
     model = models("sd15").folder
-    whole, parts, cache = tmp_path / "whole", tmp_path / "parts", tmp_path / "cache"
-    uninterrupted = run(model, whole, cache)
-    moments = sorted(random.sample(range(1, STEPS), 2))
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    killable_run.main(str(model), str(whole))  # compiles; the others find the program in the cache
+    moments = sorted(random.sample(range(1, killable_run.STEPS), 2))
     for moment in moments:
-        process = run(model, parts, cache)
+        process = run(model, parts)
         kill_at(process, parts, moment, random.uniform(0, 0.3))
         assert process.returncode == -9, f"ended before it was killed at {moments}"
-    finish(uninterrupted)
-    finish(run(model, parts, cache))
+    finish(run(model, parts))
     for i in range(2):
         name = f"prompts/{i}/learned_embeds.safetensors"
         np.testing.assert_array_equal(prompts.load(parts / name), prompts.load(whole / name))
