@@ -21,6 +21,7 @@ from gap_jax.data.batch import Batch
 from gap_jax.diffusion.align import Sampling
 from gap_jax.diffusion.align import generate as sample
 from gap_jax.diffusion.pipeline import Params
+from gap_jax.diffusion.sampler import Economy
 from gap_jax.diffusion.schedule import SOLVERS
 from gap_jax.models.parameters import freeze
 from gap_jax.stages.band import Band
@@ -84,7 +85,9 @@ class Programs:
             placeholders=config.placeholders,
             negative_prompt=world.task.negative_prompt,
             sampling=self._sampling(
-                config.denoising_steps, self.settings.sampling.guidance_scale, config.backprop_steps
+                config.denoising_steps,
+                self.settings.sampling.guidance_scale,
+                Economy(config.backprop_steps, config.shortcut_steps, config.guided_steps),
             ),
             accumulation=num_micro_batches(config.batch // jax.device_count(), config.micro_batch),
             early_stop=None if config.threshold is None else EarlyStop(config.window, config.threshold),
@@ -236,9 +239,9 @@ class Programs:
         trainable = self.world.models.learner.trainable
         return rule if trainable is None else masked_optimizer(rule, trainable)
 
-    def _sampling(self, steps: int, guidance_scale: float, backprop_steps: int | None = None) -> Sampling:
+    def _sampling(self, steps: int, guidance_scale: float, economy: Economy = Economy()) -> Sampling:
         general = self.settings.sampling
-        return Sampling(steps, guidance_scale, general.eta, SOLVERS[general.solver], backprop_steps)
+        return Sampling(steps, guidance_scale, general.eta, SOLVERS[general.solver], economy)
 
     @cached_property
     def _largest_arm(self) -> int:

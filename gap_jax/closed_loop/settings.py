@@ -80,8 +80,14 @@ class Optimizing:
     decay: Literal["constant", "linear", "cosine"] = "constant"
     weight_decay: NotNegative = 1e-2  # AdamW weight decay of the embeddings
     denoising_steps: DenoisingSteps = 5  # denoising steps per image while prompts are optimised
-    # number of last denoising steps to differentiate through; None: all of them
+    # number of denoising steps whose networks gradients go through, the last ones; None: all of them
     backprop_steps: Count | None = None
+    # number of last denoising steps that gradients pass by a shortcut, which takes the networks' outputs there
+    # as constants; backprop_steps then counts the steps before them
+    shortcut_steps: CountOrZero = 0
+    # first denoising step with classifier-free guidance, from 0, and the first one after it without; any other
+    # step takes half the time; None: all steps have guidance
+    guided_steps: Annotated[tuple[CountOrZero, CountOrZero], INCREASING] | None = None
     # weight λ of CLIP's distance to the target images: to their mean or, for the arms "guided-set" and
     # "guided-adversarial-set", to the set of them
     guidance_weight: NotNegative = 1.0
