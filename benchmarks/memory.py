@@ -17,11 +17,11 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 
+from gap_jax.chips import chip_of
 from gap_jax.experiments.depth.settings import PRESETS
 from gap_jax.models.attention import Form
 from gap_jax.models.layers import Recompute
 from gap_jax.parallel import make_mesh
-from gap_jax.planning.chips import chip_of
 from gap_jax.planning.compiled import compile_step, describe
 from gap_jax.planning.networks import Networks
 

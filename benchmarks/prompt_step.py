@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.unet import SMALL, compare, from_torch, seconds
 from gap_jax.diffusion.align import Sampling, controlnet_depth
 from gap_jax.diffusion.pipeline import Pipeline
+from gap_jax.diffusion.sampler import Economy
 from gap_jax.diffusion.schedule import Schedule
 from gap_jax.models import clip, controlnet, unet, vae
 from gap_jax.models.network import Network
@@ -81,7 +82,7 @@ class Benchmark:
     def compiled(self, num_steps: int = STEPS, backprop_steps: int | None = None, population: int = 0):
         """Return a compiled step, and a function that runs it and returns the gradient that AdamW saw."""
         given = self.pipe, self.params, Network(predict_depth, KERNEL), [adversarial(depth.negative_l1)]
-        sampling = Sampling(num_steps, GUIDANCE, backprop_steps=backprop_steps)
+        sampling = Sampling(num_steps, GUIDANCE, economy=Economy(backprop_steps))
         options = dict(placeholders=4, negative_prompt=NEGATIVE, sampling=sampling)
         ours = prompt_optimizer(*given, controlnet_depth(), adamw(RATE), **options)
         key, step, batch = jax.random.key(0), ours.step, jax.device_put(self.batch)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from gap_jax.data.batch import Batch
 from gap_jax.diffusion.conditions import depth_condition
 from gap_jax.diffusion.pipeline import Params, Pipeline
-from gap_jax.diffusion.sampler import Economy, Keep
+from gap_jax.diffusion.sampler import DO_ALL, Economy, Keep
 from gap_jax.diffusion.schedule import Solver, ddim
 
 Condition = Callable[[Batch], jax.Array]  # from a batch to what a ControlNet sees of it
@@ -42,7 +42,7 @@ class Sampling(NamedTuple):
     guidance_scale: float = 7.0
     eta: float = 0.0
     solver: Solver = ddim
-    economy: Economy = Economy()
+    economy: Economy = DO_ALL
 
 
 class Start(NamedTuple):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gap_jax.checks import expect_divisible, expect_float, expect_shape
-from gap_jax.diffusion.sampler import Economy, Keep, sample
+from gap_jax.diffusion.sampler import DO_ALL, Economy, Keep, sample
 from gap_jax.diffusion.schedule import Schedule, Solver, SolverCoefficients, ddim
 from gap_jax.models.clip import CLIPTextModel
 from gap_jax.models.controlnet import ControlNet, ControlNets
@@ -164,7 +164,7 @@ class Pipeline:
         control_scale: float | tuple[float, ...] = 1.0,
         keep: tuple[jax.Array, jax.Array, jax.Array | None] | None = None,
         solver: Solver = ddim,
-        economy: Economy = Economy(),
+        economy: Economy = DO_ALL,
     ) -> jax.Array:
         """Denoise latents: return the latents of clean images, float32 `[B,h,w,C]`.
 

@@ -55,6 +55,9 @@ class Economy(NamedTuple):
             )
 
 
+DO_ALL = Economy()
+
+
 class Stretch(NamedTuple):
     """The steps `first` to `end` - 1: whether they are guided, and what is differentiated in them."""
 
@@ -92,7 +95,7 @@ def sample(
     prediction_type: str,
     keys: jax.Array | None = None,
     keep: Keep | None = None,
-    economy: Economy = Economy(),
+    economy: Economy = DO_ALL,
 ) -> jax.Array:
     """Denoise `latents` `[B,h,w,C]` through all steps of a solver; return float32 `[B,h,w,C]`.
 

@@ -18,7 +18,8 @@ from gap_jax.data.batch import HostBatch
 from gap_jax.data.corruptions.apply import SEVERITIES
 from gap_jax.data.corruptions.common import CORRUPTIONS, corrupt
 from gap_jax.data.corruptions.three_d import CORRUPTIONS_3D, corrupt_3d
-from gap_jax.progress import images_per_second, traced_steps
+from gap_jax.flops import flops_to_report
+from gap_jax.progress import speed, traced_steps
 from gap_jax.tasks.metric import Metric
 
 Key = TypeVar("Key")
@@ -99,12 +100,15 @@ def evaluate(
     The program is compiled once for the same `predict` and metrics, in this call and all later ones.
     """
     measure = _compiled_measure(predict, tuple(metrics.items()))
-    order, on_devices, params = list(models), None, None
+    order = list(models)
+    on_devices: Key | None = None
+    params: Any = None
+    each: float | None = None  # operations of a device for an image
     results: dict[Key, dict[SetKey, dict[str, float]]] = {key: {} for key in models}
     total = total or operator.length_hint(sets) or None
     bar = tqdm(total=total, desc="evaluate", unit="set", disable=jax.process_index() != 0)
     with bar, traced_steps("evaluate") as begin_step:
-        for test_set, batch in sets:
+        for number, (test_set, batch) in enumerate(sets):
             begin_step()
             for key in order:
                 if key != on_devices:
@@ -115,8 +119,12 @@ def evaluate(
                     name: float(metrics[name].over_set(value)) for name, value in values.items()
                 }
             order.reverse()  # the last model is on the devices already
+            if number == 0:
+                flops = flops_to_report(measure, params, batch, devices=jax.local_device_count())
+                each = None if flops is None else flops / len(batch["image"])
             bar.update()
-            bar.set_postfix({"images/s": images_per_second(bar, len(batch["image"]) * len(models))})
+            images = len(batch["image"]) * len(models)
+            bar.set_postfix(speed(bar, images, None if each is None else each * images))
     return results
 
 

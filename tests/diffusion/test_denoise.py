@@ -252,7 +252,13 @@ def test_guidance_in_some_steps_equals_torch(models):
     noise, context, uncond, control = inputs(model)
     options = dict(num_steps=3, control=control)
     ours = model.pipe.denoise(
-        model.params, noise, context, uncond, guidance_scale=7.0, economy=Economy(guided_steps=(1, 2)), **options
+        model.params,
+        noise,
+        context,
+        uncond,
+        guidance_scale=7.0,
+        economy=Economy(guided_steps=(1, 2)),
+        **options,
     )
     theirs = torch_denoise(
         model.torch,

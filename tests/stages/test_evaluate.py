@@ -111,7 +111,9 @@ def test_one_model_at_a_time_is_on_the_devices():
     models = {i: np.full(shape, i, np.float32) for i in range(3)}
     metrics = {"mean": Metric(STYLE, lambda prediction, batch: prediction, live)}
     sets = {SetKey("domain", name): BATCH for name in "ab"}
-    results = evaluate(lambda params, images: images.mean((1, 2, 3)) * params.max(), models, sets.items(), metrics)
+    results = evaluate(
+        lambda params, images: images.mean((1, 2, 3)) * params.max(), models, sets.items(), metrics
+    )
     assert found == [1] * 6
     for i, by_set in results.items():
         assert list(by_set) == list(sets)
