@@ -26,8 +26,13 @@ docs: $(TOOLS)/.installed
 wheel: $(TOOLS)/.installed
 	$(TOOLS)/bin/python -m build
 
+# The compiler of TPUs, for tests/planning. If it were in $(VENV), every process would look for TPUs first.
+.libtpu: $(VENV)/.installed-test
+	$(VENV)/bin/python -m pip install --upgrade --no-deps -c constraints.txt --target $@ libtpu
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(TOOLS) build dist site *.egg-info .jax_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(TOOLS) .libtpu build dist site *.egg-info .jax_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # .installed-X: gap_jax with its extra X (base: none), at the pinned versions.

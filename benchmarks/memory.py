@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.device import peak_memory
+from gap_jax.chips import chip_of
 from gap_jax.experiments.depth.settings import PRESETS
 from gap_jax.models.attention import Form
 from gap_jax.models.layers import Recompute
 from gap_jax.parallel import make_mesh
-from gap_jax.planning.chips import chip_of
 from gap_jax.planning.compiled import compile_step, describe
 from gap_jax.planning.networks import Networks, Step
 

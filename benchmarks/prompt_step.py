@@ -31,16 +31,17 @@ import transformers
 
 from benchmarks.device import describe_device, median, peak_memory
 from benchmarks.unet import SMALL, compare, from_torch
+from gap_jax.chips import chip_of
 from gap_jax.diffusion.align import Sampling, controlnet_depth
 from gap_jax.diffusion.pipeline import Pipeline
+from gap_jax.diffusion.sampler import Economy
 from gap_jax.diffusion.schedule import Schedule
 from gap_jax.experiments.depth.task import depth_task, resize_labels
+from gap_jax.flops import count_flops
 from gap_jax.models import clip, controlnet, unet, vae
 from gap_jax.models.depth_unet import DepthUNet
 from gap_jax.models.network import Network
 from gap_jax.models.tokenizer import Tokenizer
-from gap_jax.planning.chips import chip_of
-from gap_jax.planning.flops import count_flops
 from gap_jax.stages.objective import adversarial
 from gap_jax.stages.optimizers import adamw
 from gap_jax.stages.prompt_optimizer import prompt_optimizer
@@ -148,7 +149,7 @@ class Benchmark:
             adamw(RATE),
             placeholders=4,
             negative_prompt=NEGATIVE,
-            sampling=Sampling(num_steps, GUIDANCE, backprop_steps=backprop_steps),
+            sampling=Sampling(num_steps, GUIDANCE, economy=Economy(backprop_steps)),
         )
 
     def compiled(self, population: int = 0, compiler_options: dict | None = None, **options):

@@ -36,6 +36,7 @@ _HOMES = {
     "Preprocessing": "gap_jax.models.torch_modules.preprocessing",
     # alignments: how images keep their labels
     "Alignment": "gap_jax.diffusion.align",
+    "Economy": "gap_jax.diffusion.sampler",
     "Sampling": "gap_jax.diffusion.align",
     "Start": "gap_jax.diffusion.align",
     "controlnet": "gap_jax.diffusion.align",

@@ -10,8 +10,9 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import gcd
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -84,6 +85,87 @@ def use_all_cores() -> None:
         return
     cores = os.cpu_count() or 1
     jax.config.update("jax_num_cpu_devices", min(2 ** (cores.bit_length() - 1), 8))
+
+
+class DeviceLayout(NamedTuple):
+    """The images of a step and the prompts of a population on devices; each prompt has all images.
+
+    A device computes `images_each` images of each of its `prompts_each` prompts. The images divide evenly
+    over `data` parts of the devices. Prompts need not: the last parts compute copies, which count for
+    nothing.
+    """
+
+    devices: int
+    images: int
+    prompts: int
+    data: int
+
+    @property
+    def parts(self) -> int:
+        """The number of parts of the devices that prompts are spread over."""
+        return self.devices // self.data
+
+    @property
+    def images_each(self) -> int:
+        """The number of images of each prompt that a device computes in a step."""
+        return self.images // self.data
+
+    @property
+    def prompts_each(self) -> int:
+        """The number of prompts that a device computes."""
+        return -(-self.prompts // self.parts)
+
+    @property
+    def padded_prompts(self) -> int:
+        """The number of prompts with the copies that fill up the last parts."""
+        return self.parts * self.prompts_each
+
+    @property
+    def idle(self) -> int:
+        """The number of devices that compute copies only."""
+        return self.data * (self.parts - -(-self.prompts // self.prompts_each))
+
+    def mesh(self, devices: Sequence[jax.Device] | None = None) -> Mesh:
+        """Return the mesh of this layout; `devices` None: all devices of all processes."""
+        return make_mesh(self.parts, devices)
+
+    def describe(self, stage: str) -> str:
+        """Return a line of text: what a device computes, how many idle, and what would use them."""
+        work, each = _count(self.images, "image"), _count(self.images_each, "image")
+        enough = f"a batch of {self.devices * self.images_each}"
+        if self.prompts > 1:
+            work = f"{_count(self.prompts, 'prompt')} × {work}"
+            each = f"{_count(self.prompts_each, 'prompt')} × {each}"
+            enough = f"{self.padded_prompts} prompts"
+        text = f"{stage}: {work} a step on {self.devices} devices, at most {each} on each"
+        if self.images * self.prompts == self.devices * self.images_each * self.prompts_each:
+            return text
+        idle = f"{self.idle} of them only repeat work, and " if self.idle else ""
+        return f"{text}; {idle}{enough} would keep all of them busy"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("" if number == 1 else "s")
+
+
+def layout(devices: int, images: int, prompts: int = 1) -> DeviceLayout:
+    """Return the layout in which the busiest device computes the fewest images in a step.
+
+    Of several, it is the one that spreads images most: a device then holds fewer images of more prompts.
+    """
+    choices = [
+        DeviceLayout(devices, images, prompts, data)
+        for data in range(gcd(devices, images), 0, -1)
+        if devices % data == 0 and images % data == 0
+    ]
+    return min(choices, key=lambda choice: choice.images_each * choice.prompts_each)
+
+
+@functools.cache
+def announce(line: str) -> None:
+    """Print a line on process 0, once however often it is announced."""
+    if jax.process_index() == 0:
+        print(line, flush=True)
 
 
 def make_mesh(prompts: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -166,8 +248,20 @@ def replicate(mesh: Mesh, tree: _Tree) -> _Tree:
 
 
 def split_prompts(mesh: Mesh, tree: _Tree) -> _Tree:
-    """Split the first axis of each leaf, the prompts, over `prompt`."""
-    return _put(mesh, tree, P("prompt"))
+    """Split the first axis of each leaf, the prompts, over `prompt`; copies of the last fill up the parts."""
+    parts = mesh.shape["prompt"]
+
+    def pad(leaf):
+        return leaf[np.minimum(np.arange(-(-len(leaf) // parts) * parts), len(leaf) - 1)]
+
+    divides = all(len(leaf) % parts == 0 for leaf in jax.tree.leaves(tree))
+    return _put(mesh, tree if divides else jax.tree.map(pad, tree), P("prompt"))
+
+
+def first_prompts(mesh: Mesh, tree: _Tree, count: int) -> _Tree:
+    """Return the first `count` rows of each leaf, without the copies of `split_prompts`, on all devices."""
+    rows = jax.jit(_first_rows, static_argnums=1, out_shardings=NamedSharding(mesh, P()))
+    return rows(tree, count)
 
 
 def _put(mesh: Mesh, tree: _Tree, spec: P) -> _Tree:
@@ -258,3 +352,7 @@ def barrier(name: str) -> None:
 
 def _identity(tree: _Tree) -> _Tree:  # one function for all calls, so that jit's cache is used
     return tree
+
+
+def _first_rows(tree: _Tree, count: int) -> _Tree:
+    return jax.tree.map(lambda leaf: leaf[:count], tree)

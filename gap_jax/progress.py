@@ -1,4 +1,4 @@
-"""The progress of stages: bars that say what compiles and the images a second, and traces of first steps."""
+"""The progress of stages: bars that say what compiles and how fast it runs, and traces of first steps."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,14 +8,26 @@ from pathlib import Path
 import jax
 from tqdm import tqdm
 
+from gap_jax.flops import utilisation
+
 _TRACES: ContextVar[tuple[int, Path] | None] = ContextVar("traces", default=None)
 
 
-def images_per_second(bar: tqdm, images: int) -> str:
-    """Return the rate of a bar whose steps have `images` images each, as text; the bar may be disabled."""
+def speed(bar: tqdm, images: int, flops: float | None) -> dict[str, str]:
+    """Return the images a second of a bar and, if it is known, the share of the chips' peak, as texts.
+
+    `images` are those of a unit of the bar, and `flops` the operations of each device for them, as
+    `flops.flops_to_report` returns them. A bar that is not shown has no rate: the result is empty.
+    """
+    if bar.disable:
+        return {}
     state = bar.format_dict
-    rate = state["rate"] or (state["n"] - (state["initial"] or 0)) / max(state["elapsed"], 1e-9)
-    return f"{rate * images:.3g}"
+    rate = state["rate"] or (bar.n - bar.initial) / max(state["elapsed"], 1e-9)
+    texts = {"images/s": f"{rate * images:.3g}"}
+    if flops is not None and rate:
+        share = utilisation(flops, 1 / rate, jax.devices()[0].device_kind)
+        texts |= {} if share is None else {"peak FLOP/s": f"{share:.1%}"}
+    return texts
 
 
 @contextmanager

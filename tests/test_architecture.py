@@ -26,7 +26,18 @@ FLOORS = (  # from top to bottom: a module imports from its own floor and from t
     ("diffusion",),
     ("models",),
     ("data",),
-    ("parallel", "checkpoint", "metrics", "checks", "ranges", "errors", "progress", "files"),
+    (
+        "parallel",
+        "checkpoint",
+        "metrics",
+        "checks",
+        "ranges",
+        "errors",
+        "progress",
+        "files",
+        "flops",
+        "chips",
+    ),
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -1,5 +1,6 @@
 """The mesh, its batches, and joining a job of processes; stages/test_distributed.py computes on it."""
 
+import math
 import os
 import subprocess
 import sys
@@ -61,6 +62,44 @@ def test_an_incomplete_address_is_refused():
 def test_devices_must_divide_over_prompts(prompts):
     with pytest.raises(ValueError, match="the prompt axis must have a size that divides"):
         parallel.make_mesh(prompts)
+
+
+@pytest.mark.parametrize(
+    ("devices", "images", "prompts", "mesh", "each", "idle"),
+    [
+        (2, 4, 2, (2, 1), (2, 2), 0),  # images first
+        (8, 8, 8, (8, 1), (1, 8), 0),
+        (64, 8, 8, (8, 8), (1, 1), 0),  # prompts fill what images leave
+        (3, 4, 2, (1, 3), (4, 1), 1),
+        (12, 8, 8, (4, 3), (2, 3), 0),  # three parts have 3, 3 and 2 prompts
+        (960, 8, 8, (8, 120), (1, 1), 896),
+        (12, 32, 1, (4, 3), (8, 1), 8),
+    ],
+)
+def test_images_and_prompts_fill_the_devices(devices, images, prompts, mesh, each, idle):
+    chosen = parallel.layout(devices, images, prompts)
+    assert (chosen.data, chosen.parts) == mesh and chosen.idle == idle
+    assert (chosen.images_each, chosen.prompts_each) == each
+    assert chosen.padded_prompts == mesh[1] * each[1] >= prompts
+    busiest = [
+        images // data * math.ceil(prompts / (devices // data))
+        for data in range(1, devices + 1)
+        if devices % data == 0 and images % data == 0
+    ]
+    assert math.prod(each) == min(busiest)
+
+
+def test_a_layout_says_what_idles_and_what_would_not():
+    full, partly, one = (parallel.layout(*numbers) for numbers in ((64, 8, 8), (960, 8, 8), (12, 32)))
+    line = "optimise: 8 prompts × 8 images a step on 64 devices, at most 1 prompt × 1 image on each"
+    assert full.describe("optimise") == line
+    end = "896 of them only repeat work, and 120 prompts would keep all of them busy"
+    assert partly.describe("optimise").endswith(end)
+    assert parallel.layout(960, 8, 120).idle == 0
+    assert one.describe("finetune") == (
+        "finetune: 32 images a step on 12 devices, at most 8 images on each; 8 of them only repeat work, "
+        "and a batch of 96 would keep all of them busy"
+    )
 
 
 def test_a_single_process_feeds_the_whole_batch():

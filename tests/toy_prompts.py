@@ -52,7 +52,7 @@ def distance_to_targets(_, features):
 
 
 def toy_optimizer(
-    accumulation=1, axis_name=None, population_axes=("prompt", "population")
+    accumulation=1, axis_name=None, population_axes=("prompt", "population"), population=None
 ) -> PromptOptimizer:
     """Return an optimiser whose updates are minus the gradient."""
     made = prompt_optimizer(
@@ -72,6 +72,7 @@ def toy_optimizer(
         accumulation=accumulation,
         axis_name=axis_name,
         population_axes=population_axes,
+        population=population,
     )
 
     def step(*arguments):

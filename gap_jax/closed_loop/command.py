@@ -209,10 +209,8 @@ def _run(experiment: Experiment, options: Options) -> None:
 
     from gap_jax.checkpoint import check_config
     from gap_jax.closed_loop.experiment import run_experiment
-    from gap_jax.closed_loop.requirements import check_devices
     from gap_jax.progress import tracing
 
-    check_devices(options.settings)
     world = experiment.build_world(options.world, options.settings.evaluating.images)
     check_config(options.work / "config.json", options.to_json())
     with tracing(options.profile, options.work / "profile"):

@@ -21,6 +21,7 @@ from gap_jax.data.batch import Batch
 from gap_jax.diffusion.align import Sampling
 from gap_jax.diffusion.align import generate as sample
 from gap_jax.diffusion.pipeline import Params
+from gap_jax.diffusion.sampler import DO_ALL, Economy
 from gap_jax.diffusion.schedule import SOLVERS
 from gap_jax.models.parameters import freeze
 from gap_jax.stages.band import Band
@@ -58,12 +59,14 @@ class Programs:
         self._terms = ArmTerms(world, settings)
 
     @lru_cache  # noqa: B019 (an object lives as long as its experiment)
-    def _shared_optimizer(self, start: int, against: str | None) -> PromptOptimizer:
+    def _shared_optimizer(self, start: int, against: str | None, population: int) -> PromptOptimizer:
         """Return the prompt optimiser that arms share; `optimizer` adds an arm's weights.
 
-        `start` is the first update in which the adversarial loss counts, and `against` as in `optimizer`.
+        `start` is the first update in which the adversarial loss counts, `against` as in `optimizer`, and
+        `population` the number of prompts.
         """
         config, world = self.settings.optimizing, self.world
+        layout = parallel.layout(jax.device_count(), config.batch, population)
         generator = world.generator
         return prompt_optimizer(
             generator.pipe,
@@ -84,12 +87,15 @@ class Programs:
             placeholders=config.placeholders,
             negative_prompt=world.task.negative_prompt,
             sampling=self._sampling(
-                config.denoising_steps, self.settings.sampling.guidance_scale, config.backprop_steps
+                config.denoising_steps,
+                self.settings.sampling.guidance_scale,
+                Economy(config.backprop_steps, config.shortcut_steps, config.guided_steps),
             ),
-            accumulation=num_micro_batches(config.batch // jax.device_count(), config.micro_batch),
+            accumulation=num_micro_batches(layout.images_each, config.micro_batch),
             early_stop=None if config.threshold is None else EarlyStop(config.window, config.threshold),
             axis_name="data",
             population_axes=parallel.POPULATION_AXES,
+            population=population,
             words=self._words,
         )
 
@@ -109,7 +115,9 @@ class Programs:
         `params` are those of the model `against`, one of the others; None: of the model under improvement. A
         term that the arm lacks weighs 0; an arm without the adversarial term never stops early.
         """
-        shared = self._shared_optimizer(adversarial_start(arm, self.settings.optimizing), against)
+        config = self.settings.optimizing
+        size = population_size(arm, config)
+        shared = self._shared_optimizer(adversarial_start(arm, config), against, size.prompts)
         terms = objective(self._terms(arm, target))[1]
         weights = shared.weights._replace(model=params, terms=terms, uses_words=np.bool_(arm.words))
         if not arm.adversarial:
@@ -236,9 +244,9 @@ class Programs:
         trainable = self.world.models.learner.trainable
         return rule if trainable is None else masked_optimizer(rule, trainable)
 
-    def _sampling(self, steps: int, guidance_scale: float, backprop_steps: int | None = None) -> Sampling:
+    def _sampling(self, steps: int, guidance_scale: float, economy: Economy = DO_ALL) -> Sampling:
         general = self.settings.sampling
-        return Sampling(steps, guidance_scale, general.eta, SOLVERS[general.solver], backprop_steps)
+        return Sampling(steps, guidance_scale, general.eta, SOLVERS[general.solver], economy)
 
     @cached_property
     def _largest_arm(self) -> int:

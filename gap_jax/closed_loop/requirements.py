@@ -1,7 +1,5 @@
 """The requirements that settings make of a world, checked before anything is computed."""
 
-import jax
-
 from gap_jax.closed_loop.arm_prompts import populations, prompts_owner, targets_of, tokens
 from gap_jax.closed_loop.arms import ARMS, Arm, adversarial_arm
 from gap_jax.closed_loop.settings import Optimizing, Settings
@@ -13,7 +11,7 @@ from gap_jax.stages.guidance import FeatureStatistics
 
 
 def check_requirements(settings: Settings, world: World) -> None:
-    """Raise ValueError for arms or batches that this world or these devices cannot serve."""
+    """Raise ValueError for arms or sizes that this world cannot serve."""
     arms = {name: ARMS[name] for name in settings.arms}
     _check_names(world)
     _check_tokens(settings, world)
@@ -31,7 +29,6 @@ def check_requirements(settings: Settings, world: World) -> None:
     if world.models.others:
         adversarial_arm(settings.arms)  # raises if there is none
     _check_size(settings.sampling.size, world)
-    check_devices(settings)
 
 
 def _check_names(world: World) -> None:
@@ -114,12 +111,3 @@ def _check_size(size: int | None, world: World) -> None:
             f"{width}x{height}: prepare the data with --size {size} or more, or set sampling.size to what "
             "they have"
         )
-
-
-def check_devices(settings: Settings) -> None:
-    """Raise ValueError for a batch that does not divide over the devices."""
-    devices = jax.device_count()
-    for stage in ("optimizing", "generating", "finetuning"):
-        batch = getattr(settings, stage).batch
-        if batch % devices:
-            raise ValueError(f"{stage}.batch must be a multiple of the {devices} devices; found {batch}")

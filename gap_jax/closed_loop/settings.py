@@ -80,8 +80,14 @@ class Optimizing:
     decay: Literal["constant", "linear", "cosine"] = "constant"
     weight_decay: NotNegative = 1e-2  # AdamW weight decay of the embeddings
     denoising_steps: DenoisingSteps = 5  # denoising steps per image while prompts are optimised
-    # number of last denoising steps to differentiate through; None: all of them
+    # number of denoising steps whose networks gradients go through, the last ones; None: all of them
     backprop_steps: Count | None = None
+    # number of last denoising steps that gradients pass by a shortcut, which takes the networks' outputs
+    # there as constants; backprop_steps then counts the steps before them
+    shortcut_steps: CountOrZero = 0
+    # first denoising step with classifier-free guidance, from 0, and the first one after it without; any
+    # other step takes half the time; None: all steps have guidance
+    guided_steps: Annotated[tuple[CountOrZero, CountOrZero], INCREASING] | None = None
     # weight λ of CLIP's distance to the target images: to their mean or, for the arms "guided-set" and
     # "guided-adversarial-set", to the set of them
     guidance_weight: NotNegative = 1.0
@@ -184,6 +190,12 @@ class Settings:
             raise ValueError(
                 f"a diversity_weight needs several prompts to compare: set prompts to 2 or more; found "
                 f"{self.optimizing.prompts}"
+            )
+        num_steps = int(self.optimizing.denoising_steps * self.sampling.strength)
+        if 0 < num_steps <= self.optimizing.shortcut_steps:
+            raise ValueError(
+                f"shortcut_steps must be less than the {num_steps} denoising steps that run, so that the "
+                f"gradient passes through the networks of one; found {self.optimizing.shortcut_steps}"
             )
 
     def written_lines(self) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from gap_jax.data.batch import Batch
 from gap_jax.diffusion.conditions import depth_condition
 from gap_jax.diffusion.pipeline import Params, Pipeline
-from gap_jax.diffusion.sampler import Keep
+from gap_jax.diffusion.sampler import DO_ALL, Economy, Keep
 from gap_jax.diffusion.schedule import Solver, ddim
 
 Condition = Callable[[Batch], jax.Array]  # from a batch to what a ControlNet sees of it
@@ -33,7 +33,7 @@ class Sampling(NamedTuple):
     - `guidance_scale`: scale of classifier-free guidance (Ho & Salimans, arXiv 2207.12598); 1 is no guidance.
     - `eta`: DDIM's noise, from 0 (deterministic) to 1 (ancestral sampling).
     - `solver`: `ddim`, `dpm_solver`, `euler` or `lcm`.
-    - `backprop_steps`: gradients go through that many last steps (DRaFT-K, arXiv 2309.17400); None: all.
+    - `economy`: the steps that are not guided, and those that are not differentiated.
 
     The defaults are the paper's for optimising depth prompts.
     """
@@ -42,7 +42,7 @@ class Sampling(NamedTuple):
     guidance_scale: float = 7.0
     eta: float = 0.0
     solver: Solver = ddim
-    backprop_steps: int | None = None
+    economy: Economy = DO_ALL
 
 
 class Start(NamedTuple):
@@ -180,7 +180,7 @@ def generate(
         control_scale=alignment.control_scale,
         keep=start.keep,
         solver=sampling.solver,
-        backprop_steps=sampling.backprop_steps,
+        economy=sampling.economy,
     )
     return alignment.finish(pipe.decode(params, latents), batch)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gap_jax.checks import expect_divisible, expect_float, expect_shape
-from gap_jax.diffusion.sampler import Keep, sample
+from gap_jax.diffusion.sampler import DO_ALL, Economy, Keep, sample
 from gap_jax.diffusion.schedule import Schedule, Solver, SolverCoefficients, ddim
 from gap_jax.models.clip import CLIPTextModel
 from gap_jax.models.controlnet import ControlNet, ControlNets
@@ -170,7 +170,7 @@ class Pipeline:
         control_scale: float | tuple[float, ...] = 1.0,
         keep: tuple[jax.Array, jax.Array, jax.Array | None] | None = None,
         solver: Solver = ddim,
-        backprop_steps: int | None = None,
+        economy: Economy = DO_ALL,
     ) -> jax.Array:
         """Denoise latents: return the latents of clean images, float32 `[B,h,w,C]`.
 
@@ -193,8 +193,8 @@ class Pipeline:
           began with. After each step, the kept latents are replaced by the source's at the next noise level.
           An inpainting UNet (9 channels) sees mask and source instead: `source` is then the latents of the
           image whose other pixels are grey, 0.5, and `noise` is not used.
-        - `backprop_steps` K ≥ 1: differentiate through the last K steps only (DRaFT-K, arXiv 2309.17400);
-          None: through all.
+        - `economy`: the steps that are not guided, and those that are not differentiated; see
+          `sampler.Economy`.
 
         Differentiable to `context`, `uncond`, `latents` and `control`. The memory of the gradient does not
         grow with the number of steps. Raises ValueError for shapes and values that do not fit, before it
@@ -202,8 +202,7 @@ class Pipeline:
         """
         coefficients = solver(self.schedule, num_steps, strength, eta)
         keep = None if keep is None else Keep(*keep)
-        if backprop_steps is not None and backprop_steps < 1:
-            raise ValueError(f"backprop_steps must be at least 1, found {backprop_steps}")
+        economy.check()
         self._check_inputs(latents, context, uncond, eta, key, control, control_scale, keep)
         uncond = None if self.sees_guidance else uncond
         draws = bool(np.any(coefficients.noise))
@@ -221,10 +220,10 @@ class Pipeline:
             jnp.asarray(control_scale, jnp.float32),
             keep,
             coefficients,
-            backprop_steps,
+            economy,
         )
 
-    @partial(jax.jit, static_argnames=("self", "backprop_steps"))
+    @partial(jax.jit, static_argnames=("self", "economy"))
     def _denoise(
         self,
         params: Params,
@@ -237,22 +236,24 @@ class Pipeline:
         control_scale: jax.Array,
         keep: Keep | None,
         coefficients: SolverCoefficients,
-        backprop_steps: int | None,
+        economy: Economy,
     ) -> jax.Array:
-        branches = 1
+        states = {1: context}  # by the number of branches, without and with guidance
         if uncond is not None:
-            branches = 2
-            context = jnp.concatenate([jnp.broadcast_to(uncond, context.shape), context])
+            states[2] = jnp.concatenate([jnp.broadcast_to(uncond, context.shape), context])
 
         told = None
         if self.unet.time_cond_proj_dim is not None:
             scales = jnp.broadcast_to(guidance_scale, (len(latents),))
             told = guidance_embedding(scales, self.unet.time_cond_proj_dim)
 
-        def per_branch(x):
-            return jnp.concatenate([x] * branches)
+        def predict(x, timestep, guided):
+            branches = 2 if guided and uncond is not None else 1
+            context = states[branches]
 
-        def predict(x, timestep):
+            def per_branch(x):
+                return jnp.concatenate([x] * branches)
+
             x = per_branch(x)
             residuals = None
             if self.controlnet is not None:
@@ -265,7 +266,7 @@ class Pipeline:
                 x = jnp.concatenate([x, per_branch(repaint), per_branch(keep.source)], -1)
             output = self.unet.apply({"params": params["unet"]}, x, timestep, context, residuals, told)
             output = output.astype(jnp.float32)
-            if uncond is None:
+            if branches == 1:
                 return output
             negative, positive = jnp.split(output, 2)
             return negative + guidance_scale * (positive - negative)
@@ -277,7 +278,7 @@ class Pipeline:
             prediction_type=self.schedule.prediction_type,
             keys=keys,
             keep=None if self.inpaints else keep,
-            backprop_steps=backprop_steps,
+            economy=economy,
         )
 
     def _check_inputs(self, latents, context, uncond, eta, key, control, control_scale, keep):

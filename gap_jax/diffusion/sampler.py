@@ -1,6 +1,8 @@
-"""The differentiable sampling loop: one `lax.scan` over the steps of a solver."""
+"""The differentiable sampling loop: a `lax.scan` over the steps of a solver, and cheaper forms of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
@@ -22,34 +24,98 @@ class Keep(NamedTuple):
     noise: jax.Array | None
 
 
+class Economy(NamedTuple):
+    """The ways in which sampling and its gradient do less than all; the defaults do all.
+
+    - `backprop_steps` K: the gradient goes through the networks of K steps only; None: of all steps.
+    - `shortcut_steps` S: the gradient passes the last S steps by a shortcut. What the networks say in these
+      steps is constant, and only the solver's own arithmetic is differentiated. The K steps are those before.
+    - `guided_steps` `(first, end)`: classifier-free guidance acts in the steps `first` to `end` - 1, counted
+      from 0 at the noisiest step that runs; None: in all steps. In any other step, the prompt alone passes
+      through the networks, which is half of the work (Kynkäänniemi et al., arXiv 2404.07724).
+
+    S = 0 truncates the gradient as DRaFT-K does (Clark et al., arXiv 2309.17400). K = 1 keeps the graph of a
+    single step, as SDO does (Dou et al., You Only Look One Step, arXiv 2505.07477).
+    """
+
+    backprop_steps: int | None = None
+    shortcut_steps: int = 0
+    guided_steps: tuple[int, int] | None = None
+
+    def check(self) -> None:
+        """Raise ValueError for numbers that mean nothing."""
+        if self.backprop_steps is not None and self.backprop_steps < 1:
+            raise ValueError(f"backprop_steps must be at least 1, found {self.backprop_steps}")
+        if self.shortcut_steps < 0:
+            raise ValueError(f"shortcut_steps must be at least 0, found {self.shortcut_steps}")
+        if self.guided_steps is not None and not 0 <= self.guided_steps[0] < self.guided_steps[1]:
+            raise ValueError(
+                "guided_steps must be the first guided step, from 0 on, and the first step after it that is "
+                f"not guided, as in (1, 4); found {self.guided_steps}"
+            )
+
+
+DO_ALL = Economy()
+
+
+class Stretch(NamedTuple):
+    """The steps `first` to `end` - 1: whether they are guided, and what is differentiated in them."""
+
+    first: int
+    end: int
+    guided: bool
+    differentiates_solver: bool
+    differentiates_networks: bool
+
+
+def stretches(num_steps: int, economy: Economy) -> Iterator[Stretch]:
+    """Yield the stretches of steps that are alike, in their order.
+
+    Raises ValueError if the shortcut leaves no step whose networks are differentiated.
+    """
+    economy.check()
+    last = num_steps - economy.shortcut_steps
+    if last < 1:
+        raise ValueError(
+            f"shortcut_steps must be less than the {num_steps} steps that run, so that the gradient passes "
+            f"through a network; found {economy.shortcut_steps}"
+        )
+    first = 0 if economy.backprop_steps is None else max(last - economy.backprop_steps, 0)
+    guided = economy.guided_steps or (0, num_steps)
+    bounds = sorted({0, first, last, num_steps, *(min(bound, num_steps) for bound in guided)})
+    for begin, end in pairwise(bounds):
+        yield Stretch(begin, end, guided[0] <= begin < guided[1], begin >= first, first <= begin < last)
+
+
 def sample(
-    predict: Callable[[jax.Array, jax.Array], jax.Array],
+    predict: Callable[[jax.Array, jax.Array, bool], jax.Array],
     latents: jax.Array,
     coefficients: SolverCoefficients,
     *,
     prediction_type: str,
     keys: jax.Array | None = None,
     keep: Keep | None = None,
-    backprop_steps: int | None = None,
+    economy: Economy = DO_ALL,
 ) -> jax.Array:
     """Denoise `latents` `[B,h,w,C]` through all steps of a solver; return float32 `[B,h,w,C]`.
 
-    - `predict(latents, timestep)` is the network with its guidance; it returns the noise or v, as
-      `prediction_type` says.
+    - `predict(latents, timestep, guided)` is the network, with its guidance if `guided` is True; it returns
+      the noise or v, as `prediction_type` says.
     - `coefficients`: one row a step; `latents` have the noise level of the first.
     - `keys` `[B]` draw the noise of each image, `normal(fold_in(keys[b], step))`. They are needed only if the
       coefficients have noise.
-    - `backprop_steps`: differentiate through that many last steps only (DRaFT-K, Clark et al. 2023, arXiv
-      2309.17400); None: through all.
+    - `economy`: what is not guided and not differentiated.
 
     The state is float32 throughout. Reverse differentiation recomputes each step, so that its memory does not
-    grow with the number of steps.
+    grow with the number of steps. Raises ValueError for an `economy` that does not fit the steps.
     """
 
-    def step(carry, inputs):
+    def step(stretch, carry, inputs):
         x, previous = carry
         index, row, kept_alpha, kept_sigma = inputs
-        output = predict(x, row.timestep).astype(jnp.float32)
+        output = predict(x, row.timestep, stretch.guided).astype(jnp.float32)
+        if not stretch.differentiates_networks:
+            output = jax.lax.stop_gradient(output)
         if prediction_type == "epsilon":
             eps = output
             clean = (x - row.sigma * eps) / row.alpha
@@ -71,10 +137,10 @@ def sample(
     kept_sigma = jnp.append(coefficients.sigma[1:], 0.0)
     inputs = (jnp.arange(num_steps), coefficients, kept_alpha, kept_sigma)
     carry = (latents, jnp.zeros_like(latents))
-    first_differentiated = 0 if backprop_steps is None else max(num_steps - backprop_steps, 0)
-    step = jax.checkpoint(step, prevent_cse=False)
-    if first_differentiated:
-        carry, _ = jax.lax.scan(step, carry, jax.tree.map(lambda x: x[:first_differentiated], inputs))
-        carry = jax.lax.stop_gradient(carry)
-    (latents, _), _ = jax.lax.scan(step, carry, jax.tree.map(lambda x: x[first_differentiated:], inputs))
-    return latents
+    for stretch in stretches(num_steps, economy):
+        rows = jax.tree.map(lambda x, s=stretch: x[s.first : s.end], inputs)
+        recomputed = jax.checkpoint(partial(step, stretch), prevent_cse=False)
+        carry, _ = jax.lax.scan(recomputed, carry, rows)
+        if not stretch.differentiates_solver:
+            carry = jax.lax.stop_gradient(carry)
+    return carry[0]

@@ -28,7 +28,7 @@ FILES = (
     "added_tokens.json",
 )
 
-_IMPORTING = threading.Lock()  # two threads of a loader that import transformers at once break its lazy import
+_IMPORTING = threading.Lock()  # two threads that import transformers at once break its lazy import
 
 
 @dataclasses.dataclass(frozen=True)

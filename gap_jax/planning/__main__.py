@@ -28,7 +28,8 @@ class PlanOptions:
     steps: tuple[Literal["attention", "optimize", "generate", "finetune"], ...] = ("attention",)
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"  # precision of Stable Diffusion and CLIP
     prompts: int = 1  # number of prompts that are optimised together
-    prompt_axis: int = 1  # number of parts of the devices that prompts are split over
+    # number of parts of the devices that prompts are spread over; None: as experiments do
+    prompt_axis: int | None = None
     images: int = 1  # number of images that a device computes at a time (per prompt, when optimising)
     # how long sequences attend; auto is a TPU's fused kernel for a topology, else what suits this machine
     attention: Literal["auto", "xla", "blocks", "flash"] = "auto"
@@ -42,24 +43,28 @@ def main(options: PlanOptions) -> None:
     """
     import jax
 
+    from gap_jax.chips import chip_of
     from gap_jax.models.attention import Form
-    from gap_jax.parallel import make_mesh
-    from gap_jax.planning.chips import absent_tpus, chip_of
+    from gap_jax.parallel import layout, make_mesh
     from gap_jax.planning.compiled import compile_step, describe
     from gap_jax.planning.networks import Networks
+    from gap_jax.planning.topologies import absent_tpus
 
     form: Form = options.attention
-    devices: Sequence[jax.Device] | None = None
+    devices: Sequence[jax.Device] = jax.devices() if options.topology is None else ()
     if options.topology is not None:
         jax.config.update("jax_platforms", "cpu")
         devices = absent_tpus(options.topology)
         form = "flash" if form == "auto" else form
-    mesh = make_mesh(options.prompt_axis, devices)
+    networks = Networks(options.preset, options.dtype, form, options.recompute)
+    chosen = layout(len(devices), networks.settings.optimizing.batch, options.prompts)
+    mesh = make_mesh(options.prompt_axis or chosen.parts, devices)
     kind = mesh.devices.flat[0].device_kind
     chip = chip_of(kind)
-    networks = Networks(options.preset, options.dtype, form, options.recompute)
     axes = " × ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    print(f"{options.preset}: {mesh.size} × {chip.name if chip else kind}, mesh {axes}")
+    print(f"{options.preset}: {mesh.size} × {chip.name if chip else kind}, mesh {axes}", flush=True)
+    if options.prompt_axis is None and "optimize" in options.steps:
+        print(chosen.describe("optimize"), flush=True)
     for name in options.steps:
         start = time.perf_counter()
         step = getattr(networks, name)(mesh, options.prompts, options.images)

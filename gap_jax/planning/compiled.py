@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import jax
 
-from gap_jax.planning.chips import Chip
-from gap_jax.planning.flops import count_flops
+from gap_jax.chips import Chip
+from gap_jax.flops import count_flops
 from gap_jax.planning.networks import Step
 
 _SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "f64": 8}

@@ -10,7 +10,6 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gap_jax import parallel
-from gap_jax.closed_loop.programs import num_micro_batches
 from gap_jax.diffusion.align import Sampling, controlnet_depth, generate
 from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.diffusion.schedule import Schedule
@@ -107,7 +106,7 @@ class Networks:
         A device computes `images` images of each of its prompts at a time.
         """
         config = self.settings.optimizing
-        accumulation = num_micro_batches(config.batch, config.micro_batch)
+        accumulation = max(config.batch // mesh.shape["data"] // images, 1)
 
         def optimizer(params, clip_params, model_params):
             def distance(params, sample):

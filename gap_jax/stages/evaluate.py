@@ -19,7 +19,8 @@ from gap_jax.data.batch import HostBatch
 from gap_jax.data.corruptions.apply import SEVERITIES
 from gap_jax.data.corruptions.common import CORRUPTIONS, corrupt
 from gap_jax.data.corruptions.three_d import CORRUPTIONS_3D, corrupt_3d
-from gap_jax.progress import compiling, images_per_second, traced_steps
+from gap_jax.flops import flops_to_report
+from gap_jax.progress import compiling, speed, traced_steps
 from gap_jax.tasks.metric import Metric
 
 Key = TypeVar("Key")
@@ -88,9 +89,10 @@ def evaluate(
     """Measure every model on every test set and return the metrics by model and set.
 
     - `predict(params, images)`: the network that all models share.
-    - `models`: the parameters of each model, by any key. All of them are on the devices at once.
+    - `models`: the parameters of each model, by any key. Those of one model at a time are copied to the
+      devices, so they should be on the host.
     - `sets`: test sets with their batches: `image`, float32 `[n,H,W,3]` in [0,1], and labels. Only one is
-      held at a time, so it may be a generator.
+      held at a time, so it may be a generator; all models see it before the next one is made.
     - `metrics`: the metrics by name.
     - `images_per_step`: the number of images per call of the compiled program, rounded up to a multiple of
       the number of devices.
@@ -99,22 +101,33 @@ def evaluate(
     The program is compiled once for the same `predict` and metrics, in this call and all later ones.
     """
     measure = _compiled_measure(predict, tuple(metrics.items()))
-    models = {key: to_local_devices(params) for key, params in models.items()}
+    order = list(models)
+    on_devices: Key | None = None
+    params: Any = None
+    each: float | None = None  # operations of a device for an image
     results: dict[Key, dict[SetKey, dict[str, float]]] = {key: {} for key in models}
     total = total or operator.length_hint(sets) or None
     bar = tqdm(total=total, desc="evaluate", unit="set", disable=jax.process_index() != 0)
     with bar, traced_steps("evaluate") as begin_step:
-        for test_set, batch in sets:
+        for number, (test_set, batch) in enumerate(sets):
             begin_step()
-            with compiling(bar, bar.n == 0):
-                for key, params in models.items():
+            with compiling(bar, number == 0):
+                for key in order:
+                    if key != on_devices:
+                        params = None  # the memory of the last model is free before the next one needs it
+                        params, on_devices = to_local_devices(models[key]), key
                     values = in_steps(measure, params, batch, images_per_step)
                     results[key][test_set] = {
                         name: float(metrics[name].over_set(value)) for name, value in values.items()
                     }
+            order.reverse()  # the last model is on the devices already
+            if number == 0:
+                flops = flops_to_report(measure, params, batch, devices=jax.local_device_count())
+                each = None if flops is None else flops / len(batch["image"])
             parallel.stop_if_preempted()
             bar.update()
-            bar.set_postfix({"images/s": images_per_second(bar, len(batch["image"]) * len(models))})
+            images = len(batch["image"]) * len(models)
+            bar.set_postfix(speed(bar, images, None if each is None else each * images))
     return results
 
 

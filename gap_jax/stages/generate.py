@@ -25,7 +25,8 @@ from gap_jax.checkpoint import check_config
 from gap_jax.data import generated
 from gap_jax.data.batch import Batch, HostBatch
 from gap_jax.files import read_json, write_json, writing
-from gap_jax.progress import compiling, traced_steps
+from gap_jax.flops import flops_to_report
+from gap_jax.progress import compiling, speed, traced_steps
 from gap_jax.stages.band import Band, Selection
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -101,7 +102,7 @@ def generate(
       images float32 `[B,H,W,3]` in [0,1] and measured values by name, `[B]` each. Its batch is that of `load`
       with `prompt`, the number of each image's prompt; it is split over all devices.
     - `load(sources)`: returns the batch of these sources, whose labels are kept.
-    - `images_per_step`: the number of images in a global batch; it must divide over the devices.
+    - `images_per_step`: the number of images in a global batch, rounded up to a multiple of the devices.
     - `config`: JSON values that tell this run from others. A folder of another config is refused.
     - `prompt_names`: a name for each prompt, kept as `text` with its images.
     - `mesh`: from `parallel.make_mesh`; None uses all devices.
@@ -130,6 +131,11 @@ def generate(
             folder / "chunks", ignore_errors=True
         )  # left over if the process was killed just before
         return read_summary(folder)
+    shards = mesh.shape["data"]
+    images_per_step = -(-images_per_step // shards) * shards
+    if shards > 1:
+        each = images_per_step // shards
+        parallel.announce(f"generate: {images_per_step} images a step on {shards} devices, {each} each")
     rows = parallel.local_rows(mesh, images_per_step)
     weights = parallel.replicate(mesh, weights)
     program = jax.jit(step)
@@ -140,6 +146,7 @@ def generate(
         generated.drop_chunks_of_other_lengths(chunks, rows.stop - rows.start)
     parallel.barrier("chunks")
     selection, expected, made, made_here = None, count, 0, False
+    flops: float | None = None
     if band is not None:
         selection, expected = Selection(band, chunks), min(count, band.expected_candidates)
         filters += (Filter(band.value, -_LARGEST, _LARGEST),)  # only finite values have ranks
@@ -162,6 +169,9 @@ def generate(
                 fed_keys = jax.random.wrap_key_data(fed.pop("key"))
                 with compiling(bar, not made_here):
                     images, values = parallel.local_values(program(weights, fed, fed_keys))
+                if not made_here:
+                    of_step = flops_to_report(program, weights, fed, fed_keys, devices=shards)
+                    flops = None if of_step is None else of_step / images_per_step
                 records = {
                     "image": np.round(np.clip(images, 0, 1) * 255).astype(np.uint8),
                     **{name: array for name, array in batch.items() if name not in ("image", "prompt")},
@@ -178,6 +188,8 @@ def generate(
                 made_here = True
                 parallel.stop_if_preempted()
             bar.update(num_new)
+            if made_here:
+                bar.set_postfix(speed(bar, 1, flops))
             made = first + num_new
             if selection is not None and selection.is_complete(first):
                 break

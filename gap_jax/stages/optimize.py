@@ -22,8 +22,9 @@ from gap_jax.checkpoint import Checkpoints, digest
 from gap_jax.data.batch import HostBatch
 from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.files import write_whole
+from gap_jax.flops import flops_to_report
 from gap_jax.metrics import MetricsWriter
-from gap_jax.progress import compiling, images_per_second, traced_steps
+from gap_jax.progress import compiling, speed, traced_steps
 from gap_jax.stages.prompt_optimizer import EarlyStop, PromptOptimizer, PromptWeights
 
 
@@ -54,8 +55,9 @@ def optimize(
       the same data.
     - `steps`: the number of updates; the run ends earlier once all prompts have stopped.
     - `config`: JSON values that tell this run from others. A folder of another config is refused.
-    - `mesh`: from `parallel.make_mesh`; None uses all devices. The number of prompts must divide over its
-      `prompt` axis.
+    - `mesh`: from `parallel.make_mesh`; None spreads images and prompts over all devices by
+      `parallel.layout`. The images must divide over its `data` axis; the prompts need not divide over
+      `prompt`.
     - `check(batch)`: raises ValueError for labels that make no sense; called before each step.
     - `examples`: a batch for which every prompt's images are drawn, always with the same noise; None: no
       pictures.
@@ -70,31 +72,34 @@ def optimize(
     that `check` refuses; FloatingPointError after `max_skipped`, once the last good state is saved.
     """
     folder = Path(folder)
-    mesh = mesh or parallel.make_mesh()
     population = len(initial_embeddings)
-    if population % mesh.shape["prompt"]:
-        raise ValueError(
-            f"the number of prompts must be a multiple of {mesh.shape['prompt']}, the devices on the mesh's "
-            f"prompt axis; found {population}: change one of the two"
-        )
+    if mesh is None:
+        chosen = parallel.layout(jax.device_count(), images_per_step, population)
+        mesh = chosen.mesh()
+        if chosen.devices > 1:
+            parallel.announce(chosen.describe("optimise"))
     rows = parallel.local_rows(mesh, images_per_step)
     weights = parallel.replicate(mesh, optimizer.weights)
     state = jax.vmap(optimizer.init)(jax.random.split(key, population), jnp.asarray(initial_embeddings))
-    state = parallel.split_prompts(mesh, state)
     step = parallel.population_step(optimizer.step, mesh)
     draw = None if examples is None else _make_draw(optimizer, mesh, examples, population)
     checkpoints = Checkpoints(folder / "checkpoints", dict(config))
     first, state = checkpoints.restore(state) or (0, state)
+    state = parallel.split_prompts(mesh, state)
     trajectory = _TrajectoryWriter(folder / "trajectory", first)
 
     def save(done: int) -> None:
         trajectory.write(done)
-        checkpoints.save(done, state)
+        checkpoints.save(done, parallel.first_prompts(mesh, state, population))
+
+    def on_host(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf[:population], parallel.to_host(mesh, tree))
 
     def is_unfinished() -> bool:
-        return done < steps and not parallel.to_host(mesh, state.stopped).all()
+        return done < steps and not on_host(state.stopped).all()
 
     is_main, done = jax.process_index() == 0, first
+    flops: float | None = None
     silent = not is_unfinished() or not is_main
     bar = tqdm(total=steps, initial=first, desc="optimise", unit="step", disable=silent)
     with MetricsWriter(folder, first or None) as writer, bar, traced_steps("optimize") as begin_step:
@@ -103,9 +108,12 @@ def optimize(
                 begin_step()
                 batch = load(done, rows)
                 check(batch)
+                fed = parallel.feed(mesh, images_per_step, batch)
                 with compiling(bar, done == first):
-                    new_state, metrics = step(weights, state, parallel.feed(mesh, images_per_step, batch))
-                record = parallel.to_host(mesh, {"embeddings": state.embeddings, **metrics})
+                    new_state, metrics = step(weights, state, fed)
+                if done == first:
+                    flops = flops_to_report(step, weights, state, fed, devices=mesh.size)
+                record = on_host({"embeddings": state.embeddings, **metrics})
                 state, done = new_state, done + 1
                 trajectory.append(record)
                 values = {name: value for name, value in record.items() if name != "embeddings"}
@@ -114,7 +122,7 @@ def optimize(
                 writer.write(done, values)
                 bar.update()
                 means = {name: f"{np.mean(value):.4g}" for name, value in values.items()}
-                bar.set_postfix({"images/s": images_per_second(bar, images_per_step * population), **means})
+                bar.set_postfix({**speed(bar, images_per_step * population, flops), **means})
                 if draw is not None and done % picture_every == 0:
                     writer.image(done, "examples", draw(weights, state.embeddings))
                 failed = np.flatnonzero(values["skipped"] >= max_skipped).tolist()
@@ -134,7 +142,7 @@ def optimize(
             raise
     if done > first and done % checkpoint_every:
         save(done)
-    embeddings = parallel.to_host(mesh, state.embeddings)
+    embeddings = on_host(state.embeddings)
     embeddings = np.stack([optimizer.spoken(optimizer.weights, jnp.asarray(e)) for e in embeddings])
     if is_main:
         metadata = {"steps": done, "config": dict(config)}
@@ -216,7 +224,7 @@ def _make_draw(
     program = _compiled_render(optimizer.render, mesh)
 
     def draw(weights, embeddings):
-        images = parallel.to_host(mesh, program(weights, embeddings, batch, keys))
+        images = parallel.to_host(mesh, program(weights, embeddings, batch, keys))[:population]
         height, width = images.shape[2:4]
         return images.transpose(0, 2, 1, 3, 4).reshape(population * height, count * width, 3)
 

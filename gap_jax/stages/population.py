@@ -10,10 +10,12 @@ class Population(NamedTuple):
 
     - `batch_axis`: the axis over which each prompt's batch is spread; None: it is on one device.
     - `prompt_axes`: the axes over which prompts are spread, outermost first; empty: there is one prompt.
+    - `prompts`: the number of prompts, without the copies that come after them; None: there are no copies.
     """
 
     batch_axis: str | None
     prompt_axes: tuple[str, ...] = ()
+    prompts: int | None = None
 
     def gather(self, features: jax.Array) -> jax.Array:
         """Return features `[P,N,D]` of all N images of all P prompts, from those of this program, `[B,D]`.
@@ -25,10 +27,13 @@ class Population(NamedTuple):
         features = features[None]
         for axis in reversed(self.prompt_axes):
             features = jax.lax.all_gather(features, axis, tiled=True)
-        return features
+        return features[: self.prompts]
 
     def replace(self, features: jax.Array, own: jax.Array, number: int | jax.Array) -> jax.Array:
-        """Return gathered `features` `[P,N,D]` with `own` `[B,D]` as this program's micro-batch `number`."""
+        """Return gathered `features` `[P,N,D]` with `own` `[B,D]` as this program's micro-batch `number`.
+
+        A copy of the last prompt takes that prompt's place.
+        """
         prompt: int | jax.Array = 0
         for axis in self.prompt_axes:
             prompt = prompt * jax.lax.axis_size(axis) + jax.lax.axis_index(axis)

@@ -120,6 +120,7 @@ def prompt_optimizer(
     early_stop: EarlyStop | None = None,
     axis_name: str | None = None,
     population_axes: tuple[str, ...] = (),
+    population: int | None = None,
     words: jax.Array | None = None,
 ) -> PromptOptimizer:
     """Return the optimisation of a prompt `<0>,<1>,…` whose generated images minimise the sum of `terms`.
@@ -137,7 +138,8 @@ def prompt_optimizer(
     - `population_axes`: the mapped axes over which the prompts of a population are spread, outermost first;
       `parallel.POPULATION_AXES` in a `parallel.population_step`. Set terms then see the images of all
       prompts; without these axes, the images of each prompt are a set of their own.
-
+    - `population`: the number of prompts that set terms see, if copies come after them to fill up devices;
+      None: all.
     - `words`: the embeddings `[m,D]` of real words. Where `uses_words` of the weights is True, which it is by
       default if there are `words`, prompts consist of them, as in PEZ (Wen et al., arXiv 2302.03668): images
       are generated with the words of the largest cosine similarity to the embeddings, and the gradient with
@@ -194,7 +196,7 @@ def prompt_optimizer(
         prediction = model.predict(weights.model, images)
         return Sample(images, context, prediction, batch, fold_keys(keys, "terms"))
 
-    population = Population(axis_name, population_axes)
+    together_with = Population(axis_name, population_axes, population)
 
     def constant_features(weights, embeddings, number, stacked):
         """Return the features of all images of the population by term, or None if one pass has them all."""
@@ -206,7 +208,7 @@ def prompt_optimizer(
             ),
             stacked,
         )
-        return {name: population.gather(jnp.concatenate(rows)) for name, rows in by_micro_batch.items()}
+        return {name: together_with.gather(jnp.concatenate(rows)) for name, rows in by_micro_batch.items()}
 
     def step(weights: PromptWeights, state: PromptState, batch: Batch) -> tuple[PromptState, Metrics]:
         stacked = _split_micro_batches((batch, _image_keys(state, batch, axis_name)), accumulation)
@@ -215,8 +217,11 @@ def prompt_optimizer(
 
         def loss(embeddings, number, micro_batch):
             def together(name, own):
-                of_all = population.gather(jax.lax.stop_gradient(own)) if constant is None else constant[name]
-                return population.replace(of_all, own, number)
+                if constant is None:
+                    of_all = together_with.gather(jax.lax.stop_gradient(own))
+                else:
+                    of_all = constant[name]
+                return together_with.replace(of_all, own, number)
 
             sample = sample_of(embeddings, weights, *micro_batch)
             return evaluate_terms(weights.terms, sample, state.step, together)

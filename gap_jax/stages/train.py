@@ -24,8 +24,9 @@ from gap_jax.checkpoint import Checkpoints
 from gap_jax.data.batch import Batch
 from gap_jax.data.loader import Batches
 from gap_jax.files import read_json, write_json
+from gap_jax.flops import flops_to_report
 from gap_jax.metrics import MetricsWriter
-from gap_jax.progress import compiling, images_per_second, traced_steps
+from gap_jax.progress import compiling, speed, traced_steps
 
 Params = Any
 Loss = Callable[[Params, Params, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
@@ -72,7 +73,8 @@ def train(
     - `average`: the decay of the moving average of the parameters, which is warmed up as
       `min(average, (1 + step) / (10 + step))`. None: no average.
     - `config`: JSON values that tell this run from others. A folder of another config is refused.
-    - `mesh`: from `parallel.make_mesh`; None uses all devices.
+    - `mesh`: from `parallel.make_mesh`; None uses as many of all devices as divide the batch, and the others
+      repeat their work.
     - `probe(params) -> (numbers, pictures)`: called every `probe_every` steps and after the last one, with
       the averaged parameters if there are any. Numbers go to the metrics; pictures are float `[H,W,3]` in
       [0,1].
@@ -87,7 +89,11 @@ def train(
     finite, once the last good state is saved.
     """
     folder = Path(folder)
-    mesh = mesh or parallel.make_mesh()
+    if mesh is None:
+        chosen = parallel.layout(jax.device_count(), batches.size)
+        mesh = chosen.mesh()
+        if chosen.devices > 1:
+            parallel.announce(chosen.describe(folder.name))
     rows = parallel.local_rows(mesh, batches.size)
     optimizer = _skip_nonfinite(optimizer, max_skipped)
     params, frozen, key = parallel.replicate(mesh, (params, frozen, key))
@@ -97,6 +103,7 @@ def train(
     first, state = checkpoints.restore(state) or (0, state)
     step = _compiled_step(loss, optimizer, average)
     is_main = jax.process_index() == 0
+    flops: float | None = None
     bar = tqdm(total=steps, initial=first, desc=folder.name, unit="step", disable=not is_main)
     with MetricsWriter(folder, first or None) as writer, bar, traced_steps("finetune") as begin_step:
         done, unlogged = first, _read_unlogged(folder, first)
@@ -109,8 +116,11 @@ def train(
         try:
             for batch in batches(first, steps, rows) if first < steps else ():
                 begin_step()
+                fed = parallel.feed(mesh, batches.size, batch)
+                if done == first:
+                    flops = flops_to_report(step, state, frozen, dict(fed), key, devices=mesh.size)
                 with compiling(bar, done == first):
-                    state, metrics = step(state, frozen, parallel.feed(mesh, batches.size, batch), key)
+                    state, metrics = step(state, frozen, fed, key)
                 done += 1
                 unlogged.append(metrics)
                 bar.update()
@@ -119,7 +129,7 @@ def train(
                     unlogged = []
                     writer.write(done, values)
                     means = {name: f"{value:.4g}" for name, value in values.items()}
-                    bar.set_postfix({"images/s": images_per_second(bar, batches.size), **means})
+                    bar.set_postfix({**speed(bar, batches.size, flops), **means})
                     if state.opt.notfinite_count >= max_skipped:
                         raise FloatingPointError(
                             f"{max_skipped} updates in a row were not finite, up to step {done}: lower the "

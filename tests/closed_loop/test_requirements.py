@@ -89,12 +89,6 @@ def test_baselines_that_the_world_does_not_have_are_refused(world):
         check_requirements(dataclasses.replace(SETTINGS, arms=("control", "cutmix")), world)
 
 
-def test_a_batch_that_does_not_divide_is_refused(world, monkeypatch):
-    monkeypatch.setattr("jax.device_count", lambda: 3)
-    with pytest.raises(ValueError, match=r"optimizing.batch must be a multiple of the 3 devices; found 2"):
-        check_requirements(SETTINGS, world)
-
-
 def test_images_are_not_generated_larger_than_the_original_ones(world):
     def sized(size):
         return dataclasses.replace(SETTINGS, sampling=SamplingSettings(size=size))

@@ -9,6 +9,7 @@ import torch
 
 import gap_jax
 from gap_jax.diffusion.align import Alignment, Sampling, Start, generate, latent_mask
+from gap_jax.diffusion.sampler import Economy
 from tests.torch_references.folders import nchw, nhwc, relative_error
 from tests.torch_references.sampler import torch_denoise
 
@@ -243,6 +244,31 @@ def test_without_uncond_there_is_no_guidance(models):
     plain = model.pipe.denoise(model.params, noise, context, None, guidance_scale=7.0, **options)
     unit = model.pipe.denoise(model.params, noise, context, uncond, guidance_scale=1.0, **options)
     assert relative_error(plain, unit) < 1e-5
+
+
+def test_guidance_in_some_steps_equals_torch(models):
+    """Guidance of scale 1 is none, so torch has this scale in the other steps."""
+    model = models("sd15")
+    noise, context, uncond, control = inputs(model)
+    options = dict(num_steps=3, control=control)
+    ours = model.pipe.denoise(
+        model.params,
+        noise,
+        context,
+        uncond,
+        guidance_scale=7.0,
+        economy=Economy(guided_steps=(1, 2)),
+        **options,
+    )
+    theirs = torch_denoise(
+        model.torch,
+        nchw(noise),
+        torch.tensor(context),
+        torch.tensor(uncond).expand(BATCH, -1, -1),
+        guidance_scale=(1.0, 7.0, 1.0),
+        **options | dict(control=nchw(control)),
+    )
+    assert relative_error(ours, nhwc(theirs)) < 1e-4
 
 
 @pytest.mark.parametrize("scale, passes", [(1.0, 1), (1, 1), (1.5, 2)])

@@ -43,7 +43,7 @@ def ours(config, solver, start, outputs, **options):
     coefficients = solver(schedule, len(outputs), **options)
     timesteps = coefficients.timestep.astype(int).tolist()
 
-    def network(x, timestep):
+    def network(x, timestep, guided):
         return outputs.mean(0) * 0.3 + 0.1 * x + timestep / 1000
 
     return sample(network, start, coefficients, prediction_type=schedule.prediction_type), timesteps
@@ -122,7 +122,7 @@ def test_lcm_equals_diffusers(num_steps, prediction_type, monkeypatch):
     assert coefficients.timestep.astype(int).tolist() == scheduler.timesteps.tolist()
     assert np.count_nonzero(coefficients.noise) == num_steps - 1
     latents = sample(
-        lambda x, timestep: output * 0.3 + 0.1 * x + timestep / 1000,
+        lambda x, timestep, guided: output * 0.3 + 0.1 * x + timestep / 1000,
         start,
         coefficients,
         prediction_type=prediction_type,
@@ -151,7 +151,7 @@ class OracleTest(chex.TestCase):
             clean, start = np.random.default_rng(0).standard_normal((2, 2, 3, 4, 5), dtype=np.float32)
             keys = jax.random.split(jax.random.key(0), 2) if eta else None
 
-            def predict(x, timestep, clean=clean, alphas=alphas, kind=kind):
+            def predict(x, timestep, guided, clean=clean, alphas=alphas, kind=kind):
                 alpha, sigma = (
                     jnp.sqrt(alphas[timestep.astype(int)]),
                     jnp.sqrt(1 - alphas[timestep.astype(int)]),
@@ -191,40 +191,3 @@ def test_an_unknown_schedule_is_refused(field, value):
 def test_only_ddim_has_eta(solver):
     with pytest.raises(ValueError, match=r"(eta|it) must be 0"):
         solver(Schedule(), 5, eta=1.0)
-
-
-def toy_gradient(coefficients, backprop_steps, start, weight):
-    """Return the sum of a small nonlinear network's samples, and its gradient to `weight`."""
-
-    def total(weight):
-        def network(x, timestep):
-            return jnp.tanh(x * weight + timestep / 1000)
-
-        return sample(
-            network, start, coefficients, prediction_type="epsilon", backprop_steps=backprop_steps
-        ).sum()
-
-    return jax.value_and_grad(total)(weight)
-
-
-def test_backprop_steps_differentiates_the_last_steps_only():
-    """The gradient equals that of the last K steps alone, started from the latents before them."""
-    start = jnp.asarray(np.random.default_rng(0).standard_normal((1, 2, 3, 4), dtype=np.float32))
-    coefficients = ddim(
-        Schedule(**{key: STABLE[key] for key in ("beta_start", "beta_end", "beta_schedule")}), 5
-    )
-    value, full = toy_gradient(coefficients, None, start, 0.7)
-    for last in (1, 2, 4):
-        head, tail = (
-            type(coefficients)(*(column[part] for column in coefficients))
-            for part in (slice(5 - last), slice(-last, None))
-        )
-        middle = sample(
-            lambda x, timestep: jnp.tanh(x * 0.7 + timestep / 1000), start, head, prediction_type="epsilon"
-        )
-        same_value, partial = toy_gradient(coefficients, last, start, 0.7)
-        _, alone = toy_gradient(tail, None, middle, 0.7)
-        np.testing.assert_allclose(same_value, value, rtol=1e-5)
-        np.testing.assert_allclose(partial, alone, rtol=1e-4)
-        assert abs(partial / full - 1) > 1e-3
-    np.testing.assert_allclose(toy_gradient(coefficients, 5, start, 0.7)[1], full, rtol=1e-5)

@@ -13,10 +13,13 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from gap_jax.planning.chips import CHIPS, absent_tpus, chip_of
+from gap_jax.chips import CHIPS, chip_of
 from gap_jax.planning.compiled import StepCost, collectives, compile_step, describe
 from gap_jax.planning.networks import Step
+from gap_jax.planning.topologies import absent_tpus
 
+ROOT = Path(__file__).parents[2]
+LIBTPU = ROOT / ".libtpu"  # `make .libtpu` puts it there
 PLAN = StepCost(9_000_000_000, 6_000_000_000, 197e12, 819e9 * 2, (), 8)
 
 
@@ -67,7 +70,10 @@ def test_an_unknown_topology_is_refused(topology):
         absent_tpus(topology)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra tpu)")
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None and not LIBTPU.exists(),
+    reason="libtpu is not installed: make .libtpu",
+)
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -84,11 +90,10 @@ def test_an_unknown_topology_is_refused(topology):
 def test_a_step_is_compiled_for_absent_tpus(arguments, expected):
     """In a process of its own, since libtpu can be loaded with one topology only."""
     command = [sys.executable, "-m", "gap_jax.planning", "--topology", "v5e:2x2", *arguments]
-    environment = os.environ | {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "XLA_FLAGS": ""}
-    done = subprocess.run(
-        command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True
-    )
+    paths = os.pathsep.join(filter(None, (str(LIBTPU), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "XLA_FLAGS": "", "PYTHONPATH": paths}
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    first, plan = done.stdout.splitlines()
+    first, *_, plan = done.stdout.splitlines()
     assert first.endswith("4 × TPU v5e, mesh data 4 × prompt 1")
     assert all(part in plan for part in expected)

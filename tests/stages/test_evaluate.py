@@ -109,6 +109,26 @@ def test_a_second_evaluation_compiles_nothing_and_parameters_move_once(monkeypat
     assert durations == []
 
 
+def test_one_model_at_a_time_is_on_the_devices():
+    shape, found = (5, 7), []
+
+    def live(values):
+        found.append(sum(array.shape == shape for array in jax.live_arrays()))
+        return values.mean()
+
+    models = {i: np.full(shape, i, np.float32) for i in range(3)}
+    metrics = {"mean": Metric(STYLE, lambda prediction, batch: prediction, live)}
+    sets = {SetKey("domain", name): BATCH for name in "ab"}
+    results = evaluate(
+        lambda params, images: images.mean((1, 2, 3)) * params.max(), models, sets.items(), metrics
+    )
+    assert found == [1] * 6
+    for i, by_set in results.items():
+        assert list(by_set) == list(sets)
+        for values in by_set.values():
+            assert values["mean"] == pytest.approx(i * IMAGES.mean(), rel=1e-5)
+
+
 def scaled_means(params, images):
     return params * images.mean((1, 2))
 

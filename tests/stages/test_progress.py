@@ -1,10 +1,12 @@
 """Tests that traces have the steps that were asked for, and that bars say how many images a second."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
-from gap_jax.progress import compiling, images_per_second, traced_steps, tracing
+from gap_jax.progress import compiling, speed, traced_steps, tracing
 
 
 def test_each_stage_is_traced_once_without_its_first_step(tmp_path, monkeypatch):
@@ -38,15 +40,20 @@ def test_a_trace_is_a_file_that_profilers_read(tmp_path):
     assert list((tmp_path / "evaluate").rglob("*.xplane.pb"))
 
 
-def test_images_a_second_are_steps_a_second_times_images():
-    with tqdm(total=10, disable=False) as bar:
+def test_images_a_second_are_steps_a_second_times_images(monkeypatch):
+    bar = SimpleNamespace(format_dict={"rate": None, "elapsed": 2.0}, n=7, initial=3, disable=False)
+    assert speed(bar, 8, None) == speed(bar, 8, 1e12) == {"images/s": "16"}  # nobody published a CPU's peak
+    bar.format_dict["rate"] = 5.0
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3")])
+    assert speed(bar, 8, 989e11) == {"images/s": "40", "peak FLOP/s": "50.0%"}
+
+
+def test_a_bar_of_another_process_is_not_shown_and_has_no_rate():
+    with tqdm(total=10, disable=True) as bar:
         bar.update(4)
-        bar.start_t -= 2  # two seconds ago
-        rate = bar.format_dict["rate"]
-        assert images_per_second(bar, 8) == f"{(rate or 4 / bar.format_dict['elapsed']) * 8:.3g}"
+        assert speed(bar, 8, None) == {}
 
 
 def test_bars_of_other_processes_are_silent_and_no_error():
     with tqdm(total=10, disable=True) as bar, compiling(bar, first=True):
         bar.update(4)
-        assert float(images_per_second(bar, 8)) == 0

@@ -120,15 +120,16 @@ def test_sigterm_to_one_of_two_processes_stops_both_after_the_same_step(tmp_path
         np.testing.assert_allclose(params[name], whole[name], atol=1e-4)
 
 
-def test_eight_devices_do_what_one_does(tmp_path):
+def test_twelve_devices_do_what_one_does(tmp_path):
+    """Four of them have a quarter of the batch of 16 each, and the others repeat their work."""
     processes = []
-    for count in (1, 8):
+    for count in (1, 12):
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
         command = [sys.executable, SCRIPT, tmp_path / str(count), "20"]
         environment = os.environ | {"XLA_FLAGS": flags}
         processes.append(subprocess.Popen(command, cwd=SCRIPT.parents[2], env=environment))
     assert [process.wait() for process in processes] == [0, 0]
-    results = [np.load(tmp_path / str(count) / "result.npz") for count in (1, 8)]
+    results = [np.load(tmp_path / str(count) / "result.npz") for count in (1, 12)]
     for name in ("w", "b"):
         np.testing.assert_allclose(results[1][name], results[0][name], atol=1e-5)
 

@@ -20,7 +20,8 @@ def torch_denoise(
 ):
     """Denoise as `Pipeline.denoise` does, on NCHW tensors, with the noise of each step given, `noises[i]`.
 
-    `keep`: `(mask, source, noise)` floats, 1 = keep; inputs of a 9-channel UNet.
+    `guidance_scale`: a number, or a tuple of one for each step. `keep`: `(mask, source, noise)` floats, 1 =
+    keep; inputs of a 9-channel UNet.
     """
     scheduler = scheduler or pipe.scheduler
     scheduler.set_timesteps(num_steps)
@@ -41,7 +42,8 @@ def torch_denoise(
             mask, source, _ = keep
             doubled = torch.cat([doubled, torch.cat([1 - mask] * 2), torch.cat([source] * 2)], 1)
         negative, positive = pipe.unet(doubled, timestep, states, **residuals).sample.chunk(2)
-        output = negative + guidance_scale * (positive - negative)
+        scale = guidance_scale[i] if isinstance(guidance_scale, tuple) else guidance_scale
+        output = negative + scale * (positive - negative)
         extra = dict(eta=eta, variance_noise=noises[i] if eta > 0 else None) if is_ddim else {}
         latents = scheduler.step(output, timestep, latents, **extra).prev_sample
         if keep is not None and pipe.unet.config.in_channels == 4:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from gap_jax.stages.optimizers import adamw
 from gap_jax.stages.prompt_optimizer import prompt_optimizer
 from gap_jax.tasks import depth
 from tests import toy_prompts
+from tests.stages import test_optimize
 
 PLACEHOLDERS, ROWS, STEPS, SIDE = 2, 16, 3, 16
 KERNEL = np.random.default_rng(9).standard_normal((3, 1)).astype(np.float32)
@@ -52,7 +54,7 @@ def run(optimizer, mesh: Mesh, populations) -> np.ndarray:
         state = parallel.split_prompts(mesh, jax.vmap(optimizer.init)(keys, starts))
         for i in range(STEPS):
             state, _ = step(weights, state, parallel.feed(mesh, ROWS, batch(i, rows)))
-        ends.append(parallel.to_host(mesh, state.embeddings))
+        ends.append(parallel.to_host(mesh, state.embeddings)[: len(starts)])
     return np.concatenate(ends)
 
 
@@ -78,17 +80,24 @@ def make_optimizer(folder: str):
 
 def toy_gradients(mesh: Mesh) -> np.ndarray:
     """Return the gradients of four prompts whose images are one set."""
-    toy = toy_prompts.toy_optimizer(axis_name="data")
+    toy = toy_prompts.toy_optimizer(axis_name="data", population=toy_prompts.PROMPTS)
     step = parallel.population_step(toy.step, mesh)
     keys = jax.random.split(jax.random.key(0), toy_prompts.PROMPTS)
     states = parallel.split_prompts(mesh, jax.vmap(toy.init)(keys, toy_prompts.STARTS))
     depth = toy_prompts.DEPTH[parallel.local_rows(mesh, toy_prompts.ROWS)]
     fed = parallel.feed(mesh, toy_prompts.ROWS, {"depth": depth})
     after, _ = step(parallel.replicate(mesh, toy.weights), states, fed)
-    return toy_prompts.STARTS - parallel.to_host(mesh, after.embeddings)
+    return toy_prompts.STARTS - parallel.to_host(mesh, after.embeddings)[: toy_prompts.PROMPTS]
 
 
-def banded(folder: Path) -> np.ndarray:
+def resumed(pipe, params, folder: Path, first: Mesh | None, mesh: Mesh | None) -> np.ndarray:
+    """Return the embeddings of three prompts after two steps on the mesh `first` and the rest on `mesh`."""
+    model = SimpleNamespace(pipe=pipe, params=params)
+    test_optimize.run(model, folder, steps=2, mesh=first)
+    return test_optimize.run(model, folder, mesh=mesh)
+
+
+def banded(folder: Path, images_per_step: int) -> np.ndarray:
     """Return the losses of the images that a difficulty band keeps, in a data set written to `folder`."""
 
     def step(weights, batch, keys):
@@ -101,7 +110,7 @@ def banded(folder: Path) -> np.ndarray:
         jnp.float32(0),
         lambda sources: {"depth": np.ones((len(sources), 4, 4, 1), np.float32)},
         plan(band.most_candidates, [np.arange(5)], 0),
-        images_per_step=8,
+        images_per_step=images_per_step,
         seed=0,
         folder=folder,
         config={},
@@ -116,7 +125,9 @@ def main(folder: str, output: str, *cluster: str) -> None:
     if cluster:
         processes, process, port = map(int, cluster)
         parallel.initialize(f"localhost:{port}", processes, process)
-    _, optimizer = make_optimizer(folder)
+    pipe, optimizer = make_optimizer(folder)
+    params, work = optimizer.weights.pipeline, Path(output).with_suffix("")
+    one_device = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "prompt"))
     rng = np.random.default_rng(0)
     starts = rng.standard_normal((4, PLACEHOLDERS, 48), dtype=np.float32) * 0.03
     keys = jax.random.split(jax.random.key(3), 4)
@@ -124,19 +135,25 @@ def main(folder: str, output: str, *cluster: str) -> None:
     if cluster:
         results = {
             "two_processes": run(optimizer, parallel.make_mesh(), [first]),
-            "set_on_two_processes": toy_gradients(parallel.make_mesh(prompts=2)),
-            "banded_on_two_processes": banded(Path(output).with_suffix("")),
+            "set_on_two_processes": toy_gradients(parallel.make_mesh(prompts=8)),
+            "stage_on_two_processes": resumed(
+                pipe, params, work / "stage", parallel.make_mesh(prompts=8), None
+            ),
+            "banded_on_two_processes": banded(work / "banded", 16),
         }
     else:
-        one_device = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "prompt"))
         separate = [(keys[i : i + 1], starts[i : i + 1]) for i in range(4)]
         results = {
             "start": starts,
             "one_device": run(optimizer, one_device, separate),
             "eight_devices": run(optimizer, parallel.make_mesh(), [first]),
             "population": run(optimizer, parallel.make_mesh(prompts=4), [(keys, starts)]),
+            "padded": run(optimizer, parallel.make_mesh(prompts=4), [(keys[:3], starts[:3])]),
             "set": toy_gradients(parallel.make_mesh(prompts=4)),
-            "banded": banded(Path(output).with_suffix("")),
+            "set_padded": toy_gradients(parallel.make_mesh(prompts=8)),
+            "stage_on_one_device": resumed(pipe, params, work / "one", one_device, one_device),
+            "stage": resumed(pipe, params, work / "stage", one_device, None),
+            "banded": banded(work / "banded", 6),
         }
     if jax.process_index() == 0:
         np.savez(output, **results)

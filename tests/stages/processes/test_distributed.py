@@ -33,13 +33,13 @@ def finish(*processes):
 
 @pytest.fixture(scope="module")
 def results(models, tmp_path_factory):
-    """The embeddings of one process with eight devices and of two processes, which run at the same time."""
+    """What one process with eight devices ends with, and two with four each, which run at the same time."""
     model, folder = models("sd15").folder, tmp_path_factory.mktemp("steps")
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     single = start(8, model, folder / "single.npz")
-    cluster = [start(2, model, folder / "cluster.npz", 2, process, port) for process in range(2)]
+    cluster = [start(4, model, folder / "cluster.npz", 2, process, port) for process in range(2)]
     finish(single, *cluster)
     return dict(np.load(folder / "single.npz")) | dict(np.load(folder / "cluster.npz"))
 
@@ -65,9 +65,20 @@ def test_two_processes_equal_one_device(results):
     assert moved(results, "two_processes", 1) < 1e-3
 
 
-@pytest.mark.parametrize("name", ["set", "set_on_two_processes"])
+def test_prompts_that_do_not_divide_equal_separate_runs(results):
+    assert relative_error(results["padded"], results["one_device"][:3]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["stage", "stage_on_two_processes"])
+def test_the_stage_fills_the_devices_and_ends_with_the_prompts_of_one(results, name):
+    """Three prompts of four images on eight devices; a run goes on from one device, or one part each."""
+    assert results[name].shape == results["stage_on_one_device"].shape
+    assert relative_error(results[name], results["stage_on_one_device"]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["set", "set_padded", "set_on_two_processes"])
 def test_set_terms_see_the_whole_population_over_devices_and_processes(results, name):
-    """Four prompts by two devices each, and two prompts by one device on each of two processes."""
+    """Four prompts on four parts of the devices, and on eight with copies of the last."""
     assert relative_error(results[name], whole_gradient()[1]) < 1e-4
 
 

@@ -1,43 +1,12 @@
-"""The published peaks of chips, and the machines that the TPU compiler can be asked to compile for."""
+"""The machines that the TPU compiler can be asked to compile for."""
 
 import os
 from collections.abc import Sequence
 from math import prod
-from typing import NamedTuple
 
 import jax
 
 ACCELERATORS = {"v4": ("v4", 2), "v5e": ("v5litepod", 1), "v5p": ("v5p", 2), "v6e": ("v6e", 1)}
-
-
-class Chip(NamedTuple):
-    """A chip: its memory in bytes, and its peaks, each a second.
-
-    `flops` are operations in bfloat16, and `bandwidth` bytes to and from the memory.
-    """
-
-    name: str
-    memory: float
-    flops: float
-    bandwidth: float
-
-
-# From Google Cloud's pages about each TPU and from NVIDIA's data sheets; by a part of JAX's `device_kind`.
-CHIPS = {
-    "TPU v4": Chip("TPU v4", 32e9, 275e12, 1228e9),
-    "TPU v5 lite": Chip("TPU v5e", 16e9, 197e12, 819e9),
-    "TPU v5": Chip("TPU v5p", 95e9, 459e12, 2765e9),
-    "TPU v6 lite": Chip("TPU v6e", 32e9, 918e12, 1640e9),
-    "A100": Chip("NVIDIA A100", 80e9, 312e12, 2039e9),
-    "H100": Chip("NVIDIA H100", 80e9, 989e12, 3350e9),
-    "H200": Chip("NVIDIA H200", 141e9, 989e12, 4800e9),
-}
-
-
-def chip_of(device_kind: str) -> Chip | None:
-    """Return the chip of a device by its `device_kind`; None for a kind whose peaks are not known here."""
-    names = [name for name in CHIPS if name in device_kind]
-    return CHIPS[max(names, key=len)] if names else None
 
 
 def absent_tpus(topology: str) -> Sequence[jax.Device]:

@@ -1,4 +1,4 @@
-"""The number of floating-point operations of a function, counted in its jaxpr.
+"""The floating-point operations of a function, counted in its jaxpr, and the share of a chip's peak in use.
 
 XLA's own count takes the body of a loop once, however often it runs.
 """
@@ -8,6 +8,23 @@ from math import prod
 from typing import Any
 
 import jax
+
+from gap_jax.chips import chip_of
+
+
+def utilisation(flops: float, seconds: float, device_kind: str) -> float | None:
+    """Return the share of a device's peak in bfloat16 that `flops` operations in `seconds` are.
+
+    None for a kind of device whose peak is not known.
+    """
+    chip = chip_of(device_kind)
+    return None if chip is None else flops / seconds / chip.flops
+
+
+def flops_to_report(function: Callable, *arguments: Any, devices: int) -> float | None:
+    """Return `count_flops`; None where the devices' peak is not known, so that nothing is traced for it."""
+    known = chip_of(jax.devices()[0].device_kind) is not None
+    return count_flops(function, *arguments, devices=devices) if known else None
 
 
 def count_flops(function: Callable, *arguments: Any, devices: int = 1) -> float:

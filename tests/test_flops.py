@@ -1,5 +1,7 @@
 """Tests that operations are counted as the formulas of matrix products and convolutions say."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,8 @@ import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from gap_jax.flops import count_flops, flops_to_report, utilisation
 from gap_jax.models.layers import Conv
-from gap_jax.planning.flops import count_flops
 
 X, W = jnp.zeros((3, 5, 7)), jnp.zeros((7, 11))
 PRODUCT = 2 * 3 * 5 * 7 * 11
@@ -53,3 +55,17 @@ def test_only_what_is_not_mapped_is_split_over_devices():
     mapped = jax.shard_map(jnp.matmul, mesh=mesh, in_specs=(P("data"), P()), out_specs=P("data"))
     assert count_flops(mapped, X, W, devices=4) == PRODUCT
     assert count_flops(jnp.matmul, X, W, devices=4) == PRODUCT / 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"), [("TPU v5 lite", 197e12), ("TPU v4", 275e12), ("NVIDIA A100-SXM4-80GB", 312e12)]
+)
+def test_utilisation_is_a_share_of_the_published_peak(kind, peak):
+    assert utilisation(peak / 2, 2.0, kind) == pytest.approx(0.25)
+    assert utilisation(peak, 1.0, "cpu") is None
+
+
+def test_operations_are_counted_only_where_the_peak_is_known(monkeypatch):
+    assert flops_to_report(jnp.matmul, X, W, devices=1) is None
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(device_kind="TPU v6 lite")])
+    assert flops_to_report(jnp.matmul, X, W, devices=1) == PRODUCT
