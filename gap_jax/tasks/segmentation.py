@@ -1,7 +1,7 @@
 """The losses and metrics of semantic segmentation, an adversarial loss, and checks of labels.
 
-Labels are `{"classes": int [B,H,W,1]}`: a class in 0..K-1 for each pixel, or `UNLABELLED`, which nothing
-counts. Predictions are logits, float `[B,h,w,K]`. They are resized to the labels' size by bilinear
+Labels are `{"classes": int [B,H,W,1]}`: a class in 0..K-1 for each pixel, or `UNLABELLED`, 255, which
+nothing counts. Predictions are logits, float `[B,h,w,K]`. They are resized to the labels' size by bilinear
 interpolation, as transformers and SegFormer do (Xie et al., arXiv 2105.15203). Losses return one value per
 image, float32 `[B]`; an image without labelled pixels has loss and gradient 0. They raise ValueError for
 other shapes. Adversarial losses are minimised by prompts whose images the model gets wrong.
@@ -16,8 +16,8 @@ import numpy as np
 from gap_jax.checks import expect_shape
 from gap_jax.data.batch import Batch
 from gap_jax.data.loader import Source
+from gap_jax.data.segmented.read import UNLABELLED
 
-UNLABELLED = 255  # ADE20K's and Cityscapes' number of pixels to ignore
 _COUNTED_MAPS = 2000
 
 

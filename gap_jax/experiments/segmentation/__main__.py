@@ -9,18 +9,20 @@ continues.
 from typing import TYPE_CHECKING
 
 from gap_jax.closed_loop.command import Experiment, main
-from gap_jax.experiments.segmentation.settings import PRESETS, SegmentedRooms
+from gap_jax.experiments.segmentation.settings import PRESETS, SegmentationFiles, SegmentedRooms
 
 if TYPE_CHECKING:
     from gap_jax.closed_loop.world import World
 
 
-def build_world(config: SegmentedRooms, held_out: int) -> "World":
+def build_world(config: SegmentedRooms | SegmentationFiles, held_out: int) -> "World":
     """Return the world of a configuration, with this many images in each held-out set."""
     from gap_jax.closed_loop.targets import with_targets
-    from gap_jax.experiments.segmentation.world import build
+    from gap_jax.experiments.segmentation import files, world
 
-    return with_targets(build(config, held_out), config.targets)
+    if isinstance(config, SegmentedRooms):
+        return with_targets(world.build(config, held_out), config.targets)
+    return with_targets(files.build(config, held_out), config.targets)
 
 
 EXPERIMENT = Experiment("segmentation", __doc__, PRESETS, build_world, lambda world: -1)

@@ -1,10 +1,7 @@
 """The segmentation experiment: a task for class maps, and the depth experiment's rooms with class maps."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gap_jax.closed_loop.world import (
@@ -25,14 +22,13 @@ from gap_jax.diffusion.align import Condition, controlnet
 from gap_jax.diffusion.conditions import ADE20K_COLOURS
 from gap_jax.experiments.depth import small_world as depth
 from gap_jax.experiments.depth.corrupted import corrupted
+from gap_jax.experiments.segmentation.network import load_network
 from gap_jax.experiments.segmentation.settings import SegmentedRooms
 from gap_jax.models.network import Network
-from gap_jax.models.torch_modules.module import TorchModule, as_network
 from gap_jax.report import pictures
 from gap_jax.small_worlds import rooms
 from gap_jax.tasks import segmentation
 from gap_jax.tasks.metric import Metric, MetricStyle
-from gap_jax.weights.segmentation import Part, load_segmentation, save_segmentation
 
 METRICS = {
     "miou": Metric(
@@ -80,7 +76,7 @@ def segmentation_task(classes: Sequence[str], condition: Condition, negative_pro
 def build(config: SegmentedRooms, held_out: int) -> World:
     """Return the small world, with `held_out` rooms in each held-out set.
 
-    Raises the errors of `load_segmentation`, and ValueError for a model of other classes than the rooms'.
+    Raises the errors of `load_network` for a model that does not tell the rooms' classes.
     """
     train, validation, test = (rooms.SPLITS[split] for split in ("train", "validation", "test"))
     numbers, originals = range(held_out), range(config.original)
@@ -120,21 +116,6 @@ def build(config: SegmentedRooms, held_out: int) -> World:
     )
 
 
-def load_network(model: str, part: Part = "segmentation") -> Network:
-    """Load a segmentation model as a network of the closed loop; the arguments are `load_segmentation`'s."""
-    module, params = load_segmentation(model, part)
-    save = partial(save_segmentation, module)
-    if isinstance(module, TorchModule):
-        return as_network(module, params)._replace(save=save)
-    return Network(lambda params, images: module.apply({"params": params}, images), params, save=save)
-
-
-def num_classes(network: Network, size: int = 64) -> int:
-    """Return how many classes a network tells in images of `size` pixels."""
-    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    return jax.eval_shape(network.predict, network.params, images).shape[-1]
-
-
 def _rooms(seed: int, numbers: range, words: Words = rooms.NARROW, plan: rooms.Plan = "room") -> HostBatch:
     """Return rooms with class maps, and with the depth and the mask that the ControlNet's condition needs."""
     styles = [rooms.draw_style(seed, i, words) for i in numbers]
@@ -146,11 +127,6 @@ def _words(style: rooms.Style) -> Words:
 
 
 def _network(model: str) -> Network:
-    """Load a network that tells the rooms' classes; raise ValueError for one of other classes."""
-    network = load_network("small", "segmentation_critic") if model == depth.CRITIC else load_network(model)
-    if (count := num_classes(network)) != len(rooms.CLASSES):
-        raise ValueError(
-            f"the segmentation model {model} must tell the rooms' {len(rooms.CLASSES)} classes, "
-            f"{', '.join(rooms.CLASSES)}; found {count} classes: give a model that was trained on rooms"
-        )
-    return network
+    if model == depth.CRITIC:
+        return load_network("small", "segmentation_critic")
+    return load_network(model, count=len(rooms.CLASSES))
