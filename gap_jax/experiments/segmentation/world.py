@@ -83,16 +83,17 @@ def build(config: SegmentedRooms, held_out: int) -> World:
     tested = _rooms(test, numbers)
     original = unstack(_rooms(train, originals))
     shown = _rooms(validation, range(depth.FIRST_TARGET, depth.FIRST_TARGET + config.target_images))
+    models = Models(
+        model=_network(config.model),
+        critic=_network(depth.CRITIC),
+        others=load_others(config.models, _network),
+    )
     return World(
         title="Segmentation in the small world",
         summary="A network that learned to tell floor, walls and objects apart in sharp pictures of grey and "
         "beige rooms meets fog and blur.",
         generator=load_generator("small", "small"),
-        models=Models(
-            model=_network(config.model),
-            critic=_network(depth.CRITIC),
-            others=load_others(config.models, _network),
-        ),
+        models=models,
         task=segmentation_task(rooms.CLASSES, rooms.condition),
         data=DataSets(
             original=original,

@@ -81,5 +81,5 @@ def test_images_without_a_class_map_and_maps_without_an_image_are_told(root):
     (root / "test/classes/d.png").unlink()
     assert "test: no image has its class map" in SegmentedFolderLayout().find(root).problems[0]
     (root / "test/classes").rmdir()
-    with pytest.raises(FileNotFoundError, match="test/classes is missing: .* must hold the folders rgb and"):
+    with pytest.raises(FileNotFoundError, match=r"test/classes is missing: .* must hold the folders rgb and"):
         SegmentedFolderLayout().find(root)
