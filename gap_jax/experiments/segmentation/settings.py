@@ -53,7 +53,7 @@ class SegmentationFiles:
     classes: Annotated[tuple[Text, ...], DISTINCT] = ()
     # for each class, the number of the ADE20K class, from 0 to 149, in whose colour the ControlNet sees it;
     # none given: the same number
-    ade20k: tuple[Annotated[int, between(0, 149)], ...] = ()
+    ade20k: Annotated[tuple[Annotated[int, between(0, 149)], ...], DISTINCT] = ()
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # precision of Stable Diffusion and CLIP
     # how long sequences attend: the whole map ("xla"), blocks of queries, a fused kernel of the GPU or TPU
     # ("flash"), or what suits the machine
