@@ -24,7 +24,7 @@ from gap_jax.experiments.segmentation.settings import SegmentationFiles, Segment
 from gap_jax.report import pictures
 from gap_jax.report.results import CONSTANT, load
 from gap_jax.small_worlds import rooms
-from gap_jax.weights.segmentation import load_segmentation
+from gap_jax.weights.torch_models.segmentation import load_segmentation
 from tests.experiments.processes import environment
 
 FACTORY = """

@@ -9,7 +9,6 @@ from sklearn.metrics import accuracy_score, jaccard_score
 from torch.nn.functional import cross_entropy, interpolate
 
 from gap_jax.tasks import segmentation
-from tests.torch_references.folders import nchw
 
 CLASSES, SIDE = 6, 12
 UNLABELLED = 255  # as in ADE20K's and Cityscapes' files
@@ -25,7 +24,9 @@ def labelled(side=SIDE, seed=0):
 
 def torch_logits(logits):
     """Logits at the labels' size, as transformers' SegFormer resizes them for its loss, `[B,K,H,W]`."""
-    return interpolate(nchw(logits), size=(SIDE, SIDE), mode="bilinear", align_corners=False)
+    return interpolate(
+        torch.as_tensor(logits).permute(0, 3, 1, 2), size=(SIDE, SIDE), mode="bilinear", align_corners=False
+    )
 
 
 @pytest.mark.parametrize("side", [SIDE, 3])

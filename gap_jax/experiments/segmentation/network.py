@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from gap_jax.models.network import Network
 from gap_jax.models.torch_modules.module import TorchModule, as_network
-from gap_jax.weights.segmentation import Part, load_segmentation, save_segmentation
+from gap_jax.weights.torch_models.segmentation import Part, load_segmentation, save_segmentation
 
 
 def load_network(model: str, part: Part = "segmentation", *, count: int | None = None) -> Network:

@@ -14,7 +14,7 @@ from gap_jax.small_worlds.pretrain.recipes import RoomsRecipe, TrainingPart
 from gap_jax.small_worlds.pretrain.training import Training, initialiser, to_float16
 from gap_jax.stages.train import Params
 from gap_jax.tasks import segmentation
-from gap_jax.weights.segmentation import save_segmentation
+from gap_jax.weights.torch_models.segmentation import save_segmentation
 
 
 def train_segmentation(training: Training, folder: Path) -> None:

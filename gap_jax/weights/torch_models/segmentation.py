@@ -1,4 +1,4 @@
-"""Reading and writing segmentation models: U-Nets in Flax, and any torch module."""
+"""Reading and writing segmentation models: any torch module, and the small world's U-Net in Flax."""
 
 from pathlib import Path
 from typing import Any, Literal
