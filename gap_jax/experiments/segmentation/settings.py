@@ -67,6 +67,7 @@ FILES = dataclasses.replace(
     UNET,
     sampling=dataclasses.replace(UNET.sampling, size=None),
     optimizing=dataclasses.replace(UNET.optimizing, threshold=None),
+    finetuning=dataclasses.replace(UNET.finetuning, batch=8),
 )
 PRESETS = {
     "small": Preset(Settings(arms=(*arms_of("depth"), "oracle")), SegmentedRooms()),
