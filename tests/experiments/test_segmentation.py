@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from sklearn.metrics import jaccard_score
 
@@ -26,6 +27,7 @@ from gap_jax.report.results import CONSTANT, load
 from gap_jax.small_worlds import rooms
 from gap_jax.weights.torch_models.segmentation import load_segmentation
 from tests.experiments.processes import environment
+from tests.torch_references.modules import build
 
 FACTORY = """
 import torch
@@ -174,9 +176,19 @@ def test_presets_have_their_settings():
     assert parse(EXPERIMENT, []).settings.arms[-1] == "oracle"
 
 
+def save_segformer(folder):
+    """Write a random SegFormer that tells six classes, in transformers' layout."""
+    module, _ = build("segformer")
+    module.decode_head.classifier = torch.nn.Conv2d(8, 6, 1)
+    module.config.num_labels = 6
+    module.save_pretrained(folder)
+    transformers.SegformerImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return str(folder)
+
+
 @pytest.mark.slow
-def test_it_runs_from_start_to_report(tmp_path):
-    work = tmp_path / "work"
+def test_it_runs_from_start_to_report_also_against_a_segformer(tmp_path):
+    work, segformer = tmp_path / "work", save_segformer(tmp_path / "segformer")
     given = (
         "--arms control guided-adversarial --world.original 4 --optimizing.prompts 1 --optimizing.steps 2 "
     )
@@ -184,11 +196,14 @@ def test_it_runs_from_start_to_report(tmp_path):
     given += "--generating.denoising-steps 2 --finetuning.steps 4 --finetuning.batch 2 --evaluating.images 2 "
     given += "--evaluating.severities 1 --evaluating.efficiency 2"
     command = [sys.executable, "-m", "gap_jax.experiments.segmentation", "--work", str(work), *given.split()]
+    command += ["--world.models", segformer]
     run = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert (work / "report" / "index.html").stat().st_size > 100_000
     results = load(work / "results.json")
     assert list(results.metrics) == ["miou", "accuracy", "cross_entropy"]
+    assert [row.name for row in results.models][1:] == ["prompts against f", "prompts against segformer"]
+    assert set(results.models[0].scores) == {"f", "segformer"}
     for column in results.columns:
         assert set(column.scores) == {"control", "guided-adversarial", CONSTANT}
         assert all(math.isfinite(v) for s in column.scores.values() for vs in s.values() for v in vs)
