@@ -220,7 +220,7 @@ def test_it_runs_from_start_to_report_also_against_a_segformer(tmp_path):
         "train",
         fields=("image", "classes", "depth", "mask"),
     )
-    critic = load_network("small", "segmentation_critic")
+    critic = load_network("small")
     batch = as_batch(generated)
     found = jax.jit(critic.predict)(critic.params, batch["image"]).argmax(-1)
     fidelity = jaccard_score(batch["classes"].ravel(), np.ravel(found), average="macro")

@@ -11,7 +11,6 @@ LOADERS = {
     ("small", "depth"): gap_jax.load_depth,
     ("small", "critic"): lambda name: gap_jax.load_depth(name, "critic"),
     ("small", "segmentation"): gap_jax.load_segmentation,
-    ("small", "segmentation_critic"): lambda name: gap_jax.load_segmentation(name, "segmentation_critic"),
     ("wildlife", ""): gap_jax.load_pipeline,
     ("wildlife", "clip"): gap_jax.load_clip,
     ("wildlife", "waterbirds"): load_classifier,

@@ -51,9 +51,7 @@ def build(config: SegmentationFiles, held_out: int) -> World:
             attention=config.attention,
             recompute=config.recompute,
         ),
-        models=Models(
-            model=model, critic=load_network(config.critic, count=count) if config.critic else model
-        ),
+        models=Models(model=model, critic=load_network(config.critic, count) if config.critic else model),
         task=segmentation_task(
             config.classes or tuple(map(str, range(count))),
             lambda batch: class_condition(batch["classes"], colours),

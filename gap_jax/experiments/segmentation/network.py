@@ -7,15 +7,15 @@ import jax.numpy as jnp
 
 from gap_jax.models.network import Network
 from gap_jax.models.torch_modules.module import TorchModule, as_network
-from gap_jax.weights.torch_models.segmentation import Part, load_segmentation, save_segmentation
+from gap_jax.weights.torch_models.segmentation import load_segmentation, save_segmentation
 
 
-def load_network(model: str, part: Part = "segmentation", *, count: int | None = None) -> Network:
-    """Load a segmentation model as a network; `model` and `part` are `load_segmentation`'s.
+def load_network(model: str, count: int | None = None) -> Network:
+    """Load a segmentation model as a network; `model` is `load_segmentation`'s.
 
     Raises ValueError unless it tells `count` classes, if that is given.
     """
-    module, params = load_segmentation(model, part)
+    module, params = load_segmentation(model)
     save = partial(save_segmentation, module)
     if isinstance(module, TorchModule):
         network = as_network(module, params)._replace(save=save)

@@ -28,7 +28,7 @@ class SegmentedRooms:
     # returns a torch module
     model: Text = "small"
     # further segmentation models: prompts are found against each, and all models are measured on all their
-    # images; "critic" is the small world's own, others are given like the model
+    # images; they are given like the model
     models: Annotated[tuple[Text, ...], DISTINCT] = ()
 
 

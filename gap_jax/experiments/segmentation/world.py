@@ -1,6 +1,7 @@
 """The segmentation experiment: a task for class maps, and the depth experiment's rooms with class maps."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -24,7 +25,6 @@ from gap_jax.experiments.depth import small_world as depth
 from gap_jax.experiments.depth.corrupted import corrupted
 from gap_jax.experiments.segmentation.network import load_network
 from gap_jax.experiments.segmentation.settings import SegmentedRooms
-from gap_jax.models.network import Network
 from gap_jax.report import pictures
 from gap_jax.small_worlds import rooms
 from gap_jax.tasks import segmentation
@@ -83,17 +83,14 @@ def build(config: SegmentedRooms, held_out: int) -> World:
     tested = _rooms(test, numbers)
     original = unstack(_rooms(train, originals))
     shown = _rooms(validation, range(depth.FIRST_TARGET, depth.FIRST_TARGET + config.target_images))
-    models = Models(
-        model=_network(config.model),
-        critic=_network(depth.CRITIC),
-        others=load_others(config.models, _network),
-    )
+    load = partial(load_network, count=len(rooms.CLASSES))
+    model, others = load(config.model), load_others(config.models, load)
     return World(
         title="Segmentation in the small world",
         summary="A network that learned to tell floor, walls and objects apart in sharp pictures of grey and "
         "beige rooms meets fog and blur.",
         generator=load_generator("small", "small"),
-        models=models,
+        models=Models(model=model, critic=model, others=others),
         task=segmentation_task(rooms.CLASSES, rooms.condition),
         data=DataSets(
             original=original,
@@ -125,9 +122,3 @@ def _rooms(seed: int, numbers: range, words: Words = rooms.NARROW, plan: rooms.P
 
 def _words(style: rooms.Style) -> Words:
     return {axis: (word,) for axis, word in style._asdict().items()}
-
-
-def _network(model: str) -> Network:
-    if model == depth.CRITIC:
-        return load_network("small", "segmentation_critic")
-    return load_network(model, count=len(rooms.CLASSES))

@@ -1,7 +1,7 @@
 """The pretraining of the small world of rooms.
 
 Beside the generator, two depth models are trained: `depth`, on rooms of a narrow style, and `critic`, on all;
-and two segmentation models in the same way, in `segmentation.py`.
+and a segmentation model, by `segmentation.py`.
 """
 
 from collections.abc import Sequence
@@ -72,7 +72,7 @@ def sample_probe(pipe: Pipeline, frozen: Params, clip: Clip, clip_params: Params
 
 
 def train_supervised(training: Training, folder: Path) -> None:
-    """Train and save the depth model `depth`, its `critic`, and the segmentation models."""
+    """Train and save the depth model `depth`, its `critic`, and the segmentation model."""
     recipe = training.recipe
     assert isinstance(recipe, RoomsRecipe)
     for name, part, styles, width, transform in (

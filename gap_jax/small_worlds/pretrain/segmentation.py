@@ -1,40 +1,26 @@
-"""The pretraining of the rooms' segmentation models: `segmentation`, and a critic trained on all styles."""
+"""The pretraining of the rooms' segmentation model, on rooms of a narrow style."""
 
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from gap_jax.data.batch import Transform
 from gap_jax.models.depth_unet import DepthUNet
 from gap_jax.report import pictures
 from gap_jax.small_worlds import rooms
-from gap_jax.small_worlds.pretrain.examples import augment_image, example_arrays, image_grid
-from gap_jax.small_worlds.pretrain.recipes import RoomsRecipe, TrainingPart
+from gap_jax.small_worlds.pretrain.examples import example_arrays, image_grid
+from gap_jax.small_worlds.pretrain.recipes import RoomsRecipe
 from gap_jax.small_worlds.pretrain.training import Training, initialiser, to_float16
-from gap_jax.stages.train import Params
 from gap_jax.tasks import segmentation
 from gap_jax.weights.torch_models.segmentation import save_segmentation
 
 
 def train_segmentation(training: Training, folder: Path) -> None:
-    """Train and save `segmentation`, on rooms of a narrow style, and `segmentation_critic`, on all."""
+    """Train and save the segmentation model, and measure it on rooms of the narrow and of all styles."""
     recipe = training.recipe
     assert isinstance(recipe, RoomsRecipe)
     model = DepthUNet(levels=3, width=8, out_channels=len(rooms.CLASSES), **training.dtypes)
-    for name, part, styles, transform in (
-        ("segmentation", recipe.segmentation, "narrow", example_arrays()),
-        ("segmentation_critic", recipe.segmentation_critic, "every", example_arrays(augment_image)),
-    ):
-        params = _train(training, name, part, model, styles, transform)
-        save_segmentation(model, to_float16(params), folder / name)
-
-
-def _train(
-    training: Training, name: str, part: TrainingPart, model: DepthUNet, styles: str, transform: Transform
-) -> Params:
-    """Train a model on rooms of `styles`, a config of the data set: `narrow` or `every`."""
-    batches = training.batches(training.source(styles, "train"), part, transform)
+    batches = training.batches(training.source("narrow", "train"), recipe.segmentation, example_arrays())
     seed, numbers = rooms.SPLITS["validation"], range(training.num_probed(128))
     held_out, colours = {}, list(pictures.CLASS_COLOURS.values())
     for config, allowed in (("narrow", rooms.NARROW), ("every", rooms.EVERY)):
@@ -61,4 +47,5 @@ def _train(
             grids[config] = image_grid(batch["image"][:12], *shown)
         return values, grids
 
-    return training.train(name, part, loss, initialiser(model), batches, measure)
+    params = training.train("segmentation", recipe.segmentation, loss, initialiser(model), batches, measure)
+    save_segmentation(model, to_float16(params), folder / "segmentation")

@@ -1,7 +1,7 @@
 """Reading and writing segmentation models: any torch module, and the small world's U-Net in Flax."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from gap_jax.models.depth_unet import DepthUNet
 from gap_jax.models.torch_modules.module import TorchModule
@@ -11,12 +11,9 @@ from gap_jax.weights.depth import save_depth
 from gap_jax.weights.repo import Repo, shipped
 from gap_jax.weights.torch_models.loading import is_factory, load_torch
 
-Part = Literal["segmentation", "segmentation_critic"]
-
 
 def load_segmentation(
     model: str | Path,
-    part: Part = "segmentation",
     dtype: Any = "float32",
     *,
     revision: str | None = None,
@@ -31,15 +28,15 @@ def load_segmentation(
     - a folder in transformers' layout, or a hub id, of any `…ForSemanticSegmentation`, such as SegFormer
       (`"nvidia/segformer-b0-finetuned-ade-512-512"`), or `"module:factory"`, a function of yours that returns
       a torch module: see `load_torch`. These need the extra `torch-models`;
-    - `"small"`, the small world, which tells the six classes of `rooms.CLASSES`. Its `part` is
-      `"segmentation"`, trained on one narrow style, or `"segmentation_critic"`, trained on all styles.
+    - `"small"`, the small world's U-Net, which tells the six classes of its rooms and is trained on one
+      narrow style.
 
     `dtype`, of parameters and computation, is `float32`, `bfloat16` or `float16`. The other arguments are
     those of `load_pipeline`. Raises as `load_pipeline` and `load_torch`.
     """
     options: dict[str, Any] = {"variant": variant, "revision": revision, "local_files_only": local_files_only}
     if not is_factory(model):
-        repo = Repo(shipped(model, part), revision=revision, local_files_only=local_files_only)
+        repo = Repo(shipped(model, "segmentation"), revision=revision, local_files_only=local_files_only)
         config, source = read_config(repo, "")
         if config.get("architectures") == ["UNet"]:
             module = build(DepthUNet, config, source, network_dtypes(dtype))
