@@ -49,4 +49,4 @@ def test_it_tells_classes_in_sharp_pictures_and_fails_in_fog_and_blur(predict, t
     predicted = {name: np.asarray(predict(image).argmax(-1)).ravel() for name, image in shown.items()}
     miou = {name: jaccard_score(truth.classes.ravel(), x, average="macro") for name, x in predicted.items()}
     assert miou["clean"] > 0.5, miou
-    assert max(miou["fog"], miou["defocus_blur"]) < miou["clean"] - 0.1, miou
+    assert max(miou["fog"], miou["defocus_blur"]) < miou["clean"] - 0.05, miou
