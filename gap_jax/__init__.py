@@ -28,6 +28,8 @@ _HOMES = {
     "Network": "gap_jax.models.network",
     "load_depth": "gap_jax.weights.depth",
     "save_depth": "gap_jax.weights.depth",
+    "load_segmentation": "gap_jax.weights.torch_models.segmentation",
+    "save_segmentation": "gap_jax.weights.torch_models.segmentation",
     "load_classifier": "gap_jax.weights.classifier",
     "save_classifier": "gap_jax.weights.classifier",
     "load_torch": "gap_jax.weights.torch_models.loading",

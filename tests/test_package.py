@@ -37,7 +37,7 @@ assert jax.devices() and xla_bridge._backends  # this is where they would show
     run(code)
 
 
-@pytest.mark.parametrize("experiment", ["depth", "waterbirds", "iwildcam"])
+@pytest.mark.parametrize("experiment", ["depth", "segmentation", "waterbirds", "iwildcam"])
 def test_help_imports_nothing_that_only_a_run_needs(experiment):
     code = """
 import runpy

@@ -233,6 +233,7 @@ class Run:
             filters=self.programs.filters,
             band=band,
             class_names=world.task.classes,
+            summaries={"critic_score": next(iter(world.task.metrics.values())).over_set},
         )
         return generated_images(folder, world.data.original)
 

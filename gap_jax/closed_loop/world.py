@@ -197,7 +197,7 @@ class Task:
       serves the optimisation of prompts alone.
     - `adversarial`: the loss that adversarial prompts minimise.
     - `loss`: the loss that fine-tuning minimises.
-    - `metrics`: the metrics by name. The first one is the main metric; it is a mean over images.
+    - `metrics`: the metrics by name. The first one is the main metric.
     - `check(batch)`: raises ValueError for labels that make no sense.
     - `constant(source)`: the best prediction that ignores the image, the same for all images.
     - `pictures`: the way labels and predictions are drawn.

@@ -16,6 +16,7 @@ from gap_jax.data.masked.boxes import write_masks
 from gap_jax.data.masked.folder import MaskedFolderLayout, WholeFolderLayout
 from gap_jax.data.masked.iwildcam import IWildCamLayout
 from gap_jax.data.masked.waterbirds import WaterbirdsLayout
+from gap_jax.data.segmented.folder import SegmentedFolderLayout
 from gap_jax.errors import one_line_errors
 
 LayoutChoice = (
@@ -26,6 +27,7 @@ LayoutChoice = (
     | Annotated[IWildCamLayout, tyro.conf.subcommand("iwildcam")]
     | Annotated[MaskedFolderLayout, tyro.conf.subcommand("masked-folder")]
     | Annotated[WholeFolderLayout, tyro.conf.subcommand("class-folder")]
+    | Annotated[SegmentedFolderLayout, tyro.conf.subcommand("segmented-folder")]
 )
 _DEPTH_LAYOUTS = (TaskonomyLayout, OmnidataLayout, DepthFolderLayout)
 
@@ -45,14 +47,15 @@ def run_check(
     Args:
         layout: data set, whose layout the folder must have
         root: folder of the data set
-        sheet: PNG file to draw examples in; each row has an image, its depth or foreground, and its mask
+        sheet: PNG file to draw examples in; each row has an image and its depth, foreground or classes
         sample: number of examples to read; 0 reads all
         size: side of the drawn images, in pixels
         tolerance: share of examples that may be unusable; more are an error
     """
-    from gap_jax.data.check import DEPTH_VIEW, MASKED_VIEW, check
+    from gap_jax.data.check import DEPTH_VIEW, MASKED_VIEW, SEGMENTED_VIEW, check
 
     view = DEPTH_VIEW if isinstance(layout, _DEPTH_LAYOUTS) else MASKED_VIEW
+    view = SEGMENTED_VIEW if isinstance(layout, SegmentedFolderLayout) else view
     check(view, layout, root, sheet=sheet, sample=sample, size=size, tolerance=tolerance)
 
 
@@ -65,12 +68,14 @@ def run_prepare(
         layout: data set, whose layout the folder must have
         root: folder of the data set
         data_dir: folder to keep prepared data sets in
-        size: side of the prepared images, in pixels; by default, the paper's: 448 for iWildCam, else 384
+        size: side of the prepared images, in pixels; by default 448 for iWildCam, 512 for a segmented folder,
+            else 384
         tolerance: share of examples that may be unusable; more are an error
     """
     from gap_jax.data.depth.dataset import DepthFolder, Omnidata, Taskonomy
     from gap_jax.data.folder_dataset import FolderDataset
     from gap_jax.data.masked.dataset import IWildCam, MaskedFolder, Waterbirds, WholeFolder
+    from gap_jax.data.segmented.dataset import SegmentedFolder
 
     builders: dict[type, type[FolderDataset]] = {
         TaskonomyLayout: Taskonomy,
@@ -80,6 +85,7 @@ def run_prepare(
         IWildCamLayout: IWildCam,
         MaskedFolderLayout: MaskedFolder,
         WholeFolderLayout: WholeFolder,
+        SegmentedFolderLayout: SegmentedFolder,
     }
     builder = builders[type(layout)].prepared(layout, root, data_dir, size or layout.size, tolerance)
     print(

@@ -13,6 +13,7 @@ from gap_jax.data.depth.read import DepthExample, read_depth_example
 from gap_jax.data.files import Fault
 from gap_jax.data.inventory import Layout, check_fault_share, describe_faults, sample_evenly
 from gap_jax.data.masked.read import MaskedExample, check_kept_share, read_masked_example
+from gap_jax.data.segmented.read import UNLABELLED, SegmentedExample, read_segmented_example
 
 _GAP = 4  # pixels between panels
 _DESCRIBED = 3  # examples whose numbers and paths are printed
@@ -133,6 +134,21 @@ def _share_kept(example: MaskedExample) -> np.ndarray:
     return example.keep.mean(keepdims=True).ravel() if example.keep.any() else np.zeros(0)
 
 
+def _segmented_panels(example: SegmentedExample) -> list[np.ndarray]:
+    image, classes = example
+    colours = matplotlib.colormaps["tab20"](classes[..., 0] % 20, bytes=True)[..., :3]
+    return [image, colours * (classes != UNLABELLED)]
+
+
+def _share_labelled(example: SegmentedExample) -> np.ndarray:
+    return (example.classes != UNLABELLED).mean(keepdims=True).ravel()
+
+
+def _describe_classes(example: SegmentedExample) -> str:
+    present = np.setdiff1d(example.classes, UNLABELLED)
+    return f"{_share_labelled(example)[0]:.1%} labelled, classes {', '.join(map(str, present))}"
+
+
 DEPTH_VIEW = View(
     read=lambda layout, paths, size: read_depth_example(paths, layout.decode, size, layout.frame),
     values=_valid_depth,
@@ -150,4 +166,13 @@ MASKED_VIEW = View(
     panels=_masked_panels,
     legend="image, foreground and mask (white is kept)",
     check_median=lambda layout, median: check_kept_share(median, layout.most_kept),
+)
+SEGMENTED_VIEW = View(
+    read=lambda layout, paths, size: read_segmented_example(paths, size, layout.first, layout.unlabelled),
+    values=_share_labelled,
+    quantity="share of an image that has a class",
+    describe=_describe_classes,
+    panels=_segmented_panels,
+    legend="image and classes (pixels without a class are black)",
+    check_median=lambda layout, median: None,
 )

@@ -1,5 +1,6 @@
-"""Arrays as pictures for the report: depth maps and errors in fixed colours, probabilities, foregrounds."""
+"""Arrays as pictures for the report: depth, errors and classes in colours, probabilities, foregrounds."""
 
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -14,6 +15,19 @@ LARGEST_ERROR = 0.25  # as a share of depth's range; larger errors have the same
 _DEPTH_COLOURS = colormaps["cividis"].reversed()  # near is bright
 _ERROR_COLOURS = colormaps["magma"]
 _UNLABELLED = 128  # grey
+_NO_CLASS = 232  # light grey
+CLASS_COLOURS = {  # matplotlib's `tab10`
+    "blue": (31, 119, 180),
+    "orange": (255, 127, 14),
+    "green": (44, 160, 44),
+    "red": (214, 39, 40),
+    "purple": (148, 103, 189),
+    "brown": (140, 86, 75),
+    "pink": (227, 119, 194),
+    "grey": (127, 127, 127),
+    "olive": (188, 189, 34),
+    "cyan": (23, 190, 207),
+}
 _LABEL, _OTHER, _EMPTY = (43, 108, 176), (221, 127, 60), (232, 232, 232)  # of bars: blue, orange, grey
 
 
@@ -42,6 +56,17 @@ def error(prediction: np.ndarray, values: np.ndarray, mask: np.ndarray | None = 
         )
     _check_shapes(values, mask)
     return _coloured(_ERROR_COLOURS, np.abs(prediction - values) / LARGEST_ERROR, mask)
+
+
+def classes(values: np.ndarray, colours: Sequence[Sequence[int]] | np.ndarray) -> np.ndarray:
+    """Return a class map as a picture, uint8 `[H,W,3]`.
+
+    - `values`: int `[H,W,1]`, the class of each pixel. A number without a colour is light grey.
+    - `colours`: red, green and blue of each class, from 0 to 255, such as those of `CLASS_COLOURS`.
+    """
+    table = np.asarray(colours, np.uint8)
+    has_colour = (values >= 0) & (values < len(table))
+    return np.where(has_colour, table[np.where(has_colour, values, 0)[..., 0]], np.uint8(_NO_CLASS))
 
 
 def bars(probabilities: np.ndarray, label: int, size: int) -> np.ndarray:

@@ -31,6 +31,7 @@ from gap_jax.stages.band import Band, Selection
 
 _LARGEST = float(np.finfo(np.float32).max)
 GenerationStep = Callable[[Any, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+Summaries = Mapping[str, Callable[[np.ndarray], float]]
 
 
 class Filter(NamedTuple):
@@ -95,12 +96,13 @@ def generate(
     filters: tuple[Filter, ...] = (),
     band: Band | None = None,
     class_names: tuple[str, ...] | None = None,
+    summaries: Summaries | None = None,
 ) -> dict[str, Any]:
     """Generate the planned images that do not exist yet, write the data set and return its summary.
 
     - `step(weights, batch, keys) -> (images, values)`: a pure function, which is jitted here. It returns
-      images float32 `[B,H,W,3]` in [0,1] and measured values by name, `[B]` each. Its batch is that of `load`
-      with `prompt`, the number of each image's prompt; it is split over all devices.
+      images float32 `[B,H,W,3]` in [0,1] and measured values by name, `[B]` or `[B,n]` each. Its batch is
+      that of `load` with `prompt`, the number of each image's prompt; it is split over all devices.
     - `load(sources)`: returns the batch of these sources, whose labels are kept.
     - `images_per_step`: the number of images in a global batch, rounded up to a multiple of the devices.
     - `config`: JSON values that tell this run from others. A folder of another config is refused.
@@ -111,9 +113,11 @@ def generate(
     - `band`: keeps images of middle difficulty; None: keep all. The stage then generates planned images in
       their order until enough are kept, which needs a plan of more images.
     - `class_names`: the folders of `images/`, indexed by `label`; None: one folder for all.
+    - `summaries`: for measured values by name, the function that makes one number of those of all kept
+      images; None, or no function for a value: the mean.
 
     The summary says how many images there are (`images`), how many were dropped for each reason (`dropped`),
-    the means of their measured values (`means`) and where the TFDS data set is (`tfds`). If the process is
+    what their measured values come to (`means`) and where the TFDS data set is (`tfds`). If the process is
     killed and started again, only missing images are generated.
 
     All fields of an example but `image` are kept as they are; docs/data.md lists the kinds.
@@ -201,7 +205,9 @@ def generate(
                 )
     parallel.barrier("generated")
     if process == 0:
-        _write_data_set(folder, made, class_names, {} if selection is None else selection.reasons())
+        _write_data_set(
+            folder, made, class_names, {} if selection is None else selection.reasons(), summaries or {}
+        )
     parallel.barrier("written")
     return read_summary(folder)
 
@@ -248,20 +254,24 @@ def _drop_reasons(
 
 
 def _write_data_set(
-    folder: Path, count: int, class_names: tuple[str, ...] | None, left_out: Mapping[int, str]
+    folder: Path,
+    count: int,
+    class_names: tuple[str, ...] | None,
+    left_out: Mapping[int, str],
+    summaries: Summaries,
 ) -> None:
     """Write the data set of all chunks in both formats, then the summary, then delete the chunks.
 
     `left_out`: reasons why further images are not used, by their numbers.
     """
     dropped: Counter[str] = Counter()
-    measured: dict[str, list[float]] = {}
+    measured: dict[str, list[np.ndarray]] = {}
     for number, record in enumerate(generated.read_chunks(folder / "chunks")):
         reason = left_out.get(number, record["dropped"].item())
         dropped[reason] += 1
         for name, value in {} if reason else record.items():
-            if np.ndim(value) == 0 and np.issubdtype(value.dtype, np.floating):
-                measured.setdefault(name, []).append(value.item())
+            if name in summaries or (np.ndim(value) == 0 and np.issubdtype(value.dtype, np.floating)):
+                measured.setdefault(name, []).append(value)
     num_kept = dropped.pop("", 0)
     if num_kept + dropped.total() != count:
         raise ValueError(
@@ -272,7 +282,10 @@ def _write_data_set(
         generated.write_images(folder / "chunks", folder / "images", class_names, left_out)
     with writing(folder / "tfds"):
         data = generated.write_tfds(folder / "chunks", folder / "tfds", class_names, left_out)
-    means = {name: float(np.mean(values)) for name, values in measured.items()}
+    means = {
+        name: float(summaries.get(name, np.mean)(np.asarray(values, np.float64)))
+        for name, values in measured.items()
+    }
     place = str(data.relative_to(folder))
     summary = {"images": num_kept, "dropped": dict(dropped), "means": means, "tfds": place}
     write_json(folder / "summary.json", summary)

@@ -14,12 +14,13 @@ from gap_jax.closed_loop.settings import Finetuning, Settings
 from gap_jax.experiments.depth.__main__ import EXPERIMENT as DEPTH
 from gap_jax.experiments.iwildcam.__main__ import EXPERIMENT as IWILDCAM
 from gap_jax.experiments.own.__main__ import experiment as own
+from gap_jax.experiments.segmentation.__main__ import EXPERIMENT as SEGMENTATION
 from gap_jax.experiments.waterbirds.__main__ import EXPERIMENT as WATERBIRDS
 from gap_jax.ranges import check_ranges, is_file_name
 from gap_jax.small_worlds.pretrain.__main__ import parse as parse_recipe
 from gap_jax.small_worlds.pretrain.recipes import RECIPES
 
-EXPERIMENTS = (DEPTH, WATERBIRDS, IWILDCAM, own([]))
+EXPERIMENTS = (DEPTH, SEGMENTATION, WATERBIRDS, IWILDCAM, own([]))
 PRESETS = [preset for experiment in EXPERIMENTS for preset in experiment.presets.values()]
 WORLDS = list({type(preset.world): preset.world for preset in PRESETS}.values())
 SETTINGS = [

@@ -173,6 +173,18 @@ def test_filters_drop_and_count(tmp_path):
     assert summary["dropped"]["error"] == 5 and "one colour" in summary["dropped"]
 
 
+def test_a_value_of_several_numbers_is_summarised_over_all_kept_images(tmp_path):
+    def counted(weights, batch, keys):
+        images, _ = make_images(weights, batch, keys)
+        return images, {"counts": jnp.stack([images.sum((1, 2, 3)), batch["depth"].sum((1, 2, 3))], -1)}
+
+    summaries = {"counts": lambda counts: counts[:, 0].sum() / counts[:, 1].sum()}
+    means = run(tmp_path, step=counted, summaries=summaries)["means"]
+    kept = examples(tmp_path)  # without the black ones
+    expected = sum(e["image"].sum() / 255 for e in kept) / sum(e["depth"].sum() / 65535 for e in kept)
+    assert means == {"counts": pytest.approx(expected, rel=1e-3)}
+
+
 def test_a_full_disk_loses_nothing_made(tmp_path, monkeypatch):
     real, calls = np.savez_compressed, []
 

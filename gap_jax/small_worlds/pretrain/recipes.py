@@ -9,6 +9,7 @@ from gap_jax.ranges import Count, Positive, Seed, Text
 PARTS = (  # a part's position here decides its random numbers, so new parts go to the end
     *("vae", "clip", "depth", "critic", "diffusion", "refine"),
     *("waterbirds", "waterbirds_critic", "iwildcam", "iwildcam_critic", "polish", "animals"),
+    "segmentation",
 )
 
 
@@ -63,6 +64,8 @@ class RoomsRecipe(Recipe):
     depth: TrainingPart = TrainingPart(500, 32, 3e-3, "muon")
     # the depth model trained on rooms of all styles
     critic: TrainingPart = TrainingPart(900, 32, 3e-3, "muon")
+    # the segmentation model, trained on rooms of a narrow style
+    segmentation: TrainingPart = TrainingPart(500, 32, 3e-3, "muon")
 
 
 @dataclasses.dataclass(frozen=True)

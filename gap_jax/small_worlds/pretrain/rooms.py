@@ -1,6 +1,7 @@
 """The pretraining of the small world of rooms.
 
-Beside the generator, two depth models are trained: `depth`, on rooms of a narrow style, and `critic`, on all.
+Beside the generator, two depth models are trained: `depth`, on rooms of a narrow style, and `critic`, on all;
+and a segmentation model, by `segmentation.py`.
 """
 
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from gap_jax.models.depth_unet import DepthUNet
 from gap_jax.small_worlds import rooms
 from gap_jax.small_worlds.pretrain.examples import augment_image, example_arrays, first_examples, image_grid
 from gap_jax.small_worlds.pretrain.recipes import RoomsRecipe, TrainingPart
+from gap_jax.small_worlds.pretrain.segmentation import train_segmentation
 from gap_jax.small_worlds.pretrain.training import SmallWorld, Training, initialiser, to_float16
 from gap_jax.small_worlds.pretrain.vocabulary import VOCABULARY
 from gap_jax.small_worlds.probe import measures
@@ -70,7 +72,7 @@ def sample_probe(pipe: Pipeline, frozen: Params, clip: Clip, clip_params: Params
 
 
 def train_supervised(training: Training, folder: Path) -> None:
-    """Train and save the depth model `depth` and its `critic`."""
+    """Train and save the depth model `depth`, its `critic`, and the segmentation model."""
     recipe = training.recipe
     assert isinstance(recipe, RoomsRecipe)
     for name, part, styles, width, transform in (
@@ -80,6 +82,7 @@ def train_supervised(training: Training, folder: Path) -> None:
         model = DepthUNet(levels=3, width=width, non_negative=True, **training.dtypes)
         params = train_depth(training, name, part, model, styles, transform)
         save_depth(model, to_float16(params), folder / name)
+    train_segmentation(training, folder)
 
 
 def train_depth(

@@ -34,15 +34,15 @@ class RoomsDataset(tfds.core.GeneratorBasedBuilder):
     """The TFDS builder of rooms.
 
     Features: `image` uint8 `[S,S,3]`; `depth` uint16 `[S,S,1]`, depth × 65535; `mask` uint8 `[S,S,1]`, 255
-    where depth is valid; `caption`; and the style's words `colour`, `light`, `air` and `camera`, as class
-    labels.
+    where depth is valid; `classes` int32 `[S,S,1]`, numbers in `rooms.CLASSES`; `caption`; and the style's
+    words `colour`, `light`, `air` and `camera`, as class labels.
 
     The config `every` has all styles, `narrow` those that the supervised model is trained on. `every_few` and
     `narrow_few` are small versions to try things out, with 128 rooms to train on.
     """
 
     name = "rooms"
-    VERSION = tfds.core.Version("2.0.0")
+    VERSION = tfds.core.Version("2.1.0")
     BUILDER_CONFIGS: ClassVar = [
         RoomsConfig(name="every", allowed=rooms.EVERY, size=64, counts=_COUNTS),
         RoomsConfig(name="narrow", allowed=rooms.NARROW, size=64, counts=_COUNTS | {"train": 8_000}),
@@ -57,6 +57,7 @@ class RoomsDataset(tfds.core.GeneratorBasedBuilder):
             "image": tfds.features.Image(shape=(*shape, 3), encoding_format="png"),
             "depth": tfds.features.Image(shape=(*shape, 1), dtype=np.uint16, encoding_format="png"),
             "mask": tfds.features.Image(shape=(*shape, 1), encoding_format="png"),
+            "classes": tfds.features.Tensor(shape=(*shape, 1), dtype=np.int32, encoding="zlib"),
             "caption": tfds.features.Text(),
         }
         return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features | words))
@@ -79,6 +80,7 @@ def _examples(
             "image": png(rendered.image[i]),
             "depth": png(rendered.depth[i]),
             "mask": png(rendered.mask[i]),
+            "classes": rendered.classes[i],
             "caption": rooms.caption(style),
             **style._asdict(),
         }

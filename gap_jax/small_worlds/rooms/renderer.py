@@ -1,4 +1,4 @@
-"""A renderer of procedural rooms with depth: spheres and boxes, seen by a wide-angle camera.
+"""A renderer of procedural rooms with exact labels: spheres and boxes, seen by a wide-angle camera.
 
 A room's geometry comes from (seed, index) alone, and its appearance from the geometry and four words, so that
 a depth map and a caption determine the image, up to the grain of a grainy one. Camera space: x right, y down,
@@ -26,10 +26,12 @@ SILL = 1 / 32  # height of the sill at the lower edge, as a share of the image's
 MAX_OBJECTS = 4
 Plan = Literal["room", "corridor", "attic"]  # the shape of the walls; models are trained in rooms alone
 PLANS: tuple[Plan, ...] = get_args(Plan)
+CLASSES = ("floor", "wall", "ceiling", "sphere", "box", "window")  # the sill is a wall, a roof a ceiling
 
 _WAVE = np.float32(2 * np.pi / 0.8)  # wave number of the pattern, in radians per metre
 _FOG = np.array((0.86, 0.88, 0.90), np.float32)
 _SKY = np.array((0.80, 0.90, 1.00), np.float32)
+_FLOOR, _WALL, _CEILING, _SPHERE, _BOX, _WINDOW = map(np.int32, range(len(CLASSES)))
 _LAMP = np.array((0.50, -0.50, -0.70), np.float32) / np.float32(np.linalg.norm((0.50, -0.50, -0.70)))
 
 
@@ -40,6 +42,7 @@ class RenderedRooms(NamedTuple):
     - `depth`: float32 `[B,S,S,1]`, z / 8 m.
     - `mask`: bool `[B,S,S,1]`, False where a window has no depth.
     - `normals`: float32 `[B,S,S,3]`, unit length, towards the camera.
+    - `classes`: int32 `[B,S,S,1]`, the number in `CLASSES` of what each pixel shows.
     - `styles`: one for each room.
     """
 
@@ -47,11 +50,13 @@ class RenderedRooms(NamedTuple):
     depth: np.ndarray
     mask: np.ndarray
     normals: np.ndarray
+    classes: np.ndarray
     styles: tuple[Style, ...]
 
-    def as_batch(self) -> dict[str, np.ndarray]:
-        """Return `image` as float32 in [0,1], `depth` and `mask`."""
-        return {"image": self.image.astype(np.float32) / 255, "depth": self.depth, "mask": self.mask}
+    def as_batch(self, *labels: str) -> dict[str, np.ndarray]:
+        """Return `image` as float32 in [0,1], `depth`, `mask` and further `labels`, such as `classes`."""
+        batch = {"image": self.image.astype(np.float32) / 255, "depth": self.depth, "mask": self.mask}
+        return batch | {name: getattr(self, name) for name in labels}
 
 
 def render(
@@ -59,9 +64,9 @@ def render(
 ) -> RenderedRooms:
     """Render the rooms number `indices` of the world `seed`, each in its style, all with the same `plan`.
 
-    Equal arguments give equal bits. A pixel of an image averages four rays; depth, mask and normals are those
-    of the pixel's centre. Raises ValueError for a size below 64 pixels, for an unknown word or plan, and
-    unless there are as many styles as indices.
+    Equal arguments give equal bits. A pixel of an image averages four rays; depth, mask, normals and classes
+    are those of the pixel's centre. Raises ValueError for a size below 64 pixels, for an unknown word or
+    plan, and unless there are as many styles as indices.
     """
     if plan not in PLANS:
         raise ValueError(f"plan must be one of {', '.join(PLANS)}, found {plan!r}")
@@ -83,8 +88,9 @@ def render(
     return RenderedRooms(
         np.round(image * 255).astype(np.uint8),
         depth[..., None],
-        ~centre.window[..., None],
+        centre.classes[..., None] != _WINDOW,
         centre.normals,
+        centre.classes[..., None],
         tuple(styles),
     )
 
@@ -109,7 +115,7 @@ class _Hits(NamedTuple):
     z: np.ndarray  # [B,S,S]
     rays: np.ndarray  # [S,S,3] with z = 1
     normals: np.ndarray  # [B,S,S,3] in camera space
-    window: np.ndarray  # [B,S,S] True in a window
+    classes: np.ndarray  # [B,S,S]
 
 
 def _scene(random: np.random.Generator, plan: Plan) -> _Scene:
@@ -161,9 +167,11 @@ def _cast(scenes: _Scene, size: int) -> _Hits:
     for to_the_right in (-1, 1) if scenes.slope.any() else ():
         _add_roof(scenes, to_the_right, directions, z, side, normals)
     hits = scenes.camera[expand] + z[..., None] * directions
-    window = _in_window(scenes, hits, side[..., 0])
+    upright = normals[..., 1]  # of the room's sides, in the room's space: y points down
+    classes = np.select([upright < 0, upright > 0], [_FLOOR, _CEILING], _WALL)
+    classes[_in_window(scenes, hits, side[..., 0])] = _WINDOW
     for i in range(MAX_OBJECTS):
-        for kind, intersect in ((1, _sphere), (2, _box)):
+        for kind, intersect, seen_as in ((1, _sphere, _SPHERE), (2, _box, _BOX)):
             rows = np.flatnonzero(scenes.kind[:, i] == kind)
             if not len(rows):
                 continue
@@ -172,9 +180,9 @@ def _cast(scenes: _Scene, size: int) -> _Hits:
             closer = (near > 0.2) & (near < z[rows])
             z[rows] = np.where(closer, near, z[rows])
             normals[rows] = np.where(closer[..., None], normal, normals[rows])
-            window[rows] &= ~closer
+            classes[rows] = np.where(closer, seen_as, classes[rows])
     normals = np.einsum("bij,bhwi->bhwj", scenes.rotation, normals)
-    return _Hits(z, seen, normals, window)
+    return _Hits(z, seen, normals, classes)
 
 
 def _add_roof(
@@ -212,7 +220,7 @@ def _behind_sill(hits: _Hits, scale: np.ndarray) -> _Hits:
         np.where(sill, np.float32(NEAREST), hits.z * scale),
         hits.rays,
         np.where(sill[..., None], front, hits.normals),
-        hits.window & ~sill,
+        np.where(sill, _WALL, hits.classes),
     )
 
 
@@ -281,7 +289,7 @@ def _shade(hits: _Hits, styles: Sequence[Style]) -> np.ndarray:
     albedo = base * (1 - 0.35 * floor) * (1 - 0.5 * ceiling) + 0.45 * ceiling
     albedo = albedo * (0.80 + 0.28 * pattern(points))
     facing = 0.5 + 0.5 * (normals @ _LAMP)[..., None]
-    colour = np.where(hits.window[..., None], _SKY, albedo * (0.30 + 0.80 * facing))
+    colour = np.where((hits.classes == _WINDOW)[..., None], _SKY, albedo * (0.30 + 0.80 * facing))
     clear = np.exp(-per_room([EXTINCTION[style.air] for style in styles]) * z)
     factor, added = np.moveaxis(per_room([LIGHT[style.light] for style in styles]), -1, 0)[..., None]
     return np.clip(factor * (clear * colour + (1 - clear) * _FOG) + added, 0, 1)

@@ -16,9 +16,12 @@ from gap_jax.small_worlds.probe import wildlife as wildlife_probe
 DIFFUSION = ("diffusion", "refine", "polish")
 GENERATOR = ("vae", "clip", *DIFFUSION)
 CLASSIFIERS = ("animals", "waterbirds", "waterbirds_critic", "iwildcam", "iwildcam_critic")
-PARTS = {"rooms": (*GENERATOR, "depth", "critic"), "wildlife": (*GENERATOR, *CLASSIFIERS)}
+PARTS = {
+    "rooms": (*GENERATOR, "depth", "critic", "segmentation"),
+    "wildlife": (*GENERATOR, *CLASSIFIERS),
+}
 FOLDERS = {"rooms": "small", "wildlife": "wildlife"}
-FILES = {"rooms": 7, "wildlife": 8}
+FILES = {"rooms": 8, "wildlife": 8}
 
 
 def start(world, work, cache):

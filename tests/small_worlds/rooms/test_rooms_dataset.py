@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from gap_jax.data.encoding import as_arrays
 from gap_jax.small_worlds import rooms
 from gap_jax.small_worlds.rooms.dataset import RoomsDataset
 
@@ -26,6 +27,7 @@ def test_its_examples_are_the_rooms(built):
     for i, style in enumerate(styles):
         example = images[truth.image[i].tobytes()]
         np.testing.assert_array_equal(example["mask"] > 0, truth.mask[i])
+        np.testing.assert_array_equal(as_arrays(example)["classes"], truth.classes[i])
         np.testing.assert_allclose(example["depth"] / 65535, truth.depth[i], atol=1e-5)
         assert example["caption"].decode() == rooms.caption(style)
         words = rooms.Style(*(names[example[axis]] for axis, names in rooms.AXES.items()))

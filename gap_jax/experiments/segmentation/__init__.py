@@ -1,0 +1,1 @@
+"""The segmentation experiment: `python -m gap_jax.experiments.segmentation`."""

@@ -1,0 +1,105 @@
+"""The segmentation experiment's world from files: images with class maps, Stable Diffusion, your model."""
+
+import numpy as np
+
+from gap_jax.closed_loop.world import (
+    DataSets,
+    FixedPrompts,
+    Models,
+    TargetDomain,
+    World,
+    as_batch,
+    load_generator,
+)
+from gap_jax.data.prepared import Prepared
+from gap_jax.diffusion.conditions import ADE20K_COLOURS, class_condition
+from gap_jax.experiments.depth.corrupted import TARGET_IMAGES, corrupted
+from gap_jax.experiments.segmentation.network import load_network, num_classes
+from gap_jax.experiments.segmentation.settings import SegmentationFiles
+from gap_jax.experiments.segmentation.world import segmentation_task
+from gap_jax.tasks.depth import NEGATIVE_PROMPT
+
+FIELDS = ("image", "classes")
+TARGET_TEXTS = {"fog": "a photo in fog", "blur": "a blurry photo"}
+WRITTEN = ("a photo in fog", "a dark photo at night", "a blurry photo", "a photo in bright sunlight")
+
+
+def build(config: SegmentationFiles, held_out: int) -> World:
+    """Return the world, with at most `held_out` images in each held-out set.
+
+    Raises FileNotFoundError and ValueError for data and models that are missing or do not fit each other,
+    before the generator is loaded.
+    """
+    model = load_network(config.model)
+    count = num_classes(model)
+    colours = _colours(config, count)
+    original, validation, test = (
+        Prepared(config.data, split, fields=FIELDS) for split in ("train", "validation", "test")
+    )
+    for source in (original, validation, test):
+        _check_classes(source, config.model, count)
+    clean, tested = (as_batch(source.sample(held_out)) for source in (validation, test))
+    shown = corrupted(clean["image"][:TARGET_IMAGES])
+    return World(
+        title="Segmentation",
+        summary=f"The model {config.model} is fine-tuned on {config.data} and tested under shift.",
+        generator=load_generator(
+            config.pipeline,
+            config.clip,
+            controlnet=config.controlnet,
+            dtype=config.dtype,
+            attention=config.attention,
+            recompute=config.recompute,
+        ),
+        models=Models(model=model, critic=load_network(config.critic, count) if config.critic else model),
+        task=segmentation_task(
+            config.classes or tuple(map(str, range(count))),
+            lambda batch: class_condition(batch["classes"], colours),
+            NEGATIVE_PROMPT,
+        ),
+        data=DataSets(
+            original=original,
+            validation={"clean": clean},
+            test=tested,
+            domains={
+                name: {**tested, "image": images} for name, images in corrupted(tested["image"]).items()
+            },
+        ),
+        targets={
+            name: TargetDomain(images=images, text=TARGET_TEXTS[name]) for name, images in shown.items()
+        },
+        prompts=FixedPrompts(agnostic="a photo", written=WRITTEN),
+    )
+
+
+def _colours(config: SegmentationFiles, count: int) -> np.ndarray:
+    """Return the colours in which the ControlNet sees the model's classes, uint8 `[count,3]`."""
+    for name, given in (("classes", config.classes), ("ade20k", config.ade20k)):
+        if given and len(given) != count:
+            raise ValueError(
+                f"world.{name} must have a value for each of the {count} classes that {config.model} tells, "
+                f"found {len(given)}: correct it, or leave it out"
+            )
+    if not config.ade20k and count > len(ADE20K_COLOURS):
+        raise ValueError(
+            f"{config.model} tells {count} classes, but ADE20K has {len(ADE20K_COLOURS)}: give "
+            "world.ade20k, the number of the ADE20K class in whose colour the ControlNet sees each class"
+        )
+    return ADE20K_COLOURS[list(config.ade20k or range(count))]
+
+
+def _check_classes(source: Prepared, model: str, count: int) -> None:
+    """Raise ValueError for a split of class maps that a model of `count` classes cannot have learnt."""
+    largest = source.column("largest_class")
+    if largest.max() >= count:
+        position = int(largest.argmax())
+        raise ValueError(
+            f"{source.folder}: {source.files()[position]} has the class {largest[position]}, but {model} "
+            f"tells the classes 0 to {count - 1}: prepare the data with other numbers (--first), or choose "
+            "another model"
+        )
+    if not largest.max():
+        raise ValueError(
+            f"{source.folder}: the split {source.split} has the class 0 alone; found masks of 0 and 255? "
+            "Number the classes from 0, and prepare the data again"
+        )
