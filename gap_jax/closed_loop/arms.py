@@ -224,6 +224,16 @@ ARMS: dict[str, Arm] = {
         baseline=True,
         experiments=_CLASSIFICATION,
     ),
+    "oracle": Arm(
+        style=ArmStyle(
+            "Oracle",
+            "Added images are true renders, in looks from which the model can learn much.",
+            "#b9874b",
+            r"$\diamondsuit$",
+        ),
+        baseline=True,
+        experiments=(),
+    ),
 }
 
 

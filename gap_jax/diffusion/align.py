@@ -101,11 +101,7 @@ def controlnet_depth(strength: float = 1.0, control_scale: float = 1.0) -> Align
 
     The ControlNet sees `depth_condition` of the batch's `depth` and `mask`. The arguments are `controlnet`'s.
     """
-    return controlnet(
-        lambda batch: depth_condition(batch["depth"], batch["mask"]),
-        strength=strength,
-        control_scale=control_scale,
-    )
+    return controlnet(see_depth, strength=strength, control_scale=control_scale)
 
 
 def inpaint(
@@ -201,6 +197,11 @@ def fold_keys(keys: jax.Array, purpose: str) -> jax.Array:
     """Return keys `[B]` for a purpose ("noise", "encode", "denoise" or "terms"), from each image's own."""
     number = {"noise": 0, "encode": 1, "denoise": 2, "terms": 3}[purpose]
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+
+
+def see_depth(batch: Batch) -> jax.Array:
+    """Return `depth_condition` of the batch's `depth` and `mask`."""
+    return depth_condition(batch["depth"], batch["mask"])
 
 
 def see(batch: Batch, conditions: tuple[Condition, ...]) -> jax.Array:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gap_jax.diffusion.conditions import depth_condition
+from gap_jax.diffusion.align import Condition, see_depth
 from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.diffusion.schedule import Schedule
 
@@ -34,7 +34,7 @@ def noised(
 
 
 def denoising(
-    pipe: Pipeline, timestep_power: float = 1.0
+    pipe: Pipeline, timestep_power: float = 1.0, condition: Condition = see_depth
 ) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
     """Return `loss(params, frozen, batch, keys)`: the mean squared error of the predicted noise or v.
 
@@ -42,11 +42,11 @@ def denoising(
 
     - `params`: the weights to train, of `unet`, `controlnet` or both; `frozen` holds all others.
     - `batch`: `tokens` int `[B,L]`, and `latents` float `[B,h,w,C]`, scaled, or `image` float `[B,H,W,3]` in
-      [0,1], which is then encoded at every step. A ControlNet also needs `depth` and `mask`
-      (`depth_condition`).
+      [0,1], which is then encoded at every step. A ControlNet also needs what `condition` reads.
     - `keys` `[B]`: `split(keys[b])` draws u of row b by `uniform`, and its noise by `normal`.
     - `timestep_power`: the timesteps are `⌊T u^timestep_power⌋` of T. 1 is Stable Diffusion's choice; a
       smaller power draws noisier timesteps.
+    - `condition(batch)`: returns what the ControlNet sees, if there is one, float `[B,H,W,3]` in [0,1].
     """
     num_timesteps = pipe.schedule.num_train_timesteps
 
@@ -63,7 +63,7 @@ def denoising(
         noisy, timesteps, target = jax.vmap(draw)(latents, keys)
         residuals = None
         if pipe.controlnet is not None:
-            control = depth_condition(batch["depth"], batch["mask"])
+            control = condition(batch)
             variables = {"params": weights["controlnet"]}
             residuals = pipe.controlnet.apply(variables, noisy, timesteps, context, control)
         output = pipe.unet.apply({"params": weights["unet"]}, noisy, timesteps, context, residuals)

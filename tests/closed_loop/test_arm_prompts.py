@@ -46,7 +46,7 @@ def test_a_text_with_a_subset_becomes_one_for_each():
 
 def test_populations_are_for_targets_and_for_subsets_with_prompts_of_their_own(world):
     guided, adversarial = ARMS["guided"], ARMS["adversarial"]
-    assert populations(guided, world) == [("foggy", None), ("checkered", None)]
+    assert populations(guided, world) == [("fog", None), ("blur", None)]
     assert populations(adversarial, world) == [(None, None)]
     subsets = {"a": np.array([0]), "b": np.array([1])}
     data = dataclasses.replace(world.data, subsets=subsets, prompts_per_subset=True)
@@ -66,7 +66,7 @@ def test_all_arms_of_a_seed_begin_alike_and_seeds_do_not(world):
         np.testing.assert_array_equal(prompt_set.embeddings, first[0].embeddings)
     (other,) = initial_prompts(ARMS["adversarial"], world, config, 1)
     assert np.abs(other.embeddings - first[0].embeddings).min(axis=(1, 2)).max() > 0
-    assert first[0].label == "all" and others[0][0].label == "foggy"
+    assert first[0].label == "all" and others[0][0].label == "fog"
     assert first[0].texts == ("<gap-0>", "<gap-1>")
 
 

@@ -14,7 +14,7 @@ from gap_jax.experiments.depth.small_world import build
 from gap_jax.report.results import CONSTANT
 from gap_jax.stages.evaluate import CLEAN, SetKey
 
-FOG, TARGET = SetKey("cc", "fog", 2), SetKey("domain", "foggy")
+FOG, TARGET = SetKey("cc", "fog", 2), SetKey("domain", "fog")
 
 
 def scores(*values):

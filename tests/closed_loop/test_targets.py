@@ -130,7 +130,7 @@ def test_every_arm_has_the_terms_of_all_arms_with_weights_of_its_own(world, give
 
 
 def test_terms_that_no_arm_needs_are_left_out(world):
-    names = [term.name for term in ArmTerms(world, settings("control", "guided"))(ARMS["guided"], "foggy")]
+    names = [term.name for term in ArmTerms(world, settings("control", "guided"))(ARMS["guided"], "fog")]
     assert names == ["adversarial", "guidance"]
     assert len(ArmTerms(world, settings("adversarial"))(ARMS["adversarial"], None)) == 1
 

@@ -23,8 +23,9 @@ from gap_jax.closed_loop.settings import Evaluating, Finetuning, Generating, Opt
 from gap_jax.closed_loop.world import as_batch
 from gap_jax.data.prepared import Prepared
 from gap_jax.experiments.depth.__main__ import EXPERIMENT
+from gap_jax.experiments.depth.corrupted import TARGETS
 from gap_jax.experiments.depth.settings import DepthFiles, SmallRooms
-from gap_jax.experiments.depth.small_world import DOMAINS, TARGETS, build
+from gap_jax.experiments.depth.small_world import DOMAINS, PLANS, build
 from gap_jax.report.results import CONSTANT, load
 from gap_jax.weights.depth import load_depth
 from tests.experiments.processes import (
@@ -82,12 +83,12 @@ def test_it_ends_with_a_report_of_all_that_was_measured(finished):
     results = load(work / "results.json")
     names = {(column.kind, column.name) for column in results.columns}
     assert len([name for kind, name in names if kind == "cc"]) == 15
-    assert {name for kind, name in names if kind == "domain"} == set(DOMAINS)
+    assert {name for kind, name in names if kind == "domain"} == {*TARGETS, *DOMAINS, *PLANS}
     for column in results.columns:
         assert set(column.scores) == {*ARMS, CONSTANT}
         assert all(math.isfinite(v) for s in column.scores.values() for vs in s.values() for v in vs)
     assert results.generated["guided-adversarial"].kept == 4
-    assert [point.images for point in results.efficiency["foggy"]["guided-adversarial"]] == [0, 2, 4]
+    assert [point.images for point in results.efficiency["fog"]["guided-adversarial"]] == [0, 2, 4]
     guided = [prompt for prompt in results.prompts if prompt.arm == "guided-adversarial"]
     assert {prompt.target for prompt in guided} == set(TARGETS)
     assert set(guided[0].losses) == {"adversarial", "guidance"} and guided[0].steps == 3
@@ -145,7 +146,7 @@ def test_all_models_are_measured_on_the_images_of_prompts_against_each(finished)
             assert {name: len(paths) for name, paths in example.predictions.items()} == {"f": 2, "critic": 2}
             for path in (example.label, example.image, *chain(*example.predictions.values())):
                 assert Image.open(work / path).size == (64, 64)
-    place = "optimize/foggy/prompts/0/learned_embeds.safetensors"
+    place = "optimize/fog/prompts/0/learned_embeds.safetensors"
     own, other = (prompts.load(work / "seed-0" / folder / place) for folder in folders.values())
     assert np.abs(own - other).max() > 1e-4  # both began at the same embeddings
 
@@ -258,7 +259,7 @@ def test_iterations_seeds_filters_and_written_prompts_go_together(tmp_path, one_
     work = tmp_path / "work"
     execute(EXPERIMENT, options(work, settings))
     results = load(work / "results.json")
-    assert results.seeds == (0, 1) and not results.efficiency["foggy"]["written"][1:-1]
+    assert results.seeds == (0, 1) and not results.efficiency["fog"]["written"][1:-1]
     assert {prompt.name for prompt in results.prompts if prompt.arm == "written"} == {
         "a red room",
         "a foggy room",
@@ -284,7 +285,7 @@ def test_stopped_in_every_stage_it_ends_with_the_same_table(finished, tmp_path):
         seed / "adversarial" / "optimize" / "all" / "checkpoints" / "1",
         seed / "adversarial-sdedit" / "generate" / "chunks",
         seed / "adversarial-sdedit" / "finetune" / "checkpoints" / "2",
-        seed / "guided-adversarial" / "optimize" / "foggy" / "checkpoints" / "2",
+        seed / "guided-adversarial" / "optimize" / "fog" / "checkpoints" / "2",
         seed / "guided-adversarial" / "finetune-2",
     ):
         polite = sign.name == "metrics.jsonl"

@@ -47,10 +47,10 @@ _ROOMS = {
     ("written", None): rooms.Style("beige", light="dark"),
     ("guided", "foggy"): rooms.Style(air="foggy"),
     ("guided", "dark"): rooms.Style(light="dark"),
-    ("adversarial", None): rooms.Style("red", "striped", "dark"),
-    ("adversarial-sdedit", None): rooms.Style("red", "striped"),
-    ("guided-adversarial", "foggy"): rooms.Style("green", "checkered", air="foggy"),
-    ("guided-adversarial", "dark"): rooms.Style("green", "checkered", "dark"),
+    ("adversarial", None): rooms.Style("red", "dark", camera="blurry"),
+    ("adversarial-sdedit", None): rooms.Style("red", camera="blurry"),
+    ("guided-adversarial", "foggy"): rooms.Style("green", air="foggy", camera="grainy"),
+    ("guided-adversarial", "dark"): rooms.Style("green", "dark", camera="grainy"),
 }
 ORIGIN = Origin(
     command="python -m gap_jax.experiments.depth --seeds 0 1 2",
@@ -177,7 +177,7 @@ def _losses(arm: str, prompt: int) -> dict[str, tuple[float, ...]]:
 
 
 def _words(prompt: int) -> tuple[tuple[tuple[str, float], ...], ...]:
-    words = ("red", "striped", "bright", "foggy", "dark", "checkered", "clear", "green")
+    words = ("red", "blurry", "bright", "foggy", "dark", "grainy", "clear", "green")
     return tuple(
         tuple((words[(prompt + 3 * i + j) % len(words)], 0.6 - 0.07 * j) for j in range(3)) for i in range(4)
     )

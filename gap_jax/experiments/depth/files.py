@@ -1,6 +1,6 @@
 """The depth experiment's world from files: prepared data sets, Stable Diffusion, and your own depth model."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -20,9 +20,9 @@ from gap_jax.closed_loop.world import (
     select,
 )
 from gap_jax.data.batch import HostBatch
-from gap_jax.data.corruptions.common import corrupt
 from gap_jax.data.corruptions.files import check_complete, list_corruptions, precomputed_sets
 from gap_jax.data.prepared import Prepared, split_names
+from gap_jax.experiments.depth.corrupted import TARGET_IMAGES, TARGETS, corrupted
 from gap_jax.experiments.depth.settings import DepthFiles
 from gap_jax.experiments.depth.task import depth_task
 from gap_jax.models.network import Network
@@ -31,10 +31,7 @@ from gap_jax.stages.evaluate import SetKey
 from gap_jax.tasks.depth import NEGATIVE_PROMPT
 from gap_jax.weights.depth import load_depth, save_depth
 
-TARGET_IMAGES = 8
 UNET_SIZE = 256  # side of the images that XTC's U-Net was trained on
-TARGET_SEVERITY = 3
-CORRUPTED_TARGETS = {"fog": "fog", "blur": "defocus_blur"}  # the paper's targets: Common Corruptions by name
 TARGET_TEXTS = {"fog": "a photo of a room in fog", "blur": "a blurry photo of a room"}
 WRITTEN = (
     "a room in fog",
@@ -55,7 +52,7 @@ def build(config: DepthFiles, held_out: int) -> World:
     validation, test = (Prepared(held_out_data, split).sample(held_out) for split in ("validation", "test"))
     precomputed = _check_precomputed(config.corrupted, test)
     clean, tested = as_batch(validation), as_batch(test)
-    shifts = [name for name in CORRUPTED_TARGETS if name in config.targets or not config.targets]
+    shifts = [name for name in TARGETS if name in config.targets or not config.targets]
     reserved = {"clean", *shifts} & set(config.domains)
     if reserved:
         raise ValueError(
@@ -65,9 +62,9 @@ def build(config: DepthFiles, held_out: int) -> World:
     domains, target_images = {}, {}
     for name, folder in config.domains.items():
         domains[name], target_images[folder] = _split_domain(folder, held_out)
-    for name, images in _corrupted(tested["image"], shifts).items():
+    for name, images in corrupted(tested["image"], shifts).items():
         domains[name] = {**tested, "image": images}
-    shown = _corrupted(clean["image"][:TARGET_IMAGES], CORRUPTED_TARGETS)
+    shown = corrupted(clean["image"][:TARGET_IMAGES])
     targets = {name: TargetDomain(images=shown[name], text=TARGET_TEXTS[name]) for name in shown}
     if config.targets:
         targets = {
@@ -136,15 +133,6 @@ def _split_domain(folder: Path, count: int) -> tuple[HostBatch, np.ndarray]:
         )
     targets, tested = order[:TARGET_IMAGES], order[TARGET_IMAGES:][:count]
     return select(source, tested), select(source, targets)["image"]
-
-
-def _corrupted(images: np.ndarray, targets: Iterable[str]) -> dict[str, np.ndarray]:
-    """Return images under the Common Corruptions of some of the default targets, by the target's name."""
-    positions = np.arange(len(images))
-    return {
-        target: corrupt(images, CORRUPTED_TARGETS[target], TARGET_SEVERITY, ids=positions)
-        for target in targets
-    }
 
 
 def _check_precomputed(root: Path | None, test: Prepared) -> list[tuple[str, int]]:

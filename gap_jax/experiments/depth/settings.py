@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
+from gap_jax.closed_loop.arms import arms_of
 from gap_jax.closed_loop.command import Preset
 from gap_jax.closed_loop.settings import (
     Evaluating,
@@ -26,7 +27,7 @@ class SmallRooms:
     original: Count = 512  # number of rooms that the model is fine-tuned on and images are generated from
     target_images: Count = 8  # number of images that show each target domain
     # other target domains: name, and a folder of images, a file of features, or a text; without any, targets
-    # are foggy and checkered rooms, given as images and in words
+    # are validation rooms in fog and under defocus blur, also given in words
     targets: dict[FileName, Text] = dataclasses.field(default_factory=dict)
     # further depth models: prompts are found against each, and all models are measured on all their images;
     # "critic" is the small world's own, others are files, folders or hub ids
@@ -107,7 +108,7 @@ DPT = dataclasses.replace(
     finetuning=Finetuning(steps=10_000, batch=16, learning_rate=1e-5, schedule="constant", share=0.5),
 )
 PRESETS = {
-    "small": Preset(Settings(), SmallRooms()),
+    "small": Preset(Settings(arms=(*arms_of("depth"), "oracle")), SmallRooms()),
     "taskonomy-unet": Preset(UNET, DepthFiles()),
     "taskonomy-dpt": Preset(DPT, DepthFiles(model="omnidata_dpt_depth_v1.ckpt", size=384, loss="midas")),
     "replica": Preset(

@@ -8,12 +8,14 @@ from gap_jax.closed_loop.world import (
     FixedPrompts,
     Models,
     TargetDomain,
+    TrainingData,
     World,
     load_generator,
     load_others,
 )
 from gap_jax.data.batch import HostBatch
-from gap_jax.data.loader import unstack
+from gap_jax.data.loader import Source, unstack
+from gap_jax.experiments.depth.corrupted import corrupted
 from gap_jax.experiments.depth.settings import SmallRooms
 from gap_jax.experiments.depth.task import depth_task
 from gap_jax.models.network import Network
@@ -21,25 +23,26 @@ from gap_jax.models.torch_modules.module import TorchModule, as_network
 from gap_jax.small_worlds import rooms
 from gap_jax.weights.depth import load_depth, save_depth
 
-TARGETS = {"foggy": rooms.Style(air="foggy"), "checkered": rooms.Style("beige", "checkered")}
-DOMAINS = TARGETS | {
+TARGET_TEXTS = {"fog": "a foggy room", "blur": "a blurry room"}
+DOMAINS = {
     "dark": rooms.Style(light="dark"),
-    "striped": rooms.Style(texture="striped"),
+    "overexposed": rooms.Style(light="overexposed"),
     "red": rooms.Style("red"),
-    "blue": rooms.Style("blue"),
 }
+PLANS: dict[str, rooms.Plan] = {"corridors": "corridor", "attics": "attic"}
 VALIDATION = {
     "green": rooms.Style("green"),
-    "red striped": rooms.Style("red", "striped"),
-    "blue foggy": rooms.Style("blue", air="foggy"),
+    "faded blue": rooms.Style("blue", camera="faded"),
+    "grainy red": rooms.Style("red", camera="grainy"),
 }
+ORACLE = {**rooms.NARROW, "camera": ("blurry", "faded", "grainy", "pixelated")}
 WRITTEN = (
     "a foggy room",
     "a dark room",
-    "a checkered room",
+    "a blurry room",
+    "a grainy room",
+    "a pixelated room",
     "a red room",
-    "a striped room",
-    "a blue room",
 )
 CRITIC = "critic"  # the small world's stronger model
 FIRST_TARGET = 10_000  # target domains show rooms from this number on, which no other set has
@@ -48,43 +51,56 @@ FIRST_TARGET = 10_000  # target domains show rooms from this number on, which no
 def build(config: SmallRooms, held_out: int) -> World:
     """Return the world, with `held_out` rooms in each held-out set."""
     train, validation, test = (rooms.SPLITS[split] for split in ("train", "validation", "test"))
-    shown = range(FIRST_TARGET, FIRST_TARGET + config.target_images)
+    original = unstack(_plain_rooms(train, range(config.original)))
+    tested = _plain_rooms(test, range(held_out))
+    shown = _plain_rooms(validation, range(FIRST_TARGET, FIRST_TARGET + config.target_images))
     return World(
         title="Depth in the small world",
-        summary="A depth U-Net trained on plain, bright, clear rooms meets fog, darkness and patterns.",
+        summary="A depth U-Net trained on sharp pictures of grey and beige rooms meets fog and blur.",
         generator=load_generator("small", "small"),
         models=Models(
             model=_network("small"),
             critic=_network("small", CRITIC),
             others=load_others(config.models, _other),
         ),
-        task=depth_task(),
+        task=depth_task(condition=rooms.condition),
         data=DataSets(
-            original=unstack(_plain_rooms(train, config.original)),
+            original=original,
             validation={
-                "clean": _plain_rooms(validation, held_out),
-                **_styled_rooms(validation, range(held_out), VALIDATION),
+                "clean": _plain_rooms(validation, range(held_out)),
+                **_styled_rooms(validation, held_out, VALIDATION),
             },
-            test=_plain_rooms(test, held_out),
-            domains=_styled_rooms(test, range(held_out), DOMAINS),
+            test=tested,
+            domains={
+                **{name: {**tested, "image": image} for name, image in corrupted(tested["image"]).items()},
+                **_styled_rooms(test, held_out, DOMAINS),
+                **{name: _plain_rooms(test, range(held_out), plan) for name, plan in PLANS.items()},
+            },
         ),
         targets={
-            name: TargetDomain(images=batch["image"], text=f"a {name} room")
-            for name, batch in _styled_rooms(validation, shown, TARGETS).items()
+            name: TargetDomain(images=images, text=TARGET_TEXTS[name])
+            for name, images in corrupted(shown["image"]).items()
         },
         prompts=FixedPrompts(agnostic="a room", written=WRITTEN),
+        baselines={"oracle": lambda: TrainingData(original=original, added=_oracle(train, config.original))},
     )
 
 
-def _plain_rooms(seed: int, count: int) -> HostBatch:
+def _plain_rooms(seed: int, numbers: range, plan: rooms.Plan = "room") -> HostBatch:
     """Return rooms in the narrow style that the model was trained on."""
-    styles = [rooms.draw_style(seed, i, rooms.NARROW) for i in range(count)]
-    return rooms.render(seed, range(count), styles).as_batch()
+    styles = [rooms.draw_style(seed, i, rooms.NARROW) for i in numbers]
+    return rooms.render(seed, numbers, styles, plan=plan).as_batch()
 
 
-def _styled_rooms(seed: int, numbers: range, styles: Mapping[str, rooms.Style]) -> dict[str, HostBatch]:
+def _oracle(seed: int, count: int) -> Source:
+    """Return true renders of the original rooms, as cameras other than the sharp one show them."""
+    styles = [rooms.draw_style(seed, i, ORACLE) for i in range(count)]
+    return unstack(rooms.render(seed, range(count), styles).as_batch())
+
+
+def _styled_rooms(seed: int, count: int, styles: Mapping[str, rooms.Style]) -> dict[str, HostBatch]:
     return {
-        name: rooms.render(seed, numbers, [style] * len(numbers)).as_batch() for name, style in styles.items()
+        name: rooms.render(seed, range(count), [style] * count).as_batch() for name, style in styles.items()
     }
 
 

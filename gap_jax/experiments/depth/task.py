@@ -9,7 +9,7 @@ import numpy as np
 
 from gap_jax.closed_loop.world import Pictures, Task
 from gap_jax.data.batch import Batch, HostBatch
-from gap_jax.diffusion.align import controlnet_depth
+from gap_jax.diffusion.align import Condition, controlnet, see_depth
 from gap_jax.report import pictures
 from gap_jax.report.results import Legend
 from gap_jax.tasks import depth
@@ -54,11 +54,11 @@ PICTURES = Pictures(
 )
 
 
-def depth_task(loss: str = "l1", negative_prompt: str | None = "") -> Task:
+def depth_task(loss: str = "l1", negative_prompt: str | None = "", condition: Condition = see_depth) -> Task:
     """Return the task of depth estimation.
 
     `loss` is the paper's fine-tuning loss, which is also the main metric: `l1` for the U-Net, `midas` for
-    DPT. Labels are resized to the size of predictions.
+    DPT. Labels are resized to the size of predictions. The ControlNet sees `condition(batch)`.
     """
     adversarial, names = ADVERSARIAL[loss], sorted(MEASURES, key=lambda name: name != loss)
 
@@ -70,7 +70,7 @@ def depth_task(loss: str = "l1", negative_prompt: str | None = "") -> Task:
         over_set = partial(depth.omnidata_midas, gradient_weight=weight)
         metrics[name] = Metric(STYLES[name], of_batch(depth.omnidata_midas_parts), over_set)
     return Task(
-        align=lambda strength: controlnet_depth(strength=strength),
+        align=lambda strength: controlnet(condition, strength=strength),
         adversarial=lambda prediction, batch: adversarial(
             prediction, resize_labels(batch, prediction.shape[1:3])
         ),

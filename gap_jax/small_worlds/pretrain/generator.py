@@ -11,6 +11,7 @@ import numpy as np
 
 from gap_jax.data.encoding import as_arrays
 from gap_jax.data.loader import Source
+from gap_jax.diffusion.align import see_depth
 from gap_jax.diffusion.denoising_loss import denoising
 from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.diffusion.schedule import Schedule
@@ -42,7 +43,7 @@ def train_vae(training: Training) -> tuple[AutoencoderKL, Params]:
     vae = AutoencoderKL(
         block_out_channels=(16, 32, 64),
         layers_per_block=1,
-        latent_channels=6,
+        latent_channels=training.world.latent_channels,
         norm_num_groups=1,
         sample_size=64,
         scaling_factor=1.0,
@@ -163,7 +164,7 @@ def train_diffusion(
     )
     networks: dict[str, nn.Module] = {"unet": unet}
     controlnet = None
-    if training.world.has_controlnet:
+    if training.world.condition is not None:
         controlnet = ControlNet(
             conditioning_embedding_out_channels=(16, 32, 64),
             zero_init=nn.initializers.normal(0.02),
@@ -189,7 +190,7 @@ def train_diffusion(
             for key, (name, network) in zip(keys, networks.items(), strict=False)
         }
 
-    loss = denoising(pipe, timestep_power=0.5)
+    loss = denoising(pipe, timestep_power=0.5, condition=training.world.condition or see_depth)
 
     def train(name, start):
         part = getattr(recipe, name)

@@ -121,12 +121,13 @@ def train_depth(
 
 WORLD = SmallWorld(
     folder="small",
-    vocabulary=VOCABULARY,
+    vocabulary=VOCABULARY + " overexposed faded grainy pixelated",
     make_builder=make_builder,
     axes=rooms.AXES,
     caption=rooms.caption,
     known_probabilities=known_probabilities,
-    has_controlnet=True,
+    latent_channels=16,
+    condition=rooms.condition,
     sample_probe=sample_probe,
     train_supervised=train_supervised,
     probe_command="python -m gap_jax.small_worlds.probe.rooms --model {0} --clip {0}/clip --depth {0}",

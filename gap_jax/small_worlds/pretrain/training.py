@@ -15,6 +15,7 @@ import optax.contrib
 
 from gap_jax.data.batch import Example, Transform
 from gap_jax.data.loader import Batches, Source
+from gap_jax.diffusion.align import Condition
 from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.models.clip import Clip
 from gap_jax.models.tokenizer import Tokenizer, train_tokenizer
@@ -37,7 +38,8 @@ class SmallWorld:
       words; an example has `image` and, for each of `axes`, its word's number.
     - `caption(words, known)`: returns a caption of the words whose `known` is True.
     - `known_probabilities(words)`: returns how probable it is that a caption names each of the words.
-    - `has_controlnet`: True if images follow `depth` and `mask`, through a ControlNet.
+    - `latent_channels`: the number of values of a latent, which stands for 4 × 4 pixels.
+    - `condition(batch)`: returns what the ControlNet sees of a batch; None if the world has no ControlNet.
     - `sample_probe(pipe, frozen, clip, clip_params, count)`: returns a probe that generates `count` images.
       The probe is given the trained parameters; with `frozen`, they are all of the pipeline's.
     - `train_supervised(training, folder)`: trains the world's other models and saves them in `folder`.
@@ -50,7 +52,8 @@ class SmallWorld:
     axes: Axes
     caption: Callable[[Sequence[str], Sequence[bool]], str]
     known_probabilities: Callable[[Sequence[str]], Sequence[float] | np.ndarray]
-    has_controlnet: bool
+    latent_channels: int
+    condition: Condition | None
     sample_probe: Callable[[Pipeline, Params, Clip, Params, int], Probe]
     train_supervised: Callable[["Training", Path], None]
     probe_command: str

@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from gap_jax.diffusion.align import Sampling, controlnet_depth
+from gap_jax.diffusion.align import Sampling, controlnet
 from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.report import pictures
 from gap_jax.small_worlds import rooms
@@ -41,23 +41,24 @@ SHIFTS = {  # styles that `f` is measured in; `clean` is one that it was trained
     "clean": Style(),
     "foggy": Style(air="foggy"),
     "dark": Style(light="dark"),
-    "striped": Style(texture="striped"),
-    "checkered": Style(texture="checkered"),
+    "overexposed": Style(light="overexposed"),
+    "blurry": Style(camera="blurry"),
+    "faded": Style(camera="faded"),
+    "grainy": Style(camera="grainy"),
+    "pixelated": Style(camera="pixelated"),
     "red": Style("red"),
-    "green": Style("green"),
-    "blue": Style("blue"),
 }
 SHOWN_STYLES = (  # the styles in pictures
     Style("grey"),
-    Style("red", "striped"),
-    Style("blue", "checkered"),
-    Style("green", light="dark"),
+    Style("red", camera="blurry"),
+    Style("blue", "overexposed"),
+    Style("green", "dark"),
     Style("beige", air="foggy"),
-    Style("blue", "striped", "dark", "foggy"),
-    Style("grey", "checkered", "dark"),
-    Style("red", "plain", "bright", "foggy"),
+    Style("blue", "dark", "foggy"),
+    Style("grey", camera="grainy"),
+    Style("beige", "bright", "clear", "pixelated"),
 )
-ALIGN = controlnet_depth()
+ALIGN = controlnet(rooms.condition)
 Errors = Callable[[np.ndarray, rooms.RenderedRooms], np.ndarray]  # images and their rooms to errors `[n]`
 
 
@@ -68,7 +69,7 @@ class RoomsProbe:
     model: str = "small"  # Stable Diffusion pipeline: a folder, or `small` for the shipped models
     clip: str = "small"  # CLIP: a folder, or `small`
     depth: str = "small"  # depth models: a folder with the folders `depth` (f) and `critic`, or `small`
-    rooms_per_style: int = 12  # number of rooms in each of the 60 styles
+    rooms_per_style: int = 5  # number of rooms in each of the 150 styles
     guidance_scale: float = 1.5  # classifier-free guidance scale; 1 is without guidance
     steps: tuple[int, ...] = (5, 15)  # numbers of denoising steps to measure, each in turn
     split: Literal["train", "validation", "test"] = "validation"  # split of the rooms

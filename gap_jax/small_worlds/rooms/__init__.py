@@ -1,6 +1,7 @@
 """The small world of rooms: procedural rooms with exact depth, in styles that words name."""
 
-from gap_jax.small_worlds.rooms.renderer import RenderedRooms, render
+from gap_jax.small_worlds.rooms.condition import condition
+from gap_jax.small_worlds.rooms.renderer import PLANS, Plan, RenderedRooms, render
 from gap_jax.small_worlds.rooms.styles import AXES, EVERY, NARROW, Style, caption, draw_style, parse
 from gap_jax.small_worlds.seeds import SPLITS
 
@@ -8,10 +9,13 @@ __all__ = [
     "AXES",
     "EVERY",
     "NARROW",
+    "PLANS",
     "SPLITS",
+    "Plan",
     "RenderedRooms",
     "Style",
     "caption",
+    "condition",
     "draw_style",
     "parse",
     "render",

@@ -34,7 +34,7 @@ class RoomsDataset(tfds.core.GeneratorBasedBuilder):
     """The TFDS builder of rooms.
 
     Features: `image` uint8 `[S,S,3]`; `depth` uint16 `[S,S,1]`, depth × 65535; `mask` uint8 `[S,S,1]`, 255
-    where depth is valid; `caption`; and the style's words `colour`, `texture`, `light` and `air`, as class
+    where depth is valid; `caption`; and the style's words `colour`, `light`, `air` and `camera`, as class
     labels.
 
     The config `every` has all styles, `narrow` those that the supervised model is trained on. `every_few` and
@@ -42,7 +42,7 @@ class RoomsDataset(tfds.core.GeneratorBasedBuilder):
     """
 
     name = "rooms"
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("2.0.0")
     BUILDER_CONFIGS: ClassVar = [
         RoomsConfig(name="every", allowed=rooms.EVERY, size=64, counts=_COUNTS),
         RoomsConfig(name="narrow", allowed=rooms.NARROW, size=64, counts=_COUNTS | {"train": 8_000}),

@@ -1,4 +1,8 @@
-"""The styles of rooms: four words each, with what the renderer makes of them."""
+"""The styles of rooms: four words each, with what the renderer makes of them.
+
+Two words say what the room is like, its colour and its light; one says whether there is fog in it, and one
+what the camera did to the picture.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -13,38 +17,36 @@ COLOURS = {  # RGB in [0,1]
     "green": (0.28, 0.68, 0.30),
     "blue": (0.24, 0.42, 0.88),
 }
-TEXTURES = ("plain", "striped", "checkered")
-BRIGHTNESS = {"bright": 1.0, "dark": 0.4}  # factors on the colours
+LIGHT = {"bright": (1.0, 0.0), "dark": (0.4, 0.0), "overexposed": (0.6, 0.4)}  # factor, and what is added
 EXTINCTION = {"clear": 0.0, "foggy": 0.35}  # per metre
+CAMERAS = ("sharp", "blurry", "faded", "grainy", "pixelated")
 
 AXES: dict[str, tuple[str, ...]] = {
     "colour": tuple(COLOURS),
-    "texture": TEXTURES,
-    "light": tuple(BRIGHTNESS),
+    "light": tuple(LIGHT),
     "air": tuple(EXTINCTION),
+    "camera": CAMERAS,
 }
 EVERY = AXES  # the words of all styles
-NARROW = {"colour": ("grey", "beige"), "texture": ("plain",), "light": ("bright",), "air": ("clear",)}
+NARROW = {"colour": ("grey", "beige"), "light": ("bright",), "air": ("clear",), "camera": ("sharp",)}
 
 
 class Style(NamedTuple):
     """A room's style: one word of each of `AXES`."""
 
     colour: str = "grey"
-    texture: str = "plain"
     light: str = "bright"
     air: str = "clear"
+    camera: str = "sharp"
 
 
 def caption(style: Sequence[str], known: Sequence[bool] = (True,) * 4) -> str:
-    """Return the caption of a style, such as `a red striped room, dark, foggy`.
+    """Return the caption of a style, such as `a red room, dark, foggy, blurry`.
 
     `style` has one word of each of `AXES`; words whose `known` is False are left out.
     """
-    colour, texture, light, air = (
-        word if is_known else "" for word, is_known in zip(style, known, strict=True)
-    )
-    return ", ".join(filter(None, (" ".join(filter(None, ("a", colour, texture, "room"))), light, air)))
+    colour, *others = (word if is_known else "" for word, is_known in zip(style, known, strict=True))
+    return ", ".join(filter(None, (" ".join(filter(None, ("a", colour, "room"))), *others)))
 
 
 def parse(text: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 @lru_cache
 def textured(count, size):
-    looks = itertools.product(("red", "blue", "beige", "grey"), ("striped", "checkered"))
+    looks = itertools.product(("red", "blue", "beige", "grey"), ("bright", "dark"))
     styles = list(itertools.islice(itertools.cycle(rooms.Style(*look) for look in looks), count))
     images = rooms.render(0, range(count), styles, max(size, 64)).image / np.float32(255)
     return images[:, :size, :size]

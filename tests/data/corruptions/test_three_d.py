@@ -15,7 +15,7 @@ FIXED = {"fog_3d", "near_focus", "far_focus", "flash", "color_quant"}
 
 @lru_cache
 def textured(count, size=64):
-    looks = itertools.product(("red", "blue", "beige", "grey"), ("striped", "checkered"))
+    looks = itertools.product(("red", "blue", "beige", "grey"), ("bright", "dark"))
     styles = list(itertools.islice(itertools.cycle(rooms.Style(*look) for look in looks), count))
     rendered = rooms.render(0, range(count), styles, size)
     return rendered.image / np.float32(255), rendered.depth, rendered.mask

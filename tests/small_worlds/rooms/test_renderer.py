@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import signal
 
 from gap_jax.small_worlds import rooms
 from gap_jax.small_worlds.rooms import renderer
@@ -35,10 +36,11 @@ def test_shapes_and_ranges():
     np.testing.assert_allclose(np.linalg.norm(rendered.normals, axis=-1), 1, atol=1e-4)
 
 
-def test_depth_is_that_of_the_surfaces_whose_normals_are_given():
+@pytest.mark.parametrize("plan", rooms.PLANS)
+def test_depth_is_that_of_the_surfaces_whose_normals_are_given(plan):
     """Where a pixel and its neighbours lie on one plane, its normal follows from their depth."""
     size = 256
-    rendered = rooms.render(0, range(4), [PLAIN] * 4, size)
+    rendered = rooms.render(0, range(4), [PLAIN] * 4, size, plan)
     grid = ((np.arange(size) + 0.5) / size * 2 - 1) / renderer.FOCAL
     rays = np.stack([*np.meshgrid(grid, grid), np.ones((size, size))], -1)
     points = rendered.depth.astype(np.float64) * renderer.RANGE * rays
@@ -49,16 +51,43 @@ def test_depth_is_that_of_the_surfaces_whose_normals_are_given():
     assert np.mean(agreement > 0.9999) > 0.9
 
 
-def test_the_farthest_point_is_as_far_in_every_room():
-    rendered = rooms.render(2, range(50), [PLAIN] * 50)
+@pytest.mark.parametrize("plan", rooms.PLANS)
+def test_the_farthest_point_is_as_far_in_every_room(plan):
+    rendered = rooms.render(2, range(50), [PLAIN] * 50, plan=plan)
     farthest = rendered.depth.max((1, 2, 3)) * renderer.RANGE
-    assert np.abs(farthest - renderer.FARTHEST).max() < 0.35  # less than a pixel away
+    assert np.abs(farthest - renderer.FARTHEST).max() < 0.55  # less than a pixel away
 
 
 def test_the_nearest_point_is_the_sill_in_every_room():
     depth = rooms.render(2, range(200), [PLAIN] * 200).depth * renderer.RANGE
     np.testing.assert_allclose(depth[:, -2:], renderer.NEAREST, rtol=1e-6)
     assert (depth[:, :-2] > renderer.NEAREST).all()
+
+
+def test_corridors_are_longer_for_their_width_and_attics_have_slanted_roofs():
+    """Shares of the pixels whose surface faces the side, and whose surface faces neither side nor up."""
+    sides, slanted = [], []
+    for plan in rooms.PLANS:
+        normals = rooms.render(2, range(40), [PLAIN] * 40, plan=plan).normals
+        sides.append(np.mean(np.abs(normals[..., 0]) > 0.7))
+        slanted.append(np.mean((normals[..., 1] > 0.4) & (normals[..., 1] < 0.85)))
+    assert sides[1] > 1.5 * sides[0] and slanted[2] > 10 * slanted[0] and slanted[2] > 0.2
+
+
+def test_the_pattern_is_carved_from_space():
+    """On a plane, colours are proportional to 0.80 + 0.28 tanh(3 sin kx sin ky sin kz), with k of 0.8 m."""
+    size = 256
+    rendered = rooms.render(0, range(6), [PLAIN] * 6, size)
+    grid = ((np.arange(size) + 0.5) / size * 2 - 1) / renderer.FOCAL
+    rays = np.stack([*np.meshgrid(grid, grid), np.ones((size, size))], -1)
+    waves = np.sin(2 * np.pi / 0.8 * rendered.depth.astype(np.float64) * renderer.RANGE * rays)
+    factor = 0.80 + 0.28 * np.tanh(3 * waves.prod(-1))
+    for image, depth, normals, expected in zip(*rendered[:2], rendered.normals, factor, strict=True):
+        planes, counts = np.unique(normals.reshape(-1, 3).round(3), axis=0, return_counts=True)
+        largest = (normals.round(3) == planes[counts.argmax()]).all(-1)
+        near = largest & (depth[..., 0] * renderer.RANGE > 0.5) & (depth[..., 0] * renderer.RANGE < 3)
+        colour = image[near].mean(-1) / expected[near]
+        assert near.sum() > 1000 and np.mean(np.abs(colour / np.median(colour) - 1) < 0.05) > 0.9
 
 
 def test_some_rooms_have_windows_without_depth():
@@ -76,6 +105,45 @@ def test_every_word_changes_the_picture_and_nothing_else():
             np.testing.assert_array_equal(changed.depth, plain.depth)
 
 
+def photograph(camera, size=64, light="bright"):
+    """Return pictures of four rooms by this camera and by a sharp one, float `[4,S,S,3]` in [0,1]."""
+    both = [[rooms.Style("beige", light, camera=name)] * 4 for name in (camera, "sharp")]
+    return (rooms.render(0, range(4), styles, size).image.astype(np.float64) / 255 for styles in both)
+
+
+def test_a_blurry_picture_is_convolved_with_a_gaussian():
+    blurry, sharp = photograph("blurry", 128)
+    weights = np.exp(-(np.arange(-12, 13) ** 2) / (2 * 3.2**2))
+    kernel = np.outer(weights, weights)[..., None] / weights.sum() ** 2
+    for image, original in zip(blurry, sharp, strict=True):
+        expected = signal.convolve(original, kernel, "valid")
+        np.testing.assert_allclose(image[12:-12, 12:-12], expected, atol=2 / 255)
+
+
+def test_a_faded_picture_has_a_quarter_of_the_contrast():
+    faded, sharp = photograph("faded")
+    mean = sharp.mean((1, 2), keepdims=True)
+    np.testing.assert_allclose(faded, mean + 0.25 * (sharp - mean), atol=1.5 / 255)
+
+
+def test_grain_is_grey_noise_of_two_by_two_pixels():
+    grainy, sharp = (
+        x.reshape(4, 32, 2, 32, 2, 3).swapaxes(2, 3) for x in photograph("grainy", light="overexposed")
+    )
+    grain = (grainy - sharp)[((sharp > 0.4) & (sharp < 0.65)).all((3, 4, 5))]  # is hardly ever clipped
+    assert len(grain) > 300 and np.median(np.ptp(grain, (1, 2, 3))) < 2.1 / 255
+    assert grain.std() == pytest.approx(0.15, rel=0.1) and abs(grain.mean()) < 0.02
+    assert len({image.tobytes() for image in grainy - sharp}) == 4
+
+
+def test_a_pixelated_picture_has_blocks_of_three_by_three_pixels():
+    pixelated, sharp = photograph("pixelated")
+    blocks = sharp[:, :63, :63].reshape(4, 21, 3, 21, 3, 3).mean((2, 4))
+    expected = blocks.repeat(3, 1).repeat(3, 2)
+    np.testing.assert_allclose(pixelated[:, :63, :63], expected, atol=1.5 / 255)
+    np.testing.assert_allclose(pixelated[:, 63, 63], sharp[:, 63, 63], atol=1.5 / 255)
+
+
 def test_fog_is_the_law_of_beer_and_lambert():
     clear, foggy = (rooms.render(0, [0], [rooms.Style(air=air)]) for air in ("clear", "foggy"))
     share = np.exp(-0.35 * clear.depth[0] * renderer.RANGE)
@@ -89,5 +157,7 @@ def test_wrong_sizes_and_words_are_refused():
         rooms.render(0, [0], [PLAIN], size=32)
     with pytest.raises(ValueError, match="every room needs a style, found 2 rooms and 1 styles"):
         rooms.render(0, [0, 1], [PLAIN])
+    with pytest.raises(ValueError, match="plan must be one of room, corridor, attic, found 'hall'"):
+        rooms.render(0, [0], [PLAIN], plan="hall")
     with pytest.raises(ValueError, match="'huge'"):
-        rooms.render(0, [0], [rooms.Style(texture="huge")])
+        rooms.render(0, [0], [rooms.Style(camera="huge")])
