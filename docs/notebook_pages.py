@@ -52,7 +52,8 @@ def _output(output: dict[str, Any], caption: str) -> str:
         return f'<img alt="{described}" src="data:image/png;base64,{_text(data["image/png"]).strip()}">'
     if "text/markdown" in data:
         return _text(data["text/markdown"])
-    return f"```text\n{_text(data['text/plain']).rstrip()}\n```"
+    without_colours = re.sub(r"\x1b\[[\d;]*m", "", _text(data["text/plain"]))
+    return f"```text\n{without_colours.rstrip()}\n```"
 
 
 def _text(lines: str | list[str]) -> str:

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import nbformat
-from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent / "notebooks"
@@ -23,9 +22,10 @@ def execute(path: Path, work: Path) -> nbformat.NotebookNode:
     cell that fails, and TimeoutError for a cell that takes too long.
     """
     notebook = nbformat.read(path, nbformat.NO_CONVERT)
-    kernel = AsyncKernelManager(kernel_name="python3", transport="ipc")  # no port is opened
     place = {"metadata": {"path": str(work)}}
-    NotebookClient(notebook, kernel, timeout=LONGEST, record_timing=False, resources=place).execute()
+    NotebookClient(
+        notebook, timeout=LONGEST, record_timing=False, coalesce_streams=True, resources=place
+    ).execute()
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]

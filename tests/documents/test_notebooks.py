@@ -76,7 +76,7 @@ NOTEBOOK = {
             "cell_type": "code",
             "source": ["x = 1\n", "print(x)"],
             "outputs": [
-                {"output_type": "stream", "name": "stdout", "text": ["1 < 2\n"]},
+                {"output_type": "stream", "name": "stdout", "text": ["\x1b[1m1 < 2\x1b[0m\n"]},
                 {"output_type": "display_data", "data": {"image/png": "AAAA\n", "text/plain": "<Figure>"}},
                 {"output_type": "execute_result", "data": {"text/markdown": "| a |", "text/plain": "<M>"}},
             ],
