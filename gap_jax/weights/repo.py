@@ -101,17 +101,17 @@ class Repo:
         """Return the path of the file `name` as `find` does; raise FileNotFoundError if there is none."""
         path = self.find(name)
         if path is None:
-            raise FileNotFoundError(f"{self.model} has no {name}.{self.unreachable or self._hint()}")
+            raise FileNotFoundError(f"{self.model} has no {name}.{self.unreachable or self._hint(name)}")
         return path
 
-    def _hint(self) -> str:
-        """Return what a local folder holds, if it holds another model than the one that is looked for."""
-        for name, advice in (
-            ("model_index.json", "a whole pipeline: read it with load_pipeline"),
-            ("config.json", "a single network: for a pipeline, give the folder above it"),
-        ):
-            if self.folder is not None and (self.folder / name).is_file():
-                return f" It holds {class_of(read_json(self.folder / name))}, {advice}."
+    def _hint(self, name: str) -> str:
+        """Return what a local folder without the file `name` holds, if it is another kind of model."""
+        other, advice = {
+            "config.json": ("model_index.json", "a whole pipeline: read it with load_pipeline"),
+            "model_index.json": ("config.json", "a single network: for a pipeline, give the folder above it"),
+        }.get(name, ("", ""))
+        if self.folder is not None and other and (self.folder / other).is_file():
+            return f" It holds {class_of(read_json(self.folder / other))}, {advice}."
         return " Check that this is the model's folder and that it is complete."
 
     def read_json(self, name: str) -> dict[str, Any]:

@@ -98,7 +98,10 @@ def pickled(content):
 
 MISSING = {
     "no index": (remove("model_index.json"), "model has no model_index.json"),
-    "no configuration": (remove("unet/config.json"), "model has no unet/config.json"),
+    "no configuration": (
+        remove("unet/config.json"),
+        "model has no unet/config.json. Check that this is the model's folder",
+    ),
     "no scheduler": (
         remove("scheduler/scheduler_config.json"),
         "model has no scheduler/scheduler_config.json",
