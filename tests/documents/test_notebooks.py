@@ -47,6 +47,7 @@ def test_a_notebook_imports_gap_jax_and_uses_its_public_names(path):
 def test_a_sentence_comes_before_every_cell_and_links_lead_to_files(path):
     kinds = [cell["cell_type"] for cell in json.loads(read(path))["cells"]]
     assert kinds[0] == "markdown" and ("code", "code") not in itertools.pairwise(kinds)
+    assert re.match(r"# [A-Z].*\n\n", "".join(cells(path, "markdown")[0]["source"]))
     for cell in cells(path, "markdown"):
         text = "".join(cell["source"])
         assert re.search(r"[.:]$", text), text
