@@ -55,6 +55,7 @@ def test_a_sentence_comes_before_every_cell_and_links_lead_to_files(path):
             assert (path.parent / link).resolve().is_file(), link
 
 
+@pytest.mark.slow
 @every_notebook
 def test_the_outputs_are_those_of_a_whole_run_and_name_no_machine(path):
     numbers = [cell["execution_count"] for cell in cells(path, "code")]
