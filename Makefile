@@ -5,7 +5,7 @@ VENV := .venv
 
 TOOLS := .venv-tools
 
-.PHONY: depth waterbirds iwildcam test lint docs wheel clean
+.PHONY: depth waterbirds iwildcam test lint docs notebooks wheel clean
 
 depth waterbirds iwildcam: $(VENV)/.installed-base
 	$(VENV)/bin/python -m gap_jax.experiments.$@ $(ARGS)
@@ -22,6 +22,10 @@ lint: $(VENV)/.installed-dev
 docs: $(TOOLS)/.installed
 	NO_MKDOCS_2_WARNING=1 $(TOOLS)/bin/python -m mkdocs build --strict
 	$(TOOLS)/bin/python docs/check_links.py site
+
+# The notebooks of the site, in place. Their outputs are kept in the repository.
+notebooks: $(VENV)/.installed-test
+	$(VENV)/bin/python docs/run_notebooks.py $(ARGS)
 
 wheel: $(TOOLS)/.installed
 	$(TOOLS)/bin/python -m build

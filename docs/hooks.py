@@ -1,4 +1,4 @@
-"""The hooks of the site: documents outside `docs/`, formulas, and the API reference.
+"""The hooks of the site: documents outside `docs/`, notebooks, formulas, and the API reference.
 
 A page is known by its path in the repository, so that links work here as in a view of the repository.
 """
@@ -28,10 +28,19 @@ OUTSIDE = (  # what pages link to, besides the files in docs/
 )
 
 sys.path.insert(0, str(ROOT))  # the package is lazy: it imports none of its dependencies
+from docs import notebook_pages  # noqa: E402
 from gap_jax import _HOMES, _MODULES  # noqa: E402
 
 HOMES = {**{name: f"{home}.{name}" for name, home in _HOMES.items()}, **_MODULES}
 _pages: dict[str, str] = {}  # public name -> the page that documents it
+
+
+class Notebook(File):
+    """A notebook, whose page is made of its cells and outputs."""
+
+    def is_documentation_page(self) -> bool:
+        """Return True: it has a page."""
+        return True
 
 
 def formula(source: str, *_: Any, **__: Any) -> str:
@@ -51,13 +60,25 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for file in list(files):
         if file.src_dir == config.docs_dir:
             files.remove(file)
-            if file.inclusion.is_included():
+            if file.src_uri.endswith(".ipynb"):
+                add_notebook(files, config, file)
+            elif file.inclusion.is_included():
                 places[f"docs/{file.src_uri}"] = file.dest_uri
     for pattern in OUTSIDE:
         places |= {str(path.relative_to(ROOT)): None for path in ROOT.glob(pattern)}
     for source, destination in places.items():
         files.append(File(source, str(ROOT), config.site_dir, False, dest_uri=destination))
     return files
+
+
+def add_notebook(files: Files, config: MkDocsConfig, file: File) -> None:
+    """Add the page of a notebook, and its file to download."""
+    path = f"docs/{file.src_uri}"
+    files.append(File.generated(config, file.src_uri, content=file.content_string))
+    page = Notebook(path, None, config.site_dir, False, dest_uri=file.src_uri.replace(".ipynb", ".html"))
+    download = get_relative_url(file.src_uri, path)
+    page.content_string = notebook_pages.page(file.content_string, path, download, config.repo_url)
+    files.append(page)
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:

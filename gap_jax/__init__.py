@@ -72,6 +72,7 @@ _HOMES = {
     "adamw": "gap_jax.stages.optimizers",
     "prompt_optimizer": "gap_jax.stages.prompt_optimizer",
     "optimize": "gap_jax.stages.optimize",
+    "load_trajectory": "gap_jax.stages.optimize",
     "Filter": "gap_jax.stages.generate",
     "Band": "gap_jax.stages.band",
     "Plan": "gap_jax.stages.generate",
@@ -107,6 +108,9 @@ _HOMES = {
     "Programs": "gap_jax.closed_loop.programs",
     "Run": "gap_jax.closed_loop.run",
     "run_experiment": "gap_jax.closed_loop.experiment",
+    # the data and the models to begin with
+    "small_world": "gap_jax.experiments.depth.small_world",
+    "Prepared": "gap_jax.data.prepared",
 }
 _MODULES = {
     "prompts": "gap_jax.prompts",

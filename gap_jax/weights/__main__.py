@@ -15,9 +15,11 @@ from gap_jax.models.dpt import DPT
 from gap_jax.models.torch_modules.module import TorchModule
 from gap_jax.weights.classifier import KINDS, load_classifier, save_classifier
 from gap_jax.weights.depth import load_depth, save_depth
+from gap_jax.weights.identify import kind_of
 from gap_jax.weights.pipeline import load_clip, load_pipeline, save_clip, save_pipeline
-from gap_jax.weights.repo import Repo
+from gap_jax.weights.repo import Repo, class_of
 from gap_jax.weights.single_file import holds_pipeline
+from gap_jax.weights.state_dicts import names_in
 from gap_jax.weights.torch_models.loading import fits
 from gap_jax.weights.torchvision import holds_classifier
 
@@ -65,14 +67,23 @@ def _load(source: Path, dtype: str, config: str | None) -> tuple[str, Any, dict,
         if "text_config" in network:
             return "CLIP, transformers' layout", *load_clip(source, dtype=dtype), save_clip
         is_classifier = network.get("model_type") in KINDS or fits(network, "classification")
+        is_depth = network.get("model_type") == "dpt" or network.get("architectures") == ["UNet"]
+        if not (is_classifier or is_depth or fits(network, "depth")):
+            raise ValueError(
+                f"{source} holds {class_of(network)}, which is not converted by itself: give the folder of a "
+                "whole pipeline, CLIP, classifier or depth model"
+            )
         form = "transformers' layout"
     elif source.is_file():
         if holds_pipeline(source):
             loaded = load_pipeline(source, dtype=dtype, config=config)
             return "Stable Diffusion in one file", *loaded, save_pipeline
         is_classifier, form = holds_classifier(source), "torchvision's names"
+        kind = None if is_classifier else kind_of(names_in(source))
+        if kind and not kind.startswith("a depth model"):
+            raise ValueError(f"{source} is not converted by itself: found {kind}")
     else:
-        raise FileNotFoundError(f"SOURCE {source} does not exist: give a file or a folder")
+        raise FileNotFoundError(f"SOURCE {source} does not exist: give a file or a folder, not a hub id")
     if is_classifier:
         classifier, params = load_classifier(source, dtype)
         return f"{_name(classifier)}, {form}", classifier, params, save_classifier

@@ -120,6 +120,8 @@ def build(
     option that gap_jax does not have.
     """
     classes = {"_class_name": (_TORCH_NAMES[cls],)} if cls in _TORCH_NAMES else {}
+    if classes and "_class_name" not in config and (found := config.get("architectures")):
+        raise ValueError(f"{source} must be of a {_TORCH_NAMES[cls]}, found {found[0]}: give another folder")
     for key, supported in (classes | _SUPPORTED[cls]).items():
         if _hashable(config.get(key, supported[0])) not in supported:
             raise unsupported(source, key, config[key], supported)

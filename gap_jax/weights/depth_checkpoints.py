@@ -12,7 +12,8 @@ from gap_jax.models.bit import BitConfig
 from gap_jax.models.depth_unet import DepthUNet
 from gap_jax.models.dpt import DPT, PATCH
 from gap_jax.weights.component import read_params
-from gap_jax.weights.state_dicts import Sizes, first_names, load_pickle, rename, split_attention
+from gap_jax.weights.identify import identify
+from gap_jax.weights.state_dicts import Sizes, load_pickle, rename, split_attention
 from gap_jax.weights.tensors import from_state_dict
 
 XTC = "('rgb', 'depth_zbuffer')"  # the key of the depth task in XTC's files
@@ -66,6 +67,7 @@ def load_depth_checkpoint(path: Path, dtypes: Mapping[str, Any]) -> tuple[DepthU
     if isinstance(content, dict) and XTC in content:
         content = {".".join(key.split(".")[3:]): value for key, value in content[XTC].items()}
     tensors = from_state_dict(content, path)
+    found = identify(tensors)
     if any(key.startswith("model.") for key in tensors):
         tensors = {key[6:]: tensor for key, tensor in tensors.items() if key.startswith("model.")}
     if "down1.conv1.weight" in tensors:
@@ -77,8 +79,8 @@ def load_depth_checkpoint(path: Path, dtypes: Mapping[str, Any]) -> tuple[DepthU
     else:
         raise ValueError(
             f"{path} must hold XTC's U-Net (down1.conv1.weight, …) or Omnidata's DPT-hybrid "
-            f"(pretrained.model.patch_embed.backbone.…), found {first_names(tensors)}; for another DPT, give "
-            "its folder in transformers' layout"
+            f"(pretrained.model.patch_embed.backbone.…), found {found}. For another DPT, give its "
+            "folder in transformers' layout"
         )
     return module, read_params(module, tensors)
 

@@ -18,17 +18,25 @@ _KINDS = {  # a pattern that a tensor's name has in files of this kind alone; th
         "a UNet in diffusers' names: give the folder of its pipeline, in which it is unet/"
     ),
     r"^encoder\.down(_blocks)?\.|^first_stage_model\.": "an autoencoder (VAE)",
-    r"^text_model\.encoder\..*|^vision_model\.": "a CLIP encoder: give the folder of a whole CLIP model",
+    r"^(text_model\.)?encoder\.layers\.\d|^vision_model\.": (
+        "a CLIP encoder: give the folder of a whole CLIP model, or of the pipeline that it belongs to"
+    ),
     r"^layer1\.0\.conv1\.|^resnet\.": "a ResNet: read it with load_classifier",
     r"^conv_proj\.|^vit\.": "a ViT: read it with load_classifier",
     r"^dpt\.|^scratch\.|^down_blocks\.\d+\.bn1\.": "a depth model: read it with load_depth",
 }
 
 
-def identify(names: Iterable[str]) -> str:
-    """Return what a file with tensors of these names is, with what to do with it; else its first names."""
+def kind_of(names: Iterable[str]) -> str | None:
+    """Return what a file with tensors of these names is, with what to do with it; None if it is not known."""
     names = list(names)
     for pattern, kind in _KINDS.items():
         if any(re.search(pattern, name) for name in names):
             return kind
-    return ", ".join(names[:3]) or "no tensors"
+    return None
+
+
+def identify(names: Iterable[str]) -> str:
+    """Return the kind of a file as `kind_of` does, or else the first names of its tensors."""
+    names = list(names)
+    return kind_of(names) or ", ".join(names[:3])[:200] or "no tensors"

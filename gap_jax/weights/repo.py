@@ -42,9 +42,8 @@ class Repo:
     def _check_hub_id(self) -> None:
         from huggingface_hub.utils import validate_repo_id
 
-        problem = (
-            f"{self.model!r} is neither an existing folder nor a hub id (organisation/name): check the path"
-        )
+        advice = "give its last two parts" if "://" in self.model else "check the path"
+        problem = f"{self.model!r} is neither an existing folder nor a hub id (organisation/name): {advice}"
         try:
             validate_repo_id(self.model)
         except ValueError as error:
@@ -102,9 +101,18 @@ class Repo:
         """Return the path of the file `name` as `find` does; raise FileNotFoundError if there is none."""
         path = self.find(name)
         if path is None:
-            hint = self.unreachable or " Check that this is the model's folder and that it is complete."
-            raise FileNotFoundError(f"{self.model} has no {name}.{hint}")
+            raise FileNotFoundError(f"{self.model} has no {name}.{self.unreachable or self._hint(name)}")
         return path
+
+    def _hint(self, name: str) -> str:
+        """Return what a local folder without the file `name` holds, if it is another kind of model."""
+        other, advice = {
+            "config.json": ("model_index.json", "a whole pipeline: read it with load_pipeline"),
+            "model_index.json": ("config.json", "a single network: for a pipeline, give the folder above it"),
+        }.get(name, ("", ""))
+        if self.folder is not None and other and (self.folder / other).is_file():
+            return f" It holds {class_of(read_json(self.folder / other))}, {advice}."
+        return " Check that this is the model's folder and that it is complete."
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Return the object in the JSON file `name`; raise as `require`, and ValueError for other content."""
@@ -122,6 +130,12 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} must hold a JSON object, found {type(content).__name__}: download or copy it again"
         )
     return content
+
+
+def class_of(config: dict[str, Any]) -> str:
+    """Return the name of the torch class in a configuration of diffusers or transformers, for messages."""
+    named = config.get("_class_name") or config.get("architectures") or config.get("model_type")
+    return str(named[0] if isinstance(named, list) else named or "a model of an unnamed class")
 
 
 def shipped(model: str | Path, part: str = "") -> str | Path:

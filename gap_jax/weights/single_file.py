@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from flax.traverse_util import flatten_dict
 
@@ -20,7 +19,7 @@ from gap_jax.models.vae import AutoencoderKL
 from gap_jax.weights.component import parameter_shapes
 from gap_jax.weights.convert import torch_key
 from gap_jax.weights.identify import identify
-from gap_jax.weights.state_dicts import Sizes, load_pickle
+from gap_jax.weights.state_dicts import Sizes, load_pickle, names_in, state_of
 from gap_jax.weights.tensors import Tensor, from_state_dict, open_safetensors
 
 UNET, VAE, CONTROL = "model.diffusion_model.", "first_stage_model.", "control_model."
@@ -85,19 +84,12 @@ def open_file(path: Path) -> dict[str, Tensor]:
     """
     if path.suffix == ".safetensors":
         return open_safetensors(path)
-    return from_state_dict(_state(load_pickle(path)), path)
+    return from_state_dict(state_of(load_pickle(path)), path)
 
 
 def holds_pipeline(path: Path) -> bool:
     """Return True if a file holds Stable Diffusion under the original names; raise as `open_file`."""
-    names = open_safetensors(path) if path.suffix == ".safetensors" else _state(load_pickle(path))
-    return isinstance(names, dict) and FIRST in names
-
-
-def _state(content: Any) -> Any:
-    """Return the state dict in a pickle, from the top or from the key `state_dict`, as in Lightning's."""
-    nested = isinstance(content, dict) and isinstance(content.get("state_dict"), dict)
-    return content["state_dict"] if nested else content
+    return FIRST in names_in(path)
 
 
 def configuration(tensors: Mapping[str, Tensor], path: Path) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_jax.weights.tensors import Tensor, load_torch
+from gap_jax.weights.tensors import Tensor, load_torch, open_safetensors
 
 
 class Inert:
@@ -61,6 +61,23 @@ class Sizes:
         return max((1 + int(match[1]) for match in matches), default=0)
 
 
+def names_in(path: Path) -> list[str]:
+    """Return the names of the tensors in a file, from the top or from the key `state_dict`.
+
+    Raises as `load_pickle`, and ValueError for a safetensors file that is not readable.
+    """
+    if path.suffix == ".safetensors":
+        return list(open_safetensors(path))
+    state = state_of(load_pickle(path))
+    return list(map(str, state)) if isinstance(state, dict) else []
+
+
+def state_of(content: Any) -> Any:
+    """Return the state dict in a pickle, from the top or from the key `state_dict`, as in Lightning's."""
+    nested = isinstance(content, dict) and isinstance(content.get("state_dict"), dict)
+    return content["state_dict"] if nested else content
+
+
 def rename(key: str, names: Mapping[str, str]) -> str:
     """Return `key` with its start replaced by the first of `names`, regular expressions, that matches it."""
     for pattern, name in names.items():
@@ -90,8 +107,3 @@ def split_attention(tensors: Mapping[str, Tensor], fused: str, part: str) -> dic
 
 def _read_rows(tensor: Tensor, start: int, stop: int) -> np.ndarray:
     return tensor.read()[start:stop]
-
-
-def first_names(tensors: Mapping[str, Tensor]) -> str:
-    """Return the first three names of tensors, for messages."""
-    return ", ".join(list(tensors)[:3]) or "nothing"

@@ -130,13 +130,17 @@ def open_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def check_has_content(path: Path) -> None:
-    """Raise ValueError for an empty file, and for a pointer of git-lfs in place of the file."""
+    """Raise ValueError for an empty file, and for a pointer of git-lfs or a web page in place of the file."""
     with path.open("rb") as file:
-        start = file.read(64)
+        start = file.read(64).lstrip()
     if not start:
         raise ValueError(f"{path} is empty: download or copy it again")
     if start.startswith(b"version https://git-lfs"):
         raise ValueError(f"{path} is a pointer of git-lfs, not the weights: run `git lfs pull` in its folder")
+    if start.lower().startswith((b"<!doctype html", b"<html")):
+        raise ValueError(
+            f"{path} is a web page, not the weights: download the file itself, which may need a login"
+        )
 
 
 def load_torch(path: Path) -> Any:
@@ -157,7 +161,7 @@ def load_torch(path: Path) -> Any:
         mmap = zipfile.is_zipfile(path)  # not in the format of torch < 1.6
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:
-        reason = str(error).strip().split("\n")[0].split(" In PyTorch 2.6")[0][:200]
+        reason = str(error).strip().split("\n")[0].split(" In PyTorch 2.6")[0][:200].rstrip(".")
         raise ValueError(
             f"torch cannot read {path} as weights (weights_only=True): {reason}. Download or copy it again, "
             "or give a file with a state dict only"

@@ -8,7 +8,8 @@ from typing import Any
 from gap_jax.models.resnet import IMAGENET_MEAN, IMAGENET_STD, ResNet
 from gap_jax.models.vit import ViT
 from gap_jax.weights.component import read_params
-from gap_jax.weights.state_dicts import Sizes, first_names, load_pickle, rename, split_attention
+from gap_jax.weights.identify import identify
+from gap_jax.weights.state_dicts import Sizes, load_pickle, rename, split_attention
 from gap_jax.weights.tensors import Tensor, from_state_dict, open_safetensors
 
 # keys under which pickles have a state dict: of Lightning, of training loops, and of ALIA (arXiv 2305.16289)
@@ -63,7 +64,7 @@ def load_torchvision(path: Path, fields: Mapping[str, Any]) -> tuple[ResNet | Vi
     else:
         raise ValueError(
             f"{path} must hold torchvision's ResNet ({RESNET}, …) or its ViT ({VIT}, …), found "
-            f"{first_names(tensors)}; for a classifier of transformers, give its folder"
+            f"{identify(tensors)}. For a classifier of transformers, give its folder"
         )
     return module, read_params(module, without_counts(tensors))
 

@@ -14,6 +14,7 @@ DOCUMENTS = sorted(
         *(ROOT / "gap_jax" / "assets").glob("*/README.md"),
     ]
 )
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 IDS = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 
 

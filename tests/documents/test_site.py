@@ -10,15 +10,15 @@ import pytest
 
 import gap_jax
 from gap_jax.stages.objective import Sample
-from tests.documents.blocks import DOCUMENTS, ROOT, code_blocks, local_links, read, run_block
+from tests.documents.blocks import DOCUMENTS, NOTEBOOKS, ROOT, code_blocks, local_links, read, run_block
 
 HOW_TO = sorted((ROOT / "docs" / "how-to").glob("*.md"))
 problems = runpy.run_path(str(ROOT / "docs" / "check_links.py"))["problems"]
 
 
 def test_every_document_has_a_place_in_the_navigation():
-    places = re.findall(r"^ +- .+: (\S+\.md)$", read(ROOT / "mkdocs.yml"), re.MULTILINE)
-    assert sorted(places) == sorted(str(path.relative_to(ROOT)) for path in DOCUMENTS)
+    places = re.findall(r"^ +- .+: (\S+\.(?:md|ipynb))$", read(ROOT / "mkdocs.yml"), re.MULTILINE)
+    assert sorted(places) == sorted(str(path.relative_to(ROOT)) for path in (*DOCUMENTS, *NOTEBOOKS))
 
 
 def test_every_public_name_is_in_the_reference_once():

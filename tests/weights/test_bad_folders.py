@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import gap_jax
+from gap_jax.weights.__main__ import main as convert
 
 pytestmark = pytest.mark.usefixtures("no_compilation")
 
@@ -97,7 +98,10 @@ def pickled(content):
 
 MISSING = {
     "no index": (remove("model_index.json"), "model has no model_index.json"),
-    "no configuration": (remove("unet/config.json"), "model has no unet/config.json"),
+    "no configuration": (
+        remove("unet/config.json"),
+        "model has no unet/config.json. Check that this is the model's folder",
+    ),
     "no scheduler": (
         remove("scheduler/scheduler_config.json"),
         "model has no scheduler/scheduler_config.json",
@@ -154,7 +158,8 @@ UNFIT = {
     ),
     "truncated header": (cut(UNET, 1000), f"{UNET} (1000 bytes) is not a readable safetensors"),
     "empty weights": (cut(UNET, 0), f"{UNET} is empty: download or copy it again"),
-    "no safetensors": (write(TEXT, b"<html>404</html>"), f"{TEXT} (16 bytes) is not a readable"),
+    "no safetensors": (write(TEXT, b"something else"), f"{TEXT} (14 bytes) is not a readable"),
+    "a web page": (write(TEXT, b"\n<!DOCTYPE html><html>404"), f"{TEXT} is a web page, not the weights"),
     "broken pickle": (
         pickled(lambda file: file.write(b"PK\x03\x04 cut off")),
         "pytorch_model.bin as weights",
@@ -334,8 +339,27 @@ def test_path_that_is_no_model_folder_is_explained(folder, tmp_path):
         gap_jax.load_pipeline(tmp_path / "empty")
     with pytest.raises(ValueError, match=r"model_index\.json is a file: give the folder of the model"):
         gap_jax.load_pipeline(folder / "model_index.json")
-    with pytest.raises(FileNotFoundError, match=r"unet has no model_index\.json"):
+    with pytest.raises(FileNotFoundError, match=r"'https://hub/a/b' is neither .*: give its last two parts"):
+        gap_jax.load_pipeline("https://hub/a/b")
+
+
+def test_a_folder_of_another_model_is_named_for_what_it_is(folder, tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"unet has no model_index\.json. It holds UNet2DConditionModel, a s"
+    ):
         gap_jax.load_pipeline(folder / "unet")
+    for load in (gap_jax.load_clip, gap_jax.load_depth, gap_jax.load_classifier):
+        with pytest.raises(
+            FileNotFoundError, match=r"no config.json. It holds \w+Pipeline, .* with load_pipeline"
+        ):
+            load(folder)
+    with pytest.raises(
+        ValueError, match="must be of a ControlNetModel, found CLIPTextModel: give another folder"
+    ):
+        gap_jax.load_pipeline(folder, controlnet=folder / "text_encoder")
+    for part, name in (("unet", "UNet2DConditionModel"), ("text_encoder", "CLIPTextModel")):
+        with pytest.raises(SystemExit, match=f"{part} holds {name}, which is not converted by itself"):
+            convert(["convert", str(folder / part), str(tmp_path / "converted")])
     with pytest.raises(
         ValueError,
         match=r"must be of a CLIPModel, with text_config and vision_config, found model_type 'clip_text",

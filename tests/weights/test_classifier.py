@@ -252,7 +252,7 @@ def without(*keys):
             lambda state: {"a.weight": torch.ones(2)},
             "must hold torchvision's ResNet .* found a.wei",
         ),
-        ("resnet", lambda state: {}, "must hold torchvision's ResNet .* found nothing"),
+        ("resnet", lambda state: {}, "must hold torchvision's ResNet .* found no tensors"),
         ("resnet", without("fc.weight"), "net.pth lacks fc.weight"),
         ("resnet", without("fc.bias"), "net.pth lacks classifier.1.bias"),
         ("resnet", without("layer2.0.bn2.running_var"), r"lacks resnet.*stages.1.layers.0.layer.1.*var"),

@@ -165,6 +165,8 @@ def other_files(sd15):
             sd15.pipe.controlnet, sd15.torch.controlnet
         ),
         "a UNet in diffusers' names": {key: x.clone() for key, x in sd15.torch.unet.state_dict().items()},
+        "a CLIP encoder": {key: x.clone() for key, x in sd15.torch.text_encoder.state_dict().items()},
+        "a LoRA": {"lora_unet_mid_block_attentions_0_proj_in.lora_up.weight": torch.zeros(2, 2)},
         "Stable Diffusion XL": {"conditioner.embedders.0.x": torch.zeros(1)},
         "a textual inversion": {"emb_params": torch.zeros(2, 48)},
     }
@@ -176,6 +178,11 @@ def test_another_file_is_named_for_what_it_is(sd15, tmp_path):
         with pytest.raises(ValueError, match=kind) as error:
             gap_jax.load_pipeline(tmp_path / f"{i}.safetensors")
         assert len(str(error.value)) < 500
+        for load in (gap_jax.load_depth, gap_jax.load_classifier):
+            with pytest.raises(ValueError, match=f"must hold .*, found {kind}"):
+                load(tmp_path / f"{i}.safetensors")
+        with pytest.raises(SystemExit, match=rf"{i}.safetensors is not converted by itself: found {kind}"):
+            main(["convert", str(tmp_path / f"{i}.safetensors"), str(tmp_path / "converted")])
         if "ControlNet" not in kind:
             with pytest.raises(ValueError, match=f"must hold a ControlNet, found {kind}"):
                 gap_jax.load_pipeline(sd15.folder, controlnet=tmp_path / f"{i}.safetensors")

@@ -48,6 +48,19 @@ CRITIC = "critic"  # the small world's stronger model
 FIRST_TARGET = 10_000  # target domains show rooms from this number on, which no other set has
 
 
+def small_world(*, original: int = 512, target_images: int = 8, held_out: int = 32) -> World:
+    """Return the built-in world of the depth experiment, which needs no files and no network.
+
+    It has rooms with exact depth maps, 64 × 64 pixels; a Stable Diffusion, a CLIP and two depth models that
+    were trained on rooms; and the target domains `fog` and `blur`.
+
+    - `original`: the number of rooms that images are generated from and the model is fine-tuned on.
+    - `target_images`: the number of images that show each target domain.
+    - `held_out`: the number of rooms in each validation and test set.
+    """
+    return build(SmallRooms(original=original, target_images=target_images), held_out)
+
+
 def build(config: SmallRooms, held_out: int) -> World:
     """Return the world, with `held_out` rooms in each held-out set."""
     train, validation, test = (rooms.SPLITS[split] for split in ("train", "validation", "test"))
