@@ -7,7 +7,6 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
-from gap_jax.closed_loop.arms import arms_of
 from gap_jax.closed_loop.command import Preset
 from gap_jax.closed_loop.settings import (
     Evaluating,
@@ -107,8 +106,16 @@ DPT = dataclasses.replace(
     optimizing=dataclasses.replace(UNET.optimizing, threshold=-1.0),
     finetuning=Finetuning(steps=10_000, batch=16, learning_rate=1e-5, schedule="constant", share=0.5),
 )
+# chosen on the validation rooms of seed 100: images that are hard, not hopeless
+SMALL = Settings(
+    arms=("control", "agnostic", "guided", "adversarial", "guided-adversarial", "oracle"),
+    optimizing=Optimizing(prompts=8, prompts_per_target=4, learning_rate=6e-3, threshold=-0.05),
+    generating=Generating(images=128),
+    finetuning=Finetuning(steps=400, share=0.375),
+    evaluating=Evaluating(severities=(2, 4), efficiency=()),
+)
 PRESETS = {
-    "small": Preset(Settings(arms=(*arms_of("depth"), "oracle")), SmallRooms()),
+    "small": Preset(SMALL, SmallRooms()),
     "taskonomy-unet": Preset(UNET, DepthFiles()),
     "taskonomy-dpt": Preset(DPT, DepthFiles(model="omnidata_dpt_depth_v1.ckpt", size=384, loss="midas")),
     "replica": Preset(
