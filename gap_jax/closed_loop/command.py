@@ -159,6 +159,8 @@ def _command(experiment: Experiment, settings: Settings, world: Any) -> type:
 def shortened(settings: Settings) -> Settings:
     """Return the settings of a run of a few minutes: at most three arms and short stages."""
     arms = [arm for arm in ("control", "agnostic", "guided-adversarial") if arm in settings.arms]
+    severities = settings.evaluating.severities
+    middle = severities[len(severities) // 2 :][:1]
     return dataclasses.replace(
         settings,
         arms=tuple(arms),
@@ -174,7 +176,7 @@ def shortened(settings: Settings) -> Settings:
         ),
         generating=dataclasses.replace(settings.generating, images=32, denoising_steps=5),
         finetuning=dataclasses.replace(settings.finetuning, steps=20, checkpoints=4),
-        evaluating=Evaluating(images=16, severities=settings.evaluating.severities[2:3], efficiency=()),
+        evaluating=Evaluating(images=16, severities=middle, efficiency=()),
     )
 
 
