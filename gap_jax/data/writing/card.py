@@ -196,11 +196,11 @@ def _panel(field: Field, value: np.ndarray) -> np.ndarray:
     pixels = np.asarray(value)
     if field.kind == "classes":
         colours = matplotlib.colormaps["tab20"](pixels[..., 0].astype(np.int64) % 20)
-        pixels = np.uint8(255 * colours[..., :3])
+        pixels = (255 * colours[..., :3]).astype(np.uint8)
     elif field.kind != "image":
         shown = np.nan_to_num(pixels.astype(np.float64), posinf=0, neginf=0)[..., :3]
         low, high = (0, 1) if field.kind in ("depth", "mask") else (shown.min(), shown.max())
-        pixels = np.uint8(255 * np.clip((shown - low) / max(high - low, 1e-12), 0, 1))
+        pixels = (255 * np.clip((shown - low) / max(high - low, 1e-12), 0, 1)).astype(np.uint8)
         pixels = pixels if pixels.shape[-1] == 3 else np.repeat(pixels[..., :1], 3, -1)
     exact = Image.Resampling.BICUBIC if field.kind == "image" else Image.Resampling.NEAREST
     return np.asarray(ImageOps.pad(Image.fromarray(pixels), (_SIDE, _SIDE), method=exact))

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 
 from gap_jax import parallel
+from gap_jax.data.depth.folder import DepthFolderLayout
 from gap_jax.data.folder_dataset import FolderDataset
 from gap_jax.data.inventory import abbreviate
 from gap_jax.data.masked.folder import ClassFolders
-from gap_jax.data.reading.splits import SplitFolder, write_splits
+from gap_jax.data.reading.splits import write_splits
 from gap_jax.experiments.own.settings import OwnFolder, OwnMasked
 from gap_jax.weights.classifier import label_names
 
@@ -30,7 +31,7 @@ def class_names(config: OwnMasked, layout: ClassFolders) -> tuple[str, ...]:
 
 
 def prepare(
-    config: OwnFolder, layout: SplitFolder, dataset: type[FolderDataset], work: Path
+    config: OwnFolder, layout: DepthFolderLayout | ClassFolders, dataset: type[FolderDataset], work: Path
 ) -> tuple[Path, dict[str, Path]]:
     """Prepare the data and the domains in the work folder; return the folders of the prepared data sets.
 

@@ -14,7 +14,7 @@ from gap_jax.experiments.classification import worlds
 from gap_jax.experiments.classification.task import baselines, classification_task
 from gap_jax.experiments.depth import files
 from gap_jax.experiments.own.folders import class_names, prepare
-from gap_jax.experiments.own.settings import OwnDepth, OwnFolder, OwnMasked, OwnWhole
+from gap_jax.experiments.own.settings import OwnDepth, OwnMasked, OwnWhole
 from gap_jax.tasks.classification import class_weights, uniform_cross_entropy
 
 SHIFTS = {"fog": "a photo in fog", "blur": "a blurry photo"}  # the default targets: `files.CORRUPTED_TARGETS`
@@ -81,7 +81,7 @@ def build_classes(config: OwnMasked, work: Path, held_out: int) -> World:
     return worlds.with_checked_classes(world)
 
 
-def _targets(config: OwnFolder, domains: dict[str, Path]) -> dict[str, str]:
+def _targets(config: OwnDepth | OwnMasked, domains: dict[str, Path]) -> dict[str, str]:
     """Return the given target domains, those in the folders of domains by their prepared data sets."""
     names = {folder: name for name, folder in config.domains.items()}
     return {
