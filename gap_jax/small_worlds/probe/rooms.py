@@ -193,9 +193,7 @@ def draw_examples(pipe: Pipeline, params: Params, seed: int, sampling: Sampling)
     truth = rooms.render(seed, range(len(SHOWN_STYLES)), SHOWN_STYLES)
     images = generate_rooms(pipe, params, truth, sampling)
     depths = list(map(pictures.depth, truth.depth, truth.mask))
-    titles = [
-        rooms.caption(style).replace(", ", "\n", 1).replace(" room", "\nroom") for style in SHOWN_STYLES
-    ]
+    titles = [rooms.caption(style).replace(", ", "\n") for style in SHOWN_STYLES]
     return measures.picture_figure(titles, {"depth": depths, "rendered": truth.image, "generated": images})
 
 
