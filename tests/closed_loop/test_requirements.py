@@ -42,7 +42,7 @@ def test_guided_arms_without_targets_are_refused(world):
 
 @pytest.mark.parametrize("name", ["..", "a/b", "/tmp", "a\0b", "nul", ""])
 def test_names_that_would_leave_their_folder_are_refused(world, name):
-    target, rows = world.targets["foggy"], np.arange(1)
+    target, rows = world.targets["fog"], np.arange(1)
     for kind, hostile in (
         ("target domain", dataclasses.replace(world, targets={name: target})),
         ("subset", dataclasses.replace(world, data=dataclasses.replace(world.data, subsets={name: rows}))),
@@ -57,8 +57,8 @@ def test_names_that_would_leave_their_folder_are_refused(world, name):
 
 
 def test_two_populations_with_one_token_are_refused(world):
-    foggy = world.targets["foggy"]
-    for targets in ({"a b": foggy, "a-b": foggy}, {"adversarial fog": foggy, "fog": foggy}):
+    fog = world.targets["fog"]
+    for targets in ({"a b": fog, "a-b": fog}, {"adversarial fog": fog, "fog": fog}):
         settings = dataclasses.replace(SETTINGS, arms=("guided", "guided-adversarial"))
         with pytest.raises(ValueError, match=r"would have the same token <guided-.*-0>: rename a target"):
             check_requirements(settings, dataclasses.replace(world, targets=targets))

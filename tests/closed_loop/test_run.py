@@ -42,7 +42,7 @@ def test_the_progress_bar_of_evaluation_counts_every_set(world, tmp_path, monkey
     monkeypatch.setattr(module, "evaluate", evaluate)
     run.evaluate({ModelKey("control"): None})
     total, count = bars[0]
-    assert total == count == 1 + 6 + 2 * (15 + 10) + 2
+    assert total == count == 1 + len(data.domains) + 2 * (15 + 10) + 2
 
 
 def test_images_are_drawn_by_the_solver_of_the_settings_and_without_a_negative_prompt(world, monkeypatch):

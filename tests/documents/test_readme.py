@@ -148,7 +148,9 @@ def test_settings_exist(path):
     if path.name == "cub.md":
         known |= {"--world.places"}  # a setting of the experiment that this document writes
     named = set(
-        re.findall(r"--(?:sampling|optimizing|generating|finetuning|evaluating|world)\.[a-z-]+", read(path))
+        re.findall(
+            r"--(?:sampling|optimizing|generating|finetuning|evaluating|world)\.[a-z0-9-]+", read(path)
+        )
     )
     assert named <= known
 

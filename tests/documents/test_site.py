@@ -35,7 +35,8 @@ def test_the_readme_leads_to_all_pages_but_details():
 
 @pytest.mark.parametrize("path", HOW_TO, ids=[path.stem for path in HOW_TO])
 def test_a_how_to_page_says_one_thing_and_its_code_is_right(path):
-    assert re.match(r"# [A-Z]", read(path)) and len(read(path).splitlines()) < 80
+    prose = re.sub(r"```.*?```", "", read(path), flags=re.S)
+    assert re.match(r"# [A-Z]", prose) and len(prose.splitlines()) < 80
     for block in code_blocks(path):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom) and node.module.startswith("gap_jax"):

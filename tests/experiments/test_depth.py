@@ -24,7 +24,7 @@ from gap_jax.closed_loop.world import as_batch
 from gap_jax.data.prepared import Prepared
 from gap_jax.experiments.depth.__main__ import EXPERIMENT
 from gap_jax.experiments.depth.corrupted import TARGETS
-from gap_jax.experiments.depth.settings import DepthFiles, SmallRooms
+from gap_jax.experiments.depth.settings import PRESETS, DepthFiles, SmallRooms
 from gap_jax.experiments.depth.small_world import DOMAINS, PLANS, build
 from gap_jax.report.results import CONSTANT, load
 from gap_jax.weights.depth import load_depth
@@ -53,7 +53,7 @@ def command(work, *more):
     given = ["--work", str(work), "--arms", *ARMS, "--world.original", str(WORLD.original)]
     given += ["--world.models", *WORLD.models]
     for stage in ("optimizing", "generating", "finetuning", "evaluating"):
-        values, defaults = (getattr(settings, stage) for settings in (TINY, Settings()))
+        values, defaults = (getattr(settings, stage) for settings in (TINY, PRESETS["small"].settings))
         for field in dataclasses.fields(values):
             value = getattr(values, field.name)
             if value != getattr(defaults, field.name):

@@ -36,7 +36,10 @@ def experiment(args: Sequence[str]) -> Experiment:
     kind = given.preset or (kind_of(given.data) if given.data.is_dir() else "masks")
 
     def build_world(config: OwnDepth | OwnMasked, held_out: int) -> "World":
-        return config.build_world(given.work, held_out)
+        from gap_jax.experiments.own import worlds
+
+        build = worlds.build_depth if isinstance(config, OwnDepth) else worlds.build_classes
+        return build(config, given.work, held_out)
 
     return Experiment("own", __doc__, presets(kind, given.targets[1::2]), build_world, sign, prefix="")
 

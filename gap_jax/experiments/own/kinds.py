@@ -22,10 +22,10 @@ from gap_jax.experiments.waterbirds.settings import PAPER as WATERBIRDS
 RESERVED = {"images", "masks", "mask", "rgb", "depth"}  # folders that are no classes
 
 
-class Kind(NamedTuple):
+class OwnKind(NamedTuple):
     """A kind of data: its preset, and whether a folder holds it, whose layout `needs` describes.
 
-    The preset's world is an `OwnFolder` with a method `build_world`, which chooses the task.
+    The preset's world is an `OwnFolder`, whose class chooses the task.
     """
 
     settings: Settings
@@ -55,16 +55,16 @@ _WHOLE = dataclasses.replace(  # SDEdit is all that keeps the class
     _MASKED, sampling=dataclasses.replace(_MASKED.sampling, strength=0.6)
 )
 KINDS = {
-    "depth": Kind(
+    "depth": OwnKind(
         dataclasses.replace(UNET, evaluating=dataclasses.replace(UNET.evaluating, efficiency=())),
         OwnDepth(),
         lambda folder: _has("rgb", "depth")(folder) or (folder / METADATA).is_file(),
         "rgb/NAME.jpg and depth/NAME.png (or .npy)",
     ),
-    "masks": Kind(
+    "masks": OwnKind(
         _MASKED, OwnMasked(), _has("images", "masks"), "images/CLASS/NAME.jpg and masks/CLASS/NAME.png"
     ),
-    "classes": Kind(_WHOLE, OwnWhole(), _has_classes, "CLASS/NAME.jpg"),
+    "classes": OwnKind(_WHOLE, OwnWhole(), _has_classes, "CLASS/NAME.jpg"),
 }
 _BASELINES = {"depth": (), "masks": ("randaugment", "copy-paste"), "classes": ("randaugment",)}
 

@@ -5,14 +5,11 @@ The comments behind the fields are the help texts of the command line.
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from gap_jax.experiments.classification.settings import ClassificationFiles
 from gap_jax.experiments.depth.settings import DepthFiles
 from gap_jax.ranges import DISTINCT, Count, FileName, Positive, Seed, Share, Text
-
-if TYPE_CHECKING:
-    from gap_jax.closed_loop.world import World
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,12 +36,6 @@ class OwnDepth(OwnFolder, DepthFiles):
     # value in a depth file at which depth is 1; None: 65535 for integers, 1 for floats
     far: Positive | None = None
 
-    def build_world(self, work: Path, held_out: int) -> "World":
-        """Return the world, with at most `held_out` images in each held-out set; files are kept in `work`."""
-        from gap_jax.experiments.own.worlds import build_depth
-
-        return build_depth(self, work, held_out)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OwnMasked(OwnFolder, ClassificationFiles):
@@ -55,12 +46,6 @@ class OwnMasked(OwnFolder, ClassificationFiles):
     # names of the classes in the order of the model's labels; none given: as in the model's folder or, if
     # that has other names, sorted
     classes: Annotated[tuple[Text, ...], DISTINCT] = ()
-
-    def build_world(self, work: Path, held_out: int) -> "World":
-        """Return the world, with at most `held_out` images in each held-out set; files are kept in `work`."""
-        from gap_jax.experiments.own.worlds import build_classes
-
-        return build_classes(self, work, held_out)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,5 @@
 import itertools
+import re
 from functools import lru_cache
 from io import BytesIO
 
@@ -307,17 +308,18 @@ def test_bit_errors_hit_as_many_runs_of_blocks_as_their_rate_says(severity, rate
     """The other blocks are those of plain JPEG."""
     images, depth, mask = textured(48)
     corrupted = levels(corrupt_3d(images, depth, mask, "bit_error", severity, ids=range(48)))
-    bits, hit = 0, np.zeros(8)
+    bits, hit = [], np.zeros(8)
     for image, result in zip(levels(images), corrupted, strict=True):
         file = BytesIO()
         settings = {"quality": 95, "subsampling": 0, "restart_marker_blocks": 8}
         Image.fromarray(image.astype(np.uint8)).save(file, "JPEG", **settings)
         wrong = (np.asarray(Image.open(file)) != result).reshape(8, 8 * 64 * 3).any(1)
         hit += wrong
-        bits += 8 * (len(file.getvalue()) - file.getvalue().index(b"\xff\xda") - 14)
-    runs = 8 * 48
-    expected = runs * (1 - np.exp(-rate * bits / runs))
-    deviation = np.sqrt(expected * (1 - expected / runs))
+        coded = file.getvalue()[file.getvalue().index(b"\xff\xda") + 14 : -2]
+        bits += [8 * len(run) for run in re.split(rb"\xff[\xd0-\xd7]", coded)]
+    missed = np.exp(-rate * np.array(bits))
+    assert len(missed) == 8 * 48
+    expected, deviation = (1 - missed).sum(), np.sqrt((missed * (1 - missed)).sum())
     assert abs(hit.sum() - expected) < 3 * deviation + 0.02 * expected
     assert abs(hit[::2].sum() - hit[1::2].sum()) < 3 * deviation  # errors stop at the end of a run
 

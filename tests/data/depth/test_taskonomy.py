@@ -118,7 +118,7 @@ def test_unreadable_images_among_many_are_left_out_counted_and_listed(tmp_path, 
 def test_too_many_faults_are_an_error_that_lists_them(root, tmp_path):
     truncate(taskonomy(root, "hanson", 1)[1])
     with pytest.raises(
-        ValueError, match=r"1 of 6 examples cannot be used, but the tolerance is 0.01(.|\n)*hanson_depth"
+        ValueError, match=r"1 of 12 examples cannot be used, but the tolerance is 0.01(.|\n)*hanson_depth"
     ):
         Taskonomy.prepared(TaskonomyLayout(), root, tmp_path / "data", SIDE)
     builder = Taskonomy.prepared(TaskonomyLayout(), root, tmp_path / "data", SIDE, tolerance=0.2)

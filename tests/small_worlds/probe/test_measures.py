@@ -16,7 +16,7 @@ INPAINT = inpaint()
 def test_means_are_of_the_words_there_are():
     styles = [rooms.Style("red"), rooms.Style("blue"), rooms.Style("grey")]
     means = measures.mean_by_word(np.array([1.0, 2.0, 6.0]), styles, rooms.AXES)
-    assert means["mean"] == 3 and means["red"] == 1 and means["plain"] == 3
+    assert means["mean"] == 3 and means["red"] == 1 and means["sharp"] == 3
     assert "foggy" not in means
 
 

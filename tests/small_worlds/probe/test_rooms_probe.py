@@ -21,7 +21,7 @@ def test_label_fidelity_by_hand():
         "generated_5_steps": np.array([2.0, 2.0, 8.0]),
     }
     fidelity = probe.label_fidelity(errors, styles, [5])
-    worst = {"worst": 4.0, "worst_style": "a blue plain room, bright, clear"}
+    worst = {"worst": 4.0, "worst_style": "a blue room, bright, clear, sharp"}
     assert fidelity == {
         "5_steps_over_real": {"all": 3.0, **worst},
         "5_steps_over_mean_map": {"all": 0.75, **worst, "worst": 1.0},

@@ -66,12 +66,14 @@ def test_the_depth_models_end_with_the_relu_that_they_were_trained_with(part, wi
     model, params = gap_jax.load_depth("small", part)
     theirs = TorchUNet(3, width)
     theirs.load_state_dict(load_file(shipped("small", part) / "model.safetensors"))
-    patches = np.random.default_rng(0).normal(0, 10, (4, 4, 4, 3)).astype(np.float32)
-    images = patches.repeat(16, 1).repeat(16, 2)
+    images = np.random.default_rng(0).random((4, 4, 4, 3), np.float32).repeat(16, 1).repeat(16, 2)
+    bias = np.float32([-0.5])  # so that the ReLU has something to do
     with torch.no_grad():
+        theirs.last_conv2.bias[:] = torch.from_numpy(bias)
         before = theirs(nchw(images))
-    depth = jax.jit(model.apply)({"params": params}, images)
-    assert before.min() < -0.01
+    lowered = params | {"last_conv2": params["last_conv2"] | {"bias": bias}}
+    depth = jax.jit(model.apply)({"params": lowered}, images)
+    assert before.min() < -0.01 and before.max() > 0.01
     np.testing.assert_allclose(depth, nhwc(torch.relu(before)), rtol=1e-3, atol=1e-3)
 
 
