@@ -38,8 +38,9 @@ def experiment(args: Sequence[str]) -> Experiment:
     def build_world(config: OwnDepth | OwnMasked, held_out: int) -> "World":
         from gap_jax.experiments.own import worlds
 
-        build = worlds.build_depth if isinstance(config, OwnDepth) else worlds.build_classes
-        return build(config, given.work, held_out)
+        if isinstance(config, OwnDepth):
+            return worlds.build_depth(config, given.work, held_out)
+        return worlds.build_classes(config, given.work, held_out)
 
     return Experiment("own", __doc__, presets(kind, given.targets[1::2]), build_world, sign, prefix="")
 
