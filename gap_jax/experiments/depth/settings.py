@@ -106,10 +106,10 @@ DPT = dataclasses.replace(
     optimizing=dataclasses.replace(UNET.optimizing, threshold=-1.0),
     finetuning=Finetuning(steps=10_000, batch=16, learning_rate=1e-5, schedule="constant", share=0.5),
 )
-# chosen on the validation rooms of seed 100: images that are hard, not hopeless
+# chosen with seed 100 on corrupted validation rooms: images that are hard, not hopeless
 SMALL = Settings(
     arms=("control", "agnostic", "guided", "adversarial", "guided-adversarial", "oracle"),
-    optimizing=Optimizing(prompts=8, prompts_per_target=4, learning_rate=6e-3, threshold=-0.05),
+    optimizing=Optimizing(prompts=8, prompts_per_target=4, learning_rate=2e-3, threshold=-0.08),
     generating=Generating(images=128),
     finetuning=Finetuning(steps=400, share=0.375),
     evaluating=Evaluating(severities=(2, 4), efficiency=()),
