@@ -57,7 +57,7 @@ def token_owner(settings: Settings, seed: int, arm: str, iteration: int = 0) -> 
 
 
 def tokens(owner: str, target: str | None, subset: str | None, count: int) -> tuple[str, ...]:
-    """Return the tokens of a population's prompts, such as `<guided-foggy-0>`.
+    """Return the tokens of a population's prompts, such as `<guided-fog-0>`.
 
     `owner` tells them from those of other populations with the same target and subset. The words are in lower
     case, because diffusers ignores it, and other characters than letters and digits become hyphens.
