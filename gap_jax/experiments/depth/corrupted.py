@@ -8,6 +8,7 @@ from gap_jax.data.corruptions.common import corrupt
 
 TARGET_IMAGES = 8
 TARGETS = {"fog": "fog", "blur": "defocus_blur"}  # the target domains' names, and those of their corruptions
+PHOTO_TEXTS = {"fog": "a photo in fog", "blur": "a blurry photo"}  # the targets, in photographs of anything
 SEVERITY = 3
 
 

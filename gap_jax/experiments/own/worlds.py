@@ -13,11 +13,10 @@ from gap_jax.diffusion.align import Alignment, inpaint
 from gap_jax.experiments.classification import worlds
 from gap_jax.experiments.classification.task import baselines, classification_task
 from gap_jax.experiments.depth import files
+from gap_jax.experiments.depth.corrupted import PHOTO_TEXTS
 from gap_jax.experiments.own.folders import class_names, prepare
 from gap_jax.experiments.own.settings import OwnDepth, OwnMasked, OwnWhole
 from gap_jax.tasks.classification import class_weights, uniform_cross_entropy
-
-SHIFTS = {"fog": "a photo in fog", "blur": "a blurry photo"}  # the default targets: `files.CORRUPTED_TARGETS`
 
 
 def build_depth(config: OwnDepth, work: Path, held_out: int) -> World:
@@ -28,7 +27,9 @@ def build_depth(config: OwnDepth, work: Path, held_out: int) -> World:
     )
     targets = world.targets
     if not config.targets:
-        targets = {name: dataclasses.replace(target, text=SHIFTS[name]) for name, target in targets.items()}
+        targets = {
+            name: dataclasses.replace(target, text=PHOTO_TEXTS[name]) for name, target in targets.items()
+        }
     return dataclasses.replace(world, **_words(config), targets=targets)
 
 
@@ -41,7 +42,7 @@ def build_classes(config: OwnMasked, work: Path, held_out: int) -> World:
     ready = dataclasses.replace(config, data=data)
     validation, test = (worlds.held_out_set(ready, split, held_out) for split in ("validation", "test"))
     tested, targets = files.shifts(
-        domains, _targets(config, domains), validation, test, held_out, config.pixels, SHIFTS
+        domains, _targets(config, domains), validation, test, held_out, config.pixels, PHOTO_TEXTS
     )
     parts = worlds.parts_from_files(
         ready, title="", field="group", validation=validation, test=test, prompts=FixedPrompts()
@@ -96,7 +97,7 @@ def _words(config: OwnDepth | OwnMasked) -> dict[str, Any]:
     return {
         "title": config.data.resolve().name,
         "summary": f"The model {config.model} is fine-tuned on {config.data} and tested under shift.",
-        "prompts": FixedPrompts(agnostic=config.subject, written=tuple(texts or SHIFTS.values())),
+        "prompts": FixedPrompts(agnostic=config.subject, written=tuple(texts or PHOTO_TEXTS.values())),
     }
 
 

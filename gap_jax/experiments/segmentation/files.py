@@ -13,14 +13,13 @@ from gap_jax.closed_loop.world import (
 )
 from gap_jax.data.prepared import Prepared
 from gap_jax.diffusion.conditions import ADE20K_COLOURS, class_condition
-from gap_jax.experiments.depth.corrupted import TARGET_IMAGES, corrupted
+from gap_jax.experiments.depth.corrupted import PHOTO_TEXTS, TARGET_IMAGES, corrupted
 from gap_jax.experiments.segmentation.network import load_network, num_classes
 from gap_jax.experiments.segmentation.settings import SegmentationFiles
 from gap_jax.experiments.segmentation.world import segmentation_task
 from gap_jax.tasks.depth import NEGATIVE_PROMPT
 
 FIELDS = ("image", "classes")
-TARGET_TEXTS = {"fog": "a photo in fog", "blur": "a blurry photo"}
 WRITTEN = ("a photo in fog", "a dark photo at night", "a blurry photo", "a photo in bright sunlight")
 
 
@@ -65,9 +64,7 @@ def build(config: SegmentationFiles, held_out: int) -> World:
                 name: {**tested, "image": images} for name, images in corrupted(tested["image"]).items()
             },
         ),
-        targets={
-            name: TargetDomain(images=images, text=TARGET_TEXTS[name]) for name, images in shown.items()
-        },
+        targets={name: TargetDomain(images=images, text=PHOTO_TEXTS[name]) for name, images in shown.items()},
         prompts=FixedPrompts(agnostic="a photo", written=WRITTEN),
     )
 
