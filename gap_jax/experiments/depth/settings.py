@@ -109,6 +109,7 @@ DPT = dataclasses.replace(
 # chosen with seed 100 on corrupted validation rooms: images that are hard, not hopeless
 SMALL = Settings(
     arms=("control", "agnostic", "guided", "adversarial", "guided-adversarial", "oracle"),
+    sampling=SamplingSettings(guidance_scale=3.0),
     optimizing=Optimizing(prompts=8, prompts_per_target=4, learning_rate=2e-3, threshold=-0.08),
     generating=Generating(images=128),
     finetuning=Finetuning(steps=400, share=0.375),

@@ -61,7 +61,7 @@ class RoomsRecipe(Recipe):
     # the diffusion model once more, from the weights that `refine` ended with
     polish: TrainingPart = TrainingPart(700, 32, 1e-3, "muon")
     # the depth model `f`, trained on rooms of a narrow style
-    depth: TrainingPart = TrainingPart(500, 32, 3e-3, "muon")
+    depth: TrainingPart = TrainingPart(800, 16, 3e-3, "muon")
     # the depth model trained on rooms of all styles
     critic: TrainingPart = TrainingPart(900, 32, 3e-3, "muon")
     # the segmentation model, trained on rooms of a narrow style

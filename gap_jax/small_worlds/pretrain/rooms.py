@@ -72,21 +72,30 @@ def sample_probe(pipe: Pipeline, frozen: Params, clip: Clip, clip_params: Params
 
 
 def train_supervised(training: Training, folder: Path) -> None:
-    """Train and save the depth model `depth`, its `critic`, and the segmentation model."""
+    """Train and save the depth model `depth`, its `critic`, and the segmentation model.
+
+    The parameters of `depth` are not averaged: an average would be less sensitive to corruptions.
+    """
     recipe = training.recipe
     assert isinstance(recipe, RoomsRecipe)
-    for name, part, styles, width, transform in (
-        ("depth", recipe.depth, "narrow", 8, example_arrays()),
-        ("critic", recipe.critic, "every", 16, example_arrays(augment_image)),
+    for name, part, styles, width, transform, average in (
+        ("depth", recipe.depth, "narrow", 8, example_arrays(), None),
+        ("critic", recipe.critic, "every", 16, example_arrays(augment_image), 0.999),
     ):
         model = DepthUNet(levels=3, width=width, non_negative=True, **training.dtypes)
-        params = train_depth(training, name, part, model, styles, transform)
+        params = train_depth(training, name, part, model, styles, transform, average)
         save_depth(model, to_float16(params), folder / name)
     train_segmentation(training, folder)
 
 
 def train_depth(
-    training: Training, name: str, part: TrainingPart, model: DepthUNet, styles: str, transform: Transform
+    training: Training,
+    name: str,
+    part: TrainingPart,
+    model: DepthUNet,
+    styles: str,
+    transform: Transform,
+    average: float | None,
 ) -> Params:
     """Train a depth model on rooms of `styles`, a config of the data set: `narrow` or `every`."""
     batches = training.batches(training.source(styles, "train"), part, transform)
@@ -119,7 +128,7 @@ def train_depth(
         positive_bias = jnp.full((1,), 0.4)  # the last ReLU would never recover from an output below 0
         return params | {"last_conv2": params["last_conv2"] | {"bias": positive_bias}}
 
-    return training.train(name, part, loss, init, batches, measure)
+    return training.train(name, part, loss, init, batches, measure, average=average)
 
 
 WORLD = SmallWorld(

@@ -113,11 +113,13 @@ class Training:
         probe: Probe,
         optimizer: Callable[[TrainingPart], optax.GradientTransformation] | None = None,
         frozen: Params = (),
+        average: float | None = 0.999,
     ) -> Params:
         """Train the part `name` of the recipe in its own folder, by `gap_jax.stages.train`.
 
         `init(key)` returns the first parameters, `probe` is given parameters on the host, and
-        `optimizer(part)` is `make_optimizer` by default. Returns the moving average of the parameters.
+        `optimizer(part)` is `make_optimizer` by default. Returns the moving average of the parameters with the
+        decay `average`, or the parameters of the last step if it is None.
         """
         key = jax.random.fold_in(self.key, PARTS.index(name))
         init_key, train_key = jax.random.split(key)
@@ -134,7 +136,7 @@ class Training:
             folder=self.recipe.work / name,
             config=config | dataclasses.asdict(part),
             frozen=frozen,
-            average=0.999,
+            average=average,
             probe=lambda params: probe(jax.device_get(params)),
             probe_every=max(part.steps // 20, 1),
             checkpoint_every=max(part.steps // 40, 1),
