@@ -112,7 +112,7 @@ SMALL = Settings(
     sampling=SamplingSettings(guidance_scale=3.0),
     optimizing=Optimizing(prompts=8, prompts_per_target=4, learning_rate=2e-3, threshold=-0.08),
     generating=Generating(images=128),
-    finetuning=Finetuning(steps=400, share=0.375),
+    finetuning=Finetuning(steps=400, share=0.25),
     evaluating=Evaluating(severities=(2, 4), efficiency=()),
 )
 PRESETS = {
