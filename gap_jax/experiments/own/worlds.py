@@ -47,11 +47,6 @@ def build_classes(config: OwnMasked, work: Path, held_out: int) -> World:
     parts = worlds.parts_from_files(
         ready, title="", field="group", validation=validation, test=test, prompts=FixedPrompts()
     )
-    if parts.generator.pipe.controlnet is not None:
-        raise ValueError(
-            f"{config.pipeline} has a ControlNet, which images with classes have no condition for: give a "
-            "pipeline without one, or remove controlnet from its model_index.json"
-        )
     labels, kept = worlds.labels_and_foregrounds(parts.original)
     task = classification_task(
         classes,

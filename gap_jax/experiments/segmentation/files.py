@@ -42,14 +42,7 @@ def build(config: SegmentationFiles, held_out: int) -> World:
     return World(
         title="Segmentation",
         summary=f"The model {config.model} is fine-tuned on {config.data} and tested under shift.",
-        generator=load_generator(
-            config.pipeline,
-            config.clip,
-            controlnet=config.controlnet,
-            dtype=config.dtype,
-            attention=config.attention,
-            recompute=config.recompute,
-        ),
+        generator=load_generator(config, config.controlnet),
         models=Models(model=model, critic=load_network(config.critic, count) if config.critic else model),
         task=segmentation_task(
             config.classes or tuple(map(str, range(count))),
