@@ -253,8 +253,8 @@ def _expect_tokens(names: Sequence[str], path: Path) -> None:
     """Raise ValueError for names of a model's parameters, which no token has."""
     if any(name.rpartition(".")[2] in _PARAMETERS for name in names):
         found = kind_of(names) or (
-            f"{', '.join(names[:3])[:200]}, a model's parameters: give a textual inversion, whose vectors are "
-            "named after their token, such as <gap>"
+            f"{', '.join(names[:3])[:200]}, a model's parameters: give a textual inversion, whose vectors "
+            "are named after their token, such as <gap>"
         )
         raise ValueError(
             f"{path} must hold one token with all vectors, or tokens numbered from 0, found {found}"

@@ -37,8 +37,11 @@ class SegmentationFiles(GeneratorFiles):
     """A data set with class maps, made by `gap_jax.data prepare`, and models in folders or on the hub."""
 
     data: Path = Path("data/segmented")  # prepared data set with the splits train, validation and test
-    # other target domains: name, and a folder of images, a file of features, or a text; without any, targets
-    # are validation images in fog and under defocus blur, also given in words
+    # further test sets: name and prepared data set
+    domains: dict[FileName, Path] = dataclasses.field(default_factory=dict)
+    # target domains: name, and a folder of images, a file of features, a text, or the data set of one of the
+    # domains, 8 of whose images are then not tested; without any, targets are validation images in fog and
+    # under defocus blur, also given in words
     targets: dict[FileName, Text] = dataclasses.field(default_factory=dict)
     # folder or hub id of the ControlNet, which sees class maps in ADE20K's colours; None: the pipeline's
     controlnet: Text | None = "lllyasviel/sd-controlnet-seg"
