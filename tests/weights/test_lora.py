@@ -37,9 +37,9 @@ DISTILLED = (  # with attention, the kinds of layers that the LoRAs of LCM and H
     "up_blocks.0.upsamplers.0.conv",
 )
 DISTILLED_MODULES = (  # ends of the names of the UNet's layers that the LoRAs of LCM and Hyper-SD change
-    "to_q to_k to_v to_out.0 proj_in proj_out ff.net.0.proj ff.net.2 conv1 conv2 conv_shortcut "
-    "downsamplers.0.conv upsamplers.0.conv time_emb_proj"
-).split()
+    *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
+    *("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj"),
+)
 RANK = 3
 
 
@@ -135,7 +135,7 @@ def distilled(name):
 
 
 def test_a_distilled_lora_changes_every_layer_as_peft_does(sd15, theirs, tmp_path):
-    options = {"target_modules": DISTILLED_MODULES, "init_lora_weights": False}
+    options = {"target_modules": list(DISTILLED_MODULES), "init_lora_weights": False}
     torch.manual_seed(0)
     adapted = get_peft_model(theirs.unet, LoraConfig(r=4, lora_alpha=3, **options)).half().float()
     factors = get_peft_model_state_dict(adapted)
@@ -169,7 +169,7 @@ def test_the_published_files_have_these_names_and_shapes():
         unet = diffusers.UNet2DConditionModel(cross_attention_dim=768)
     shapes = {}
     for name, module in unet.named_modules():
-        if name.endswith(tuple(DISTILLED_MODULES)):
+        if name.endswith(DISTILLED_MODULES):
             down, up, alpha = distilled(name)
             rows, *columns = module.weight.shape
             shapes |= {down: [64, *columns], up: [rows, 64, *([1] * len(columns[1:]))], alpha: []}
