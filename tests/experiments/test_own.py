@@ -122,12 +122,12 @@ def test_depth_runs_from_files_to_the_report(folder, sd15, clip, tmp_path):
 
 @pytest.mark.slow
 def test_class_maps_run_from_files_to_the_report(folder, sd15, clip, tmp_path, monkeypatch):
-    (tmp_path / "my_segmenters.py").write_text(SEGMENTER)
+    (tmp_path / "own_segmenter.py").write_text(SEGMENTER)
     monkeypatch.syspath_prepend(tmp_path)
     for i in range(9):
         save(tmp_path / "night" / "rgb" / f"{i}.png", depth_files.draw(50 + i, (64, 64)).image // 4)
         save(tmp_path / "night" / "classes" / f"{i}.png", class_map(50 + i))
-    networks = ["--model", "my_segmenters:segmenter", "--pipeline", str(sd15.folder)]
+    networks = ["--model", "own_segmenter:segmenter", "--pipeline", str(sd15.folder)]
     networks += ["--controlnet", str(sd15.folder / "controlnet"), "--clip", str(clip.folder)]
     shift = ["--first", "1", "--domains", "night", "night", "--targets", "night", "night"]
     main(["--data", str(folder("class-maps")), *networks, *shift, *QUICK])
@@ -138,12 +138,12 @@ def test_class_maps_run_from_files_to_the_report(folder, sd15, clip, tmp_path, m
 
 
 def test_class_maps_are_prepared_with_their_domains(folder, tmp_path, monkeypatch):
-    (tmp_path / "my_segmenters.py").write_text(SEGMENTER)
+    (tmp_path / "own_segmenter.py").write_text(SEGMENTER)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("gap_jax.experiments.segmentation.files.load_generator", lambda *given: given)
     root = folder("class-maps")
     root.rename(tmp_path / "night")
-    given = ["--model", "my_segmenters:segmenter", "--pixels", "32", "--first", "1", "--domains", "night"]
+    given = ["--model", "own_segmenter:segmenter", "--pixels", "32", "--first", "1", "--domains", "night"]
     own = experiment(
         args := ["--data", str(folder("class-maps")), *given, "night", "--targets", "night", "night"]
     )
