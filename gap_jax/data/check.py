@@ -105,7 +105,7 @@ def draw_masks(masks: Mapping[Path, Path], sheet: Path, size: int = 256, picture
     rows = []
     for image, mask in sample_evenly(list(masks.items()), pictures):
         frame = (size, size)
-        keep = square_array(read_mask(mask), size, frame)[..., None]
+        keep = square_array(read_mask(mask, None), size, frame)[..., None]
         rows.append(_masked_panels(MaskedExample(square_image(open_colour(image), size, frame), keep)))
     _draw(rows, sheet, MASKED_VIEW.legend)
 
