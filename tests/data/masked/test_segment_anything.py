@@ -87,16 +87,7 @@ def test_what_is_in_boxes_or_in_the_middle_is_cut_out(sam, tmp_path):
     lines = [f"cat/a.png,{x},{y},{right - x},{bottom - y}" for x, y, right, bottom in boxes]
     (tmp_path / "boxes.csv").write_text("\n".join(["file_name,x,y,width,height", *lines]))
     sheet = tmp_path / "sheet.png"
-    given = [
-        "masks",
-        "--sam",
-        str(sam),
-        "--images",
-        str(tmp_path / "images"),
-        "--sheet",
-        str(sheet),
-        "--masks",
-    ]
+    given = ["masks", f"--sam={sam}", f"--images={tmp_path / 'images'}", f"--sheet={sheet}", "--masks"]
     main([*given, str(tmp_path / "boxed"), "--boxes", str(tmp_path / "boxes.csv")])
     main([*given, str(tmp_path / "middle")])
     for folder, image, prompt in (
