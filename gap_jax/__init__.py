@@ -87,6 +87,7 @@ _HOMES = {
     "Preset": "gap_jax.closed_loop.command",
     "main": "gap_jax.closed_loop.command",
     "Settings": "gap_jax.closed_loop.settings",
+    "GeneratorFiles": "gap_jax.closed_loop.settings",
     "SamplingSettings": "gap_jax.closed_loop.settings",
     "Optimizing": "gap_jax.closed_loop.settings",
     "Generating": "gap_jax.closed_loop.settings",

@@ -20,10 +20,12 @@ import numpy as np
 from gap_jax.checks import expect_finite, expect_shape
 from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.files import write_whole
-from gap_jax.weights.identify import identify
+from gap_jax.weights.identify import identify, kind_of
 from gap_jax.weights.tensors import load_file, open_safetensors, to_array
 
 _HEADER = "gap_jax"
+_LONGEST = 75  # vectors that a text of 77 tokens has room for, between its start and its end
+_PARAMETERS = ("weight", "bias", "kernel")  # the last words in the names of a model's parameters
 
 
 def save(
@@ -67,12 +69,19 @@ def load(path: str | Path) -> np.ndarray:
     - `{"<placeholder_token_0>": [D], "<placeholder_token_1>": [D], …}`: `learned_embeds-{step}.bin` of the
       paper's authors; the vectors are stacked by their index.
 
-    Raises FileNotFoundError; ValueError for a file that is not readable, has none of these forms, or holds
-    NaN or infinity; ImportError for a pickle if torch is not installed.
+    Raises FileNotFoundError; ValueError for a file that is not readable, has none of these forms, names its
+    vectors like the parameters of a model, has more vectors than a text has room for, or holds NaN or
+    infinity; ImportError for a pickle if torch is not installed.
     """
     path = Path(path)
     content = load_file(path, "prompt file")
-    return _expect_embeddings(f"the embeddings in {path}", np.atleast_2d(_stacked(content, path)))
+    embeddings = np.atleast_2d(_stacked(content, path))
+    if len(embeddings) > _LONGEST:
+        raise ValueError(
+            f"{path} must hold a prompt of at most {_LONGEST} vectors, the length of a text, found "
+            f"{len(embeddings)}: it is another table, such as a vocabulary or a layer of a model"
+        )
+    return _expect_embeddings(f"the embeddings in {path}", embeddings)
 
 
 def load_metadata(path: str | Path) -> dict[str, Any]:
@@ -219,6 +228,7 @@ def _stacked(content: Any, path: Path) -> np.ndarray:
             f"{path} is a textual inversion of Stable Diffusion XL (clip_l, clip_g), which gap_jax does not "
             "have: give one of Stable Diffusion 1.x or 2.x"
         )
+    _expect_tokens([str(name) for name in content], path)
     arrays = {name: to_array(value, name, path) for name, value in content.items()}
     if len(arrays) == 1:
         return next(iter(arrays.values()))
@@ -237,6 +247,18 @@ def _stacked(content: Any, path: Path) -> np.ndarray:
             f"the numbered tokens in {path} must all have one shape [D], found {', '.join(map(str, shapes))}"
         )
     return np.stack(vectors)
+
+
+def _expect_tokens(names: Sequence[str], path: Path) -> None:
+    """Raise ValueError for names of a model's parameters, which no token has."""
+    if any(name.rpartition(".")[2] in _PARAMETERS for name in names):
+        found = kind_of(names) or (
+            f"{', '.join(names[:3])[:200]}, a model's parameters: give a textual inversion, whose vectors "
+            "are named after their token, such as <gap>"
+        )
+        raise ValueError(
+            f"{path} must hold one token with all vectors, or tokens numbered from 0, found {found}"
+        )
 
 
 def _expect_embeddings(name: str, embeddings: np.ndarray) -> np.ndarray:

@@ -158,6 +158,19 @@ def test_a_pickle_without_torch_says_what_to_do(tmp_path, monkeypatch):
             r"must be finite, found NaN .* first at index \[1, 1\]",
         ),
         ({"<a>": "b"}, "must be a tensor, found str"),
+        (
+            torch.nn.Linear(4, 2, bias=False).state_dict(),
+            "found weight, a model's parameters: give a textual",
+        ),
+        (
+            torch.nn.Sequential(torch.nn.Linear(4, 2, bias=False)).state_dict(),
+            "found 0.weight, a model's parameters",
+        ),
+        (
+            torch.nn.Sequential(*[torch.nn.RMSNorm(4) for _ in range(3)]).state_dict(),
+            "found 0.weight, 1.weight, 2.weight, a model's parameters",
+        ),
+        ({"projection": torch.zeros(76, 4)}, "at most 75 vectors, the length of a text, found 76"),
     ],
 )
 def test_files_of_an_unknown_form_are_refused(tmp_path, content, message):

@@ -6,14 +6,16 @@ from gap_jax.closed_loop.settings import Optimizing, Settings
 from gap_jax.closed_loop.terms import guidance, weights_of
 from gap_jax.closed_loop.world import World
 from gap_jax.data.generated import check_class_names
+from gap_jax.data.loader import stack
 from gap_jax.ranges import FILE_NAME
 from gap_jax.stages.guidance import FeatureStatistics
 
 
 def check_requirements(settings: Settings, world: World) -> None:
-    """Raise ValueError for arms or sizes that this world cannot serve."""
+    """Raise ValueError for arms or sizes that this world cannot serve, and for labels that make no sense."""
     arms = {name: ARMS[name] for name in settings.arms}
     _check_names(world)
+    _check_labels(world)
     _check_tokens(settings, world)
     for name, arm in arms.items():
         if arm.guided:
@@ -44,6 +46,22 @@ def _check_names(world: World) -> None:
             if not FILE_NAME.holds(name):
                 raise ValueError(f"the {kind} {name!r} must be renamed: its name must be {FILE_NAME.text}")
     check_class_names(classes, world.data.original[0])
+
+
+def _check_labels(world: World) -> None:
+    """Raise ValueError naming the data set whose labels do not fit the task.
+
+    Of the training examples, the first one is looked at; the stages check the others as they use them.
+    """
+    data = world.data
+    sets = {"the training set": stack([data.original[0]]), "the test set": data.test}
+    sets |= {f"the validation set {name}": batch for name, batch in data.validation.items()}
+    sets |= {f"the test set {name}": batch for name, batch in data.domains.items()}
+    for name, batch in sets.items():
+        try:
+            world.task.check(batch)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
 
 
 def _check_tokens(settings: Settings, world: World) -> None:

@@ -37,6 +37,21 @@ STAGES = ("optimize", "generate", "finetune", "evaluate", "report")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class GeneratorFiles:
+    """Stable Diffusion and CLIP in folders, on the hub or in a small world, and how they compute."""
+
+    pipeline: Text = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # folder or hub id of Stable Diffusion
+    clip: Text = "openai/clip-vit-large-patch14"  # folder or hub id of CLIP
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # precision of Stable Diffusion and CLIP
+    # how long sequences attend: the whole map ("xla"), blocks of queries, a fused kernel of the GPU or TPU
+    # ("flash"), or what suits the machine
+    attention: Literal["auto", "xla", "blocks", "flash"] = "auto"
+    # what gradients compute again to save memory: nothing, the blocks of Stable Diffusion, or these only for
+    # images of 256 pixels or more
+    recompute: Literal["auto", "nothing", "blocks"] = "auto"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
     """The way Stable Diffusion draws images, both while prompts are optimised and when data is generated."""
 

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from gap_jax.closed_loop.settings import GeneratorFiles
 from gap_jax.data.batch import Example, HostBatch, Transform
 from gap_jax.data.loader import Source, stack
 from gap_jax.diffusion.align import Alignment
 from gap_jax.diffusion.pipeline import Params, Pipeline
-from gap_jax.models.attention import Form
 from gap_jax.models.clip import Clip
-from gap_jax.models.layers import Recompute
 from gap_jax.models.network import Network
 from gap_jax.report.results import Legend
 from gap_jax.stages.evaluate import SetKey
@@ -33,24 +32,16 @@ class Generator:
     clip_params: Params
 
 
-def load_generator(
-    pipeline: str,
-    clip: str,
-    *,
-    controlnet: str | Sequence[str] | None = None,
-    dtype: str = "float32",
-    attention: Form = "auto",
-    recompute: Recompute = "auto",
-) -> Generator:
+def load_generator(files: GeneratorFiles, controlnet: str | Sequence[str] | None = None) -> Generator:
     """Load a generator from folders, from the hub, or from a small world by its name.
 
-    - `pipeline`, `clip`, `controlnet`: as `load_pipeline` and `load_clip` take them. Without `controlnet`, it
-      is the pipeline's own, if there is one.
-    - `dtype`: the precision of all networks.
-    - `attention`, `recompute`: as `load_pipeline` takes them.
+    `controlnet` is one ControlNet or several, as `load_pipeline` takes them; None: the pipeline's own, if
+    there is one. Raises the errors of `load_pipeline` and `load_clip`.
     """
-    pipe, params = load_pipeline(pipeline, controlnet, dtype, attention=attention, recompute=recompute)
-    clip_model, clip_params = load_clip(clip, dtype)
+    pipe, params = load_pipeline(
+        files.pipeline, controlnet, files.dtype, attention=files.attention, recompute=files.recompute
+    )
+    clip_model, clip_params = load_clip(files.clip, files.dtype)
     return Generator(pipe=pipe, params=params, clip=clip_model, clip_params=clip_params)
 
 

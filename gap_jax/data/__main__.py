@@ -1,4 +1,4 @@
-"""Check, prepare and export data sets, and make masks from boxes; docs/data.md describes the layouts.
+"""Check, prepare and export data sets, and make masks for them; docs/data.md describes the layouts.
 
 Example: `python -m gap_jax.data check taskonomy --root FOLDER`.
 """
@@ -12,7 +12,7 @@ from gap_jax.data.depth.folder import DepthFolderLayout
 from gap_jax.data.depth.omnidata import OmnidataLayout
 from gap_jax.data.depth.taskonomy import TaskonomyLayout
 from gap_jax.data.inventory import describe_faults
-from gap_jax.data.masked.boxes import write_masks
+from gap_jax.data.masked.boxes import Fill, fill_boxes, write_masks
 from gap_jax.data.masked.folder import MaskedFolderLayout, WholeFolderLayout
 from gap_jax.data.masked.iwildcam import IWildCamLayout
 from gap_jax.data.masked.waterbirds import WaterbirdsLayout
@@ -94,19 +94,43 @@ def run_prepare(
     )
 
 
-def run_masks(boxes: Path, images: Path, masks: Path, suffix: str = "", tolerance: float = 0.01) -> None:
-    """Make masks from boxes around the foreground; no file but an older mask of this command is replaced.
+def run_masks(
+    images: Path,
+    masks: Path,
+    boxes: Path | None = None,
+    sam: str | None = None,
+    suffix: str = "",
+    sheet: Path = Path("contact_sheet.png"),
+    tolerance: float = 0.01,
+) -> None:
+    """Make masks of the foreground, from boxes around it, by Segment Anything, or by both.
+
+    No file but an older mask and an older contact sheet of this command is replaced.
 
     Args:
+        images: folder of the images, which the file names of the boxes are relative to
+        masks: folder to write masks to, as PNG files with the images' names
         boxes: CSV file with the columns file_name,x,y,width,height, in pixels, or JSON file in the format of
             COCO or of MegaDetector
-        images: folder that the file names of the boxes are relative to
-        masks: folder to write masks to, as PNG files with the images' names
+        sam: folder or hub id of Segment Anything, such as facebook/sam-vit-base, to cut out what is in the
+            boxes or, without boxes, what is in the middle of each image
         suffix: text between the image's name and .png in a mask's name; _mask for Waterbirds
+        sheet: PNG file to draw some images in, each with its foreground and its mask
         tolerance: share of images that may be unusable; more are an error
     """
-    count, faults = write_masks(boxes, images, masks, suffix, tolerance)
-    print("\n".join([f"{masks}: wrote {count} masks", *describe_faults(faults)]))
+    if boxes is None and sam is None:
+        raise ValueError("masks are made from boxes, by Segment Anything, or by both: give --boxes or --sam")
+    from gap_jax.data.check import draw_masks
+
+    fill: Fill = fill_boxes
+    if sam is not None:
+        from gap_jax.data.masked.segment_anything import SegmentAnything
+
+        fill = SegmentAnything(sam)
+    written, faults = write_masks(boxes, images, masks, suffix, tolerance, fill)
+    print("\n".join([f"{masks}: wrote {len(written)} masks", *describe_faults(faults)]))
+    if written:
+        draw_masks(written, sheet)
 
 
 def run_unpack(parquet: Path, root: Path) -> None:

@@ -1,6 +1,6 @@
 """The check of a data set's folder before training: its contents in numbers and in pictures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from gap_jax.data.depth.read import DepthExample, read_depth_example
-from gap_jax.data.files import Fault
+from gap_jax.data.files import Fault, open_colour, read_mask, square_array, square_image
 from gap_jax.data.inventory import Layout, check_fault_share, describe_faults, sample_evenly
 from gap_jax.data.masked.read import MaskedExample, check_kept_share, read_masked_example
 from gap_jax.data.segmented.read import UNLABELLED, SegmentedExample, read_segmented_example
@@ -82,9 +82,7 @@ def check(
             names = [part for part in paths[1:] if isinstance(part, str) and part]
             print("\n  ".join([f"{paths.id}: {description}", *names]))
         rows = [view.panels(view.read(layout, paths, size)) for paths, _ in sample_evenly(readable, pictures)]
-        sheet.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(contact_sheet(rows)).save(sheet)
-        print(f"{sheet} shows {view.legend}: look at it and see that they belong together")
+        _draw(rows, sheet, view.legend)
     errors = []
     for examine in (
         lambda: inventory.check_faults(tolerance),
@@ -97,6 +95,25 @@ def check(
             errors.append(str(error))
     if errors:
         raise ValueError("\n".join(errors))
+
+
+def draw_masks(masks: Mapping[Path, Path], sheet: Path, size: int = 256, pictures: int = 8) -> None:
+    """Draw some images, their foregrounds and their masks in the PNG file `sheet`, `size` pixels each.
+
+    `masks` has the path of each image's mask by the path of the image.
+    """
+    rows = []
+    for image, mask in sample_evenly(list(masks.items()), pictures):
+        frame = (size, size)
+        keep = square_array(read_mask(mask, None), size, frame)[..., None]
+        rows.append(_masked_panels(MaskedExample(square_image(open_colour(image), size, frame), keep)))
+    _draw(rows, sheet, MASKED_VIEW.legend)
+
+
+def _draw(rows: Sequence[Sequence[np.ndarray]], sheet: Path, legend: str) -> None:
+    sheet.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(contact_sheet(rows)).save(sheet)
+    print(f"{sheet} shows {legend}: look at it and see that they belong together")
 
 
 def contact_sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:

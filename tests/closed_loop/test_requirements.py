@@ -11,6 +11,7 @@ from gap_jax.closed_loop.programs import num_micro_batches
 from gap_jax.closed_loop.requirements import check_requirements
 from gap_jax.closed_loop.settings import Optimizing, SamplingSettings, Settings
 from gap_jax.closed_loop.world import load_others
+from gap_jax.data.loader import unstack
 from gap_jax.experiments.depth.settings import SmallRooms
 from gap_jax.experiments.depth.small_world import build
 
@@ -54,6 +55,18 @@ def test_names_that_would_leave_their_folder_are_refused(world, name):
     classes = dataclasses.replace(world.task, classes=("depth",))
     with pytest.raises(ValueError, match=r"the class 'depth' must be renamed.*none of depth, mask, metadata"):
         check_requirements(SETTINGS, dataclasses.replace(world, task=classes))
+
+
+def test_labels_that_do_not_fit_the_task_are_refused_in_every_set(world):
+    wrong = {**world.data.test, "depth": world.data.test["depth"] * 255}
+    for name, data in (
+        ("the test set", dataclasses.replace(world.data, test=wrong)),
+        ("the test set far", dataclasses.replace(world.data, domains={"far": wrong})),
+        ("the validation set clean", dataclasses.replace(world.data, validation={"clean": wrong})),
+        ("the training set", dataclasses.replace(world.data, original=unstack(wrong))),
+    ):
+        with pytest.raises(ValueError, match=rf"^{name}: image 0: depth .* must be in \[0, 1\], found"):
+            check_requirements(SETTINGS, dataclasses.replace(world, data=data))
 
 
 def test_two_populations_with_one_token_are_refused(world):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shlex
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from gap_jax.closed_loop.arms import ARMS
+from gap_jax.closed_loop.command import parse
 from gap_jax.data.masked.dataset import MaskedFolder
 from gap_jax.data.masked.folder import MaskedFolderLayout
 from gap_jax.data.prepared import Prepared
@@ -24,13 +26,26 @@ from tests.data.depth_files import save
 from tests.models.test_depth_unet import TorchUNet
 
 CLASSES = ("cat", "dog", "fox")
-SHORT = shlex.split(
-    "--quick --pixels 64 --size 64 --sampling.size 64 --optimizing.prompts 1 --optimizing.steps 2 "
+SEGMENTER = """
+import torch
+
+def segmenter():
+    return torch.nn.Conv2d(3, 3, 4, 4)
+"""
+QUICK = shlex.split(
+    "--quick --pixels 64 --sampling.size 64 --optimizing.prompts 1 --optimizing.steps 2 "
     "--optimizing.batch 2 --optimizing.micro-batch 2 --optimizing.denoising-steps 2 "
     "--optimizing.adversarial-start 1 --generating.images 8 --generating.batch 4 "
     "--generating.denoising-steps 2 --finetuning.steps 4 --finetuning.batch 4 --evaluating.images 8 "
     "--evaluating.severities --evaluating.efficiency"
 )
+SHORT = [*QUICK, "--size", "64"]  # class maps have no size of their own
+
+
+def class_map(seed):
+    """A class map of 64 x 64 pixels: squares of the classes 1 to 3, and pixels without a class."""
+    squares = np.random.default_rng(seed).choice(np.array([0, 1, 2, 3], np.uint8), (8, 8))
+    return squares.repeat(8, 0).repeat(8, 1)
 
 
 @pytest.fixture
@@ -41,12 +56,15 @@ def folder(tmp_path, monkeypatch, one_process):
     def make(kind):
         root = tmp_path / "mine"
         for i in range(30):
+            flat = kind in ("depth", "class-maps")
             if kind == "depth":
                 drawn = zip(("rgb", "depth"), depth_files.draw(i, (64, 64)), strict=False)
+            elif kind == "class-maps":
+                drawn = {"rgb": depth_files.draw(i, (64, 64)).image, "classes": class_map(i)}.items()
             else:
                 drawn = zip(("images", "masks"), masked_files.draw(i), strict=True)
             for name, pixels in drawn:
-                save(root / name / ("" if kind == "depth" else CLASSES[i % 3]) / f"{i:02d}.png", pixels)
+                save(root / name / ("" if flat else CLASSES[i % 3]) / f"{i:02d}.png", pixels)
         if kind == "classes":
             (root / "masks").rename(tmp_path / "unused")
         return root
@@ -100,6 +118,44 @@ def test_depth_runs_from_files_to_the_report(folder, sd15, clip, tmp_path):
     guided = {(prompt.arm, prompt.target) for prompt in results.prompts if prompt.target}
     assert guided == {("guided-adversarial", "night")}
     assert {prompt.name for prompt in results.prompts if prompt.arm == "agnostic"} == {"a photo"}
+
+
+@pytest.mark.slow
+def test_class_maps_run_from_files_to_the_report(folder, sd15, clip, tmp_path, monkeypatch):
+    (tmp_path / "own_segmenter.py").write_text(SEGMENTER)
+    monkeypatch.syspath_prepend(tmp_path)
+    for i in range(9):
+        save(tmp_path / "night" / "rgb" / f"{i}.png", depth_files.draw(50 + i, (64, 64)).image // 4)
+        save(tmp_path / "night" / "classes" / f"{i}.png", class_map(50 + i))
+    networks = ["--model", "own_segmenter:segmenter", "--pipeline", str(sd15.folder)]
+    networks += ["--controlnet", str(sd15.folder / "controlnet"), "--clip", str(clip.folder)]
+    shift = ["--first", "1", "--domains", "night", "night", "--targets", "night", "night"]
+    main(["--data", str(folder("class-maps")), *networks, *shift, *QUICK])
+    results = load(tmp_path / "runs" / "own" / "results.json")
+    assert {column.name for column in results.columns} == {"clean", "night"}
+    assert list(results.metrics) == ["miou", "accuracy", "cross_entropy"]
+    assert {prompt.target for prompt in results.prompts if prompt.target} == {"night"}
+
+
+def test_class_maps_are_prepared_with_their_domains(folder, tmp_path, monkeypatch):
+    (tmp_path / "own_segmenter.py").write_text(SEGMENTER)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("gap_jax.experiments.segmentation.files.load_generator", lambda *given: given)
+    root = folder("class-maps")
+    root.rename(tmp_path / "night")
+    given = ["--model", "own_segmenter:segmenter", "--pixels", "32", "--first", "1", "--domains", "night"]
+    own = experiment(
+        args := ["--data", str(folder("class-maps")), *given, "night", "--targets", "night", "night"]
+    )
+    options = parse(own, args)
+    assert options.settings.optimizing.threshold is None and own.adversarial_sign(options.world) == -1
+    world = own.build_world(options.world, 2)
+    assert world.title == "mine" and world.prompts.agnostic == "a photo"
+    assert len(world.data.original) == 24 and len(world.data.domains["night"]["image"]) == 2
+    assert world.targets["night"].images.shape == (8, 32, 32, 3)
+    number = int(Path(world.data.original.files()[0]).stem)
+    labels = class_map(number).astype(int)[1::2, 1::2, None]
+    np.testing.assert_array_equal(world.data.original[0]["classes"], np.where(labels, labels - 1, 255))
 
 
 @pytest.mark.slow

@@ -1,12 +1,15 @@
 """LoRAs change the weights as diffusers and peft do."""
 
+import hashlib
 import json
+import math
 
 import diffusers
 import jax
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
 
 import gap_jax
@@ -32,6 +35,10 @@ DISTILLED = (  # with attention, the kinds of layers that the LoRAs of LCM and H
     "up_blocks.1.resnets.0.conv_shortcut",
     "down_blocks.0.downsamplers.0.conv",
     "up_blocks.0.upsamplers.0.conv",
+)
+DISTILLED_MODULES = (  # ends of the names of the UNet's layers that the LoRAs of LCM and Hyper-SD change
+    *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
+    *("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj"),
 )
 RANK = 3
 
@@ -119,6 +126,71 @@ def test_weights_are_those_that_diffusers_fuses(sd15, theirs, tmp_path, names):
             changed += not np.array_equal(value, before[component][key])
     assert changed == 15
     jax.tree.map(np.testing.assert_array_equal, params["vae"], sd15.params["vae"])
+
+
+def distilled(name):
+    """The names of down, up and alpha in a file of LCM or Hyper-SD, for a layer of the UNet."""
+    layer = f"lora_unet_{name.replace('.', '_')}"
+    return f"{layer}.lora_down.weight", f"{layer}.lora_up.weight", f"{layer}.alpha"
+
+
+def test_a_distilled_lora_changes_every_layer_as_peft_does(sd15, theirs, tmp_path):
+    options = {"target_modules": list(DISTILLED_MODULES), "init_lora_weights": False}
+    torch.manual_seed(0)
+    adapted = get_peft_model(theirs.unet, LoraConfig(r=4, lora_alpha=3, **options))
+    for name, factor in adapted.named_parameters():
+        if "lora_" in name:
+            factor.data = factor.data.half().float()
+    factors = get_peft_model_state_dict(adapted)
+    layers = {name.removeprefix("base_model.model.").rsplit(".", 2)[0] for name in factors}
+    state = {}
+    for layer in layers:
+        down, up, alpha = distilled(layer)
+        state[down] = factors[f"base_model.model.{layer}.lora_A.weight"].half()
+        state[up] = factors[f"base_model.model.{layer}.lora_B.weight"].half()
+        state[alpha] = torch.tensor(3.0).half()
+    save_file(state, tmp_path / "pytorch_lora_weights.safetensors", {"format": "pt"})
+    expected = adapted.merge_and_unload().state_dict()
+    _, params = gap_jax.load_pipeline(sd15.folder, lora=[tmp_path])
+    before = state_dict(sd15.params["unet"])
+    changed = set()
+    for name, value in state_dict(params["unet"]).items():
+        reference = expected[name] if name.removesuffix(".weight") in layers else before[name]
+        np.testing.assert_allclose(value, reference, rtol=1e-5, atol=1e-5, err_msg=name)
+        if not np.array_equal(value, before[name]):
+            changed.add(name.removesuffix(".weight"))
+    assert changed == layers and {name.rsplit(".", 1)[-1] for name in layers} >= {"0", "2", "conv", "proj_in"}
+
+
+def test_the_published_files_have_these_names_and_shapes():
+    """The header of `latent-consistency/lcm-lora-sdv1-5` to the bit, and the size of Hyper-SD's files.
+
+    Public repositories quote SHA-256 and length of the former, and the length 269,127,064 of the latter,
+    `Hyper-SD15-8steps-lora.safetensors`. Both have rank 64 for Stable Diffusion 1.5.
+    """
+    with torch.device("meta"):
+        unet = diffusers.UNet2DConditionModel(cross_attention_dim=768)
+    shapes = {}
+    for name, module in unet.named_modules():
+        if name.endswith(DISTILLED_MODULES):
+            down, up, alpha = distilled(name)
+            rows, *columns = module.weight.shape
+            shapes |= {down: [64, *columns], up: [rows, 64, *([1] * len(columns[1:]))], alpha: []}
+
+    def header(dtype, width, metadata):
+        content, end = dict(metadata), 0
+        for name in sorted(shapes):
+            start, end = end, end + width * math.prod(shapes[name])
+            content[name] = {"dtype": dtype, "shape": shapes[name], "data_offsets": [start, end]}
+        text = json.dumps(content, separators=(",", ":"))
+        return (text + " " * (-len(text) % 8)).encode(), end
+
+    lcm, size = header("F16", 2, {"__metadata__": {"format": "pt"}})
+    assert 8 + len(lcm) + size == 134_621_556
+    known = "3ca15dde66470e73c8d68dbb9ab64d6e7ad014f525b58193a9a3b161eb6cc263"
+    assert hashlib.sha256(lcm).hexdigest() == known
+    hyper, size = header("F32", 4, {})
+    assert 8 + len(hyper) + size == 269_127_064
 
 
 def test_two_loras_add_up_and_an_alpha_in_the_header_counts(sd15, theirs, tmp_path):

@@ -3,7 +3,7 @@
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ from gap_jax.files import write_whole
 
 _OURS = "gap_jax.data masks"  # the PNG text `Software` of masks, by which they may be replaced
 _SIDES = ("x", "y", "width", "height")
+Sides = tuple[int, int, int, int]  # left, top, right and bottom of a box, in pixels
+Fill = Callable[[Image.Image, Sequence[Sides]], np.ndarray]  # from image and boxes to a mask, bool [H,W]
 
 
 class Box(NamedTuple):
@@ -98,53 +100,78 @@ def _box(image: str, sides: list, place: str, relative: bool = False) -> Box:
         raise ValueError(f"{place}: a box must be four numbers {', '.join(_SIDES)}, found {sides}") from error
 
 
-def write_masks(
-    boxes: Path, images: Path, masks: Path, suffix: str = "", tolerance: float = 0.01
-) -> tuple[int, list[Fault]]:
-    """Write a mask for every image that has boxes; return the number of masks and the faults of other images.
+def fill_boxes(image: Image.Image, boxes: Sequence[Sides]) -> np.ndarray:
+    """Return a mask, bool `[H,W]`, that is True in all pixels of the boxes."""
+    keep = np.zeros((image.height, image.width), bool)
+    for left, top, right, bottom in boxes:
+        keep[top:bottom, left:right] = True
+    return keep
 
-    A mask is `{masks}/{stem}{suffix}.png`, 255 in all pixels that a box touches and 0 elsewhere. Images that
-    do not exist are passed over if boxes are relative, because MegaDetector's files list whole archives.
-    Nothing is written outside `masks`, nor over a file that this function has not written.
+
+def write_masks(
+    boxes: Path | None,
+    images: Path,
+    masks: Path,
+    suffix: str = "",
+    tolerance: float = 0.01,
+    fill: Fill = fill_boxes,
+) -> tuple[dict[Path, Path], list[Fault]]:
+    """Write a mask for every image that has boxes; return the masks by image, and the faults of other images.
+
+    A mask is `{masks}/{stem}{suffix}.png`, 255 where `fill` is True, which by default is in all pixels that a
+    box touches, and 0 elsewhere. Without a file of boxes, every image gets a mask. Images that do not exist
+    are passed over if boxes are relative, because MegaDetector's files list whole archives. Nothing is
+    written outside `masks`, nor over a file that this function has not written.
 
     Raises the errors of `read_boxes`, and ValueError for a box that has no pixel in its image, for two images
     with the same mask, for a mask that would replace another file, and if more than the share `tolerance` of
     the images cannot be used. Names are checked before anything is written.
     """
     boxes_by_image: dict[str, list[Box]] = defaultdict(list)
-    for box in read_boxes(boxes):
+    for box in read_boxes(boxes) if boxes else ():
         boxes_by_image[box.image].append(box)
     paths = {name: _image_path(images, name, found[0].place) for name, found in boxes_by_image.items()}
     paths = {
         name: path for name, path in paths.items() if path.is_file() or not boxes_by_image[name][0].relative
     }
+    if boxes is None:
+        listing = list_files(images, IMAGE_SUFFIXES)
+        paths = {name: Path(os.path.abspath(path)) for name, path in listing.files.items()}
+        if not paths:
+            raise FileNotFoundError(f"{images} has no images: {listing.describe()}")
     if boxes_by_image and not paths:
         raise ValueError(
             f"none of the {len(boxes_by_image)} images with boxes in {boxes}, such as "
             f"{next(iter(boxes_by_image))}, is in {images}: {list_files(images, IMAGE_SUFFIXES).describe()}"
         )
     targets = _mask_paths(images, masks, suffix, paths)
-    faults = []
+    written, faults = {}, []
     for name, path in tqdm(paths.items(), desc="masks", unit="image"):
         try:
-            width, height = open_image(path).size
+            image = open_image(path)
+            keep = fill(image, [_in_image(box, path, image) for box in boxes_by_image.get(name, ())])
+            if not keep.any():
+                raise Fault(path, "has no foreground that was found: give it a box, or draw its mask")
         except Fault as fault:
             faults.append(fault)
             check_fault_share(faults, len(paths), tolerance)
             continue
-        keep = np.zeros((height, width, 1), bool)
-        for box in boxes_by_image[name]:
-            first_x, first_y, last_x, last_y = box.in_pixels(width, height)
-            left, right = np.clip((np.floor(first_x), np.ceil(last_x)), 0, width).astype(int)
-            top, bottom = np.clip((np.floor(first_y), np.ceil(last_y)), 0, height).astype(int)
-            if left >= right or top >= bottom:
-                raise ValueError(
-                    f"{box.place}: the box {tuple(box[1:5])} has no pixel in {path}, which is "
-                    f"{format_size((width, height))} pixels large"
-                )
-            keep[top:bottom, left:right] = True
-        write_whole(targets[name], png(keep, software=_OURS))
-    return len(paths) - len(faults), faults
+        write_whole(targets[name], png(keep[..., None], software=_OURS))
+        written[path] = targets[name]
+    return written, faults
+
+
+def _in_image(box: Box, path: Path, image: Image.Image) -> Sides:
+    """Return the pixels of an image that a box touches; raise ValueError if there are none."""
+    first_x, first_y, last_x, last_y = box.in_pixels(*image.size)
+    left, right = np.clip((np.floor(first_x), np.ceil(last_x)), 0, image.width).astype(int)
+    top, bottom = np.clip((np.floor(first_y), np.ceil(last_y)), 0, image.height).astype(int)
+    if left >= right or top >= bottom:
+        raise ValueError(
+            f"{box.place}: the box {tuple(box[1:5])} has no pixel in {path}, which is "
+            f"{format_size(image.size)} pixels large"
+        )
+    return int(left), int(top), int(right), int(bottom)
 
 
 def _image_path(images: Path, name: str, place: str) -> Path:

@@ -1,4 +1,4 @@
-"""One's own images with class maps: the folders `rgb` and `classes`, below `train`, `validation`, `test`."""
+"""One's own images with class maps: the folders `rgb` and `classes`."""
 
 import dataclasses
 from pathlib import Path
@@ -7,19 +7,19 @@ from typing import ClassVar
 from gap_jax.data.files import IMAGE_SUFFIXES, Fault
 from gap_jax.data.inventory import Inventory, abbreviate
 from gap_jax.data.reading.listing import list_files
+from gap_jax.data.reading.splits import SplitFolder, find_splits
 from gap_jax.data.segmented.read import SegmentedPaths
 
 CLASS_SUFFIXES = (".png",)
-SPLITS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
-class SegmentedFolderLayout:
+class SegmentedFolderLayout(SplitFolder):
     """Your own images with class maps: a folder with `rgb` and `classes`, or one such folder for each split.
 
     Files with the same name form an example. Images are PNG, JPEG or WebP files. A class map is a PNG file as
     large as its image, whose pixels are the numbers of classes: grey values of 8 or 16 bits, or the indices
-    of a palette. Splits are the folders `train`, `validation` and `test`.
+    of a palette.
     """
 
     first: int = 0
@@ -31,26 +31,17 @@ class SegmentedFolderLayout:
     def find(self, root: Path) -> Inventory:
         """List the examples, with their names below `rgb` as ids.
 
-        A folder without an example has that as its problem. Raises the errors of `Layout.find`.
+        A folder without an example has that as its problem. Raises the errors of `find_splits` and of
+        `Layout.find`.
         """
-        folders = {split: root / split for split in SPLITS if (root / split).is_dir()} or {"train": root}
-        found = {split: _find(folder) for split, folder in folders.items()}
-        return Inventory(
-            {split: inventory.splits["train"] for split, inventory in found.items()},
-            [fault for inventory in found.values() for fault in inventory.faults],
-            [note for inventory in found.values() for note in inventory.notes],
-            problems=tuple(problem for inventory in found.values() for problem in inventory.problems),
-        )
+        return find_splits(self, root, _find_folder)
 
 
-def _find(root: Path) -> Inventory:
-    """List the examples of one split."""
+def _find_folder(root: Path, split: str) -> Inventory:
+    """List the examples of a folder without splits, all in the split of this name."""
     for name in ("rgb", "classes"):
         if not (root / name).is_dir():
-            raise FileNotFoundError(
-                f"{root / name} is missing: {root} must hold the folders rgb and classes, or each of its "
-                f"folders {', '.join(SPLITS)} must"
-            )
+            raise FileNotFoundError(f"{root / name} is missing: {root} must hold the folders rgb and classes")
     images, maps = list_files(root / "rgb", IMAGE_SUFFIXES), list_files(root / "classes", CLASS_SUFFIXES)
     map_of = {_stem(name): path for name, path in maps.files.items()}
     examples: dict[str, SegmentedPaths] = {}
@@ -68,7 +59,7 @@ def _find(root: Path) -> Inventory:
         notes.append(f"{len(unused)} class maps belong to no image: {abbreviate(unused)}")
     problem = f"{root}: no image has its class map; {images.describe()}, and {maps.describe()}"
     problems = () if examples else (problem,)
-    return Inventory({"train": list(examples.values())}, faults, notes, problems=problems)
+    return Inventory({split: list(examples.values())}, faults, notes, problems=problems)
 
 
 def _stem(name: str) -> str:

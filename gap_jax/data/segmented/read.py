@@ -24,6 +24,10 @@ class SegmentedPaths(NamedTuple):
     image: str
     classes: str
 
+    def fault(self, path: str, reason: str) -> Fault:
+        """Return a `Fault` that names a file of this example."""
+        return Fault(path, reason)
+
 
 class SegmentedExample(NamedTuple):
     """An image with its classes.

@@ -12,6 +12,7 @@ from gap_jax.closed_loop.settings import (
     Evaluating,
     Finetuning,
     Generating,
+    GeneratorFiles,
     Optimizing,
     SamplingSettings,
     Settings,
@@ -31,12 +32,10 @@ SMALL = Settings(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassificationFiles:
+class ClassificationFiles(GeneratorFiles):
     """A data set made by `python -m gap_jax.data prepare`, and models in files, folders or on the hub."""
 
     data: Path  # prepared data set with the splits train, validation and test
-    pipeline: Text = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # folder or hub id of Stable Diffusion
-    clip: Text = "openai/clip-vit-large-patch14"  # folder or hub id of CLIP
     # classifier to improve, against which prompts are optimised: a file, folder or hub id, or module:factory,
     # a function that returns a torch module
     model: Text = "classifier"
@@ -61,10 +60,3 @@ class ClassificationFiles:
     # other target domains, in place of the experiment's own: name, and a folder of images, a file of
     # features, or a text
     targets: dict[FileName, Text] = dataclasses.field(default_factory=dict)
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # precision of Stable Diffusion and CLIP
-    # how long sequences attend: the whole map ("xla"), blocks of queries, a fused kernel of the GPU or TPU
-    # ("flash"), or what suits the machine
-    attention: Literal["auto", "xla", "blocks", "flash"] = "auto"
-    # what gradients compute again to save memory: nothing, the blocks of Stable Diffusion, or these only for
-    # images of 256 pixels or more
-    recompute: Literal["auto", "nothing", "blocks"] = "auto"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from gap_jax.closed_loop.settings import GeneratorFiles
 from gap_jax.closed_loop.world import (
     FixedPrompts,
     Generator,
@@ -27,14 +28,14 @@ FIRST_TARGET = 100_000  # target domains of the small world show pictures from t
 
 
 def generator_from(config: ClassificationFiles) -> Generator:
-    """Load the Stable Diffusion and the CLIP that the configuration names."""
-    return load_generator(
-        config.pipeline,
-        config.clip,
-        dtype=config.dtype,
-        attention=config.attention,
-        recompute=config.recompute,
-    )
+    """Load the generator that the configuration names; raise ValueError if it has a ControlNet."""
+    generator = load_generator(config)
+    if generator.pipe.controlnet is not None:
+        raise ValueError(
+            f"{config.pipeline} has a ControlNet, which images with classes have no condition for: give a "
+            "pipeline without one, or remove controlnet from its model_index.json"
+        )
+    return generator
 
 
 def models_from(config: ClassificationFiles) -> Models:
@@ -123,7 +124,7 @@ def small_parts(
 
     return Parts(
         title=title,
-        generator=load_generator("wildlife", "wildlife"),
+        generator=load_generator(GeneratorFiles(pipeline="wildlife", clip="wildlife")),
         models=Models(model=network("model"), critic=network("critic"), others=load_others(others, network)),
         original=unstack(train, FIELDS),
         grouped=unstack(train, (*FIELDS, "group")),

@@ -56,14 +56,7 @@ def build(config: DepthFiles, held_out: int) -> World:
     domains, targets = shifts(
         config.domains, config.targets, clean, tested, held_out, len(original[0]["image"])
     )
-    generator = load_generator(
-        config.pipeline,
-        config.clip,
-        controlnet=config.controlnet,
-        dtype=config.dtype,
-        attention=config.attention,
-        recompute=config.recompute,
-    )
+    generator = load_generator(config, config.controlnet)
     return World(
         title="Depth",
         summary=f"The depth model {config.model} is fine-tuned on {config.data} and tested under shift.",

@@ -12,6 +12,7 @@ from gap_jax.closed_loop.settings import (
     Evaluating,
     Finetuning,
     Generating,
+    GeneratorFiles,
     Optimizing,
     SamplingSettings,
     Settings,
@@ -34,7 +35,7 @@ class SmallRooms:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DepthFiles:
+class DepthFiles(GeneratorFiles):
     """Data sets made by `python -m gap_jax.data prepare`, and models in files, folders or on the hub."""
 
     data: Path = Path("data/taskonomy")  # prepared data set whose split "train" is used for training
@@ -47,10 +48,8 @@ class DepthFiles:
     # under defocus blur, also given in words
     targets: dict[FileName, Text] = dataclasses.field(default_factory=dict)
     corrupted: Path | None = None  # folder of precomputed 3D Common Corruptions of the test images
-    pipeline: Text = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # folder or hub id of Stable Diffusion
     # folder or hub id of the ControlNet; None: the pipeline's
     controlnet: Text | None = "lllyasviel/sd-controlnet-depth"
-    clip: Text = "openai/clip-vit-large-patch14"  # folder or hub id of CLIP
     # depth model to improve: a file, folder or hub id, or module:factory, a function that returns a torch
     # module
     model: Text = "rgb2depth_consistency.pth"
@@ -61,13 +60,6 @@ class DepthFiles:
     models: Annotated[tuple[Text, ...], DISTINCT] = ()
     size: Count = 256  # side of the images that the depth models see, in pixels
     loss: Literal["l1", "midas"] = "l1"  # fine-tuning loss: L1, or MiDaS's scale- and shift-invariant loss
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # precision of Stable Diffusion and CLIP
-    # how long sequences attend: the whole map ("xla"), blocks of queries, a fused kernel of the GPU or TPU
-    # ("flash"), or what suits the machine
-    attention: Literal["auto", "xla", "blocks", "flash"] = "auto"
-    # what gradients compute again to save memory: nothing, the blocks of Stable Diffusion, or these only for
-    # images of 256 pixels or more
-    recompute: Literal["auto", "nothing", "blocks"] = "auto"
 
 
 REPLICA = Path("data/omnidata")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 
+from gap_jax.closed_loop.settings import GeneratorFiles
 from gap_jax.closed_loop.world import (
     DataSets,
     FixedPrompts,
@@ -70,7 +71,7 @@ def build(config: SmallRooms, held_out: int) -> World:
     return World(
         title="Depth in the small world",
         summary="A depth U-Net trained on sharp pictures of grey and beige rooms meets fog and blur.",
-        generator=load_generator("small", "small"),
+        generator=load_generator(GeneratorFiles(pipeline="small", clip="small")),
         models=Models(
             model=_network("small"),
             critic=_network("small", CRITIC),

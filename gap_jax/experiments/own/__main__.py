@@ -1,8 +1,8 @@
 """The closed loop on your own folder: a model, images with labels, and a generator, without a line of Python.
 
-The folder holds images with depth maps, with classes and masks, or with classes alone; its kind is seen from
-its layout, and may be given by --preset. Finished work is kept: after an interruption, the same command
-continues.
+The folder holds images with depth maps, with class maps, with classes and masks, or with classes alone; its
+kind is seen from its layout, and may be given by --preset. Finished work is kept: after an interruption, the
+same command continues.
 
 Example: `python -m gap_jax.experiments.own --data FOLDER --model MODEL --targets night FOLDER`.
 """
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from gap_jax.closed_loop.command import Experiment, execute, parse
 from gap_jax.errors import one_line_errors
 from gap_jax.experiments.own.kinds import KINDS, kind_of, presets
-from gap_jax.experiments.own.settings import OwnDepth, OwnFolder, OwnMasked
+from gap_jax.experiments.own.settings import OwnDepth, OwnFolder, OwnMasked, OwnSegmented
 
 if TYPE_CHECKING:
     from gap_jax.closed_loop.world import World
@@ -35,19 +35,21 @@ def experiment(args: Sequence[str]) -> Experiment:
     given, _ = first.parse_known_args(args)
     kind = given.preset or (kind_of(given.data) if given.data.is_dir() else "masks")
 
-    def build_world(config: OwnDepth | OwnMasked, held_out: int) -> "World":
+    def build_world(config: OwnDepth | OwnSegmented | OwnMasked, held_out: int) -> "World":
         from gap_jax.experiments.own import worlds
 
         if isinstance(config, OwnDepth):
             return worlds.build_depth(config, given.work, held_out)
+        if isinstance(config, OwnSegmented):
+            return worlds.build_segmented(config, given.work, held_out)
         return worlds.build_classes(config, given.work, held_out)
 
     return Experiment("own", __doc__, presets(kind, given.targets[1::2]), build_world, sign, prefix="")
 
 
-def sign(config: OwnDepth | OwnMasked) -> int:
+def sign(config: OwnDepth | OwnSegmented | OwnMasked) -> int:
     """Return the sign of the loss that adversarial prompts minimise."""
-    return -1 if isinstance(config, OwnDepth) else 1
+    return 1 if isinstance(config, OwnMasked) else -1
 
 
 def main(args: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from gap_jax.data.folder_dataset import FolderDataset
 from gap_jax.data.inventory import abbreviate
 from gap_jax.data.masked.folder import ClassFolders
 from gap_jax.data.reading.splits import write_splits
+from gap_jax.data.segmented.folder import SegmentedFolderLayout
 from gap_jax.experiments.own.settings import OwnFolder, OwnMasked
 from gap_jax.weights.classifier import label_names
 
@@ -31,7 +32,10 @@ def class_names(config: OwnMasked, layout: ClassFolders) -> tuple[str, ...]:
 
 
 def prepare(
-    config: OwnFolder, layout: DepthFolderLayout | ClassFolders, dataset: type[FolderDataset], work: Path
+    config: OwnFolder,
+    layout: DepthFolderLayout | SegmentedFolderLayout | ClassFolders,
+    dataset: type[FolderDataset],
+    work: Path,
 ) -> tuple[Path, dict[str, Path]]:
     """Prepare the data and the domains in the work folder; return the folders of the prepared data sets.
 

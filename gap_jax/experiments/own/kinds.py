@@ -16,10 +16,11 @@ from gap_jax.data.image_folder import METADATA
 from gap_jax.data.reading.listing import list_folders
 from gap_jax.data.reading.splits import split_folders
 from gap_jax.experiments.depth.settings import UNET
-from gap_jax.experiments.own.settings import OwnDepth, OwnFolder, OwnMasked, OwnWhole
+from gap_jax.experiments.own.settings import OwnDepth, OwnFolder, OwnMasked, OwnSegmented, OwnWhole
+from gap_jax.experiments.segmentation.settings import FILES
 from gap_jax.experiments.waterbirds.settings import PAPER as WATERBIRDS
 
-RESERVED = {"images", "masks", "mask", "rgb", "depth"}  # folders that are no classes
+RESERVED = {"images", "masks", "mask", "rgb", "depth", "classes"}  # folders that are no classes
 
 
 class OwnKind(NamedTuple):
@@ -45,6 +46,10 @@ def _has_classes(folder: Path) -> bool:
     return not RESERVED & set(names) and any(path.suffix.lower() in IMAGE_SUFFIXES for path in images)
 
 
+def _without_curves(settings: Settings) -> Settings:
+    return dataclasses.replace(settings, evaluating=dataclasses.replace(settings.evaluating, efficiency=()))
+
+
 _MASKED = dataclasses.replace(
     WATERBIRDS,
     optimizing=dataclasses.replace(WATERBIRDS.optimizing, images=None, batch=8),
@@ -56,17 +61,23 @@ _WHOLE = dataclasses.replace(  # SDEdit is all that keeps the class
 )
 KINDS = {
     "depth": OwnKind(
-        dataclasses.replace(UNET, evaluating=dataclasses.replace(UNET.evaluating, efficiency=())),
+        _without_curves(UNET),
         OwnDepth(),
         lambda folder: _has("rgb", "depth")(folder) or (folder / METADATA).is_file(),
         "rgb/NAME.jpg and depth/NAME.png (or .npy)",
+    ),
+    "class-maps": OwnKind(
+        _without_curves(FILES),
+        OwnSegmented(),
+        _has("rgb", "classes"),
+        "rgb/NAME.jpg and classes/NAME.png",
     ),
     "masks": OwnKind(
         _MASKED, OwnMasked(), _has("images", "masks"), "images/CLASS/NAME.jpg and masks/CLASS/NAME.png"
     ),
     "classes": OwnKind(_WHOLE, OwnWhole(), _has_classes, "CLASS/NAME.jpg"),
 }
-_BASELINES = {"depth": (), "masks": ("randaugment", "copy-paste"), "classes": ("randaugment",)}
+_BASELINES = {"masks": ("randaugment", "copy-paste"), "classes": ("randaugment",)}
 
 
 def kind_of(root: Path) -> str:
@@ -93,7 +104,13 @@ def presets(first: str, targets: Sequence[str]) -> dict[str, Preset]:
     }
     found = {}
     for name in sorted(KINDS, key=lambda name: name != first):
-        chosen = {"control", "agnostic", "adversarial", *filter(guided.get, guided), *_BASELINES[name]}
+        chosen = {
+            "control",
+            "agnostic",
+            "adversarial",
+            *filter(guided.get, guided),
+            *_BASELINES.get(name, ()),
+        }
         arms = tuple(arm for arm in ARMS if arm in chosen)
         found[name] = Preset(dataclasses.replace(KINDS[name].settings, arms=arms), KINDS[name].world)
     return found

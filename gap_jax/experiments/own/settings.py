@@ -9,7 +9,8 @@ from typing import Annotated
 
 from gap_jax.experiments.classification.settings import ClassificationFiles
 from gap_jax.experiments.depth.settings import DepthFiles
-from gap_jax.ranges import DISTINCT, Count, FileName, Positive, Seed, Share, Text
+from gap_jax.experiments.segmentation.settings import SegmentationFiles
+from gap_jax.ranges import DISTINCT, Count, CountOrZero, FileName, Positive, Seed, Share, Text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,17 @@ class OwnDepth(OwnFolder, DepthFiles):
     subject: Text = "a photo"  # text that describes your images: the prompt of the arm agnostic
     # value in a depth file at which depth is 1; None: 65535 for integers, 1 for floats
     far: Positive | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnSegmented(OwnFolder, SegmentationFiles):
+    """Your own images with class maps: `rgb` and `classes`."""
+
+    subject: Text = "a photo"  # text that describes your images: the prompt of the arm agnostic
+    # number of the first class in the files, which becomes class 0; 1 for ADE20K, where 0 is no class
+    first: CountOrZero = 0
+    # number of pixels without a class; numbers below the first class have none, either
+    unlabelled: CountOrZero = 255
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The worlds of the experiment on one's own folder: depth maps, and classes with or without masks."""
+"""The worlds of the experiment on one's own folder: depth, class maps, and classes with or without masks."""
 
 import dataclasses
 from pathlib import Path
@@ -9,13 +9,16 @@ from gap_jax.data.depth.dataset import DepthFolder
 from gap_jax.data.depth.folder import DepthFolderLayout
 from gap_jax.data.masked.dataset import MaskedFolder, WholeFolder
 from gap_jax.data.masked.folder import MaskedFolderLayout, WholeFolderLayout
+from gap_jax.data.segmented.dataset import SegmentedFolder
+from gap_jax.data.segmented.folder import SegmentedFolderLayout
 from gap_jax.diffusion.align import Alignment, inpaint
 from gap_jax.experiments.classification import worlds
 from gap_jax.experiments.classification.task import baselines, classification_task
 from gap_jax.experiments.depth import files
 from gap_jax.experiments.depth.corrupted import PHOTO_TEXTS
 from gap_jax.experiments.own.folders import class_names, prepare
-from gap_jax.experiments.own.settings import OwnDepth, OwnMasked, OwnWhole
+from gap_jax.experiments.own.settings import OwnDepth, OwnMasked, OwnSegmented, OwnWhole
+from gap_jax.experiments.segmentation import files as segmentation
 from gap_jax.tasks.classification import class_weights, uniform_cross_entropy
 
 
@@ -33,6 +36,14 @@ def build_depth(config: OwnDepth, work: Path, held_out: int) -> World:
     return dataclasses.replace(world, **_words(config), targets=targets)
 
 
+def build_segmented(config: OwnSegmented, work: Path, held_out: int) -> World:
+    """Return the world of images with class maps: that of the segmentation experiment on prepared folders."""
+    layout = SegmentedFolderLayout(config.first, config.unlabelled)
+    data, domains = prepare(config, layout, SegmentedFolder, work)
+    ready = dataclasses.replace(config, data=data, domains=domains, targets=_targets(config, domains))
+    return dataclasses.replace(segmentation.build(ready, held_out), **_words(config))
+
+
 def build_classes(config: OwnMasked, work: Path, held_out: int) -> World:
     """Return the world of images with classes, with masks of their foregrounds or without."""
     whole = isinstance(config, OwnWhole)
@@ -47,11 +58,6 @@ def build_classes(config: OwnMasked, work: Path, held_out: int) -> World:
     parts = worlds.parts_from_files(
         ready, title="", field="group", validation=validation, test=test, prompts=FixedPrompts()
     )
-    if parts.generator.pipe.controlnet is not None:
-        raise ValueError(
-            f"{config.pipeline} has a ControlNet, which images with classes have no condition for: give a "
-            "pipeline without one, or remove controlnet from its model_index.json"
-        )
     labels, kept = worlds.labels_and_foregrounds(parts.original)
     task = classification_task(
         classes,
@@ -82,7 +88,7 @@ def build_classes(config: OwnMasked, work: Path, held_out: int) -> World:
     return worlds.with_checked_classes(world)
 
 
-def _targets(config: OwnDepth | OwnMasked, domains: dict[str, Path]) -> dict[str, str]:
+def _targets(config: OwnDepth | OwnSegmented | OwnMasked, domains: dict[str, Path]) -> dict[str, str]:
     """Return the given target domains, those in the folders of domains by their prepared data sets."""
     names = {folder: name for name, folder in config.domains.items()}
     return {
@@ -91,7 +97,7 @@ def _targets(config: OwnDepth | OwnMasked, domains: dict[str, Path]) -> dict[str
     }
 
 
-def _words(config: OwnDepth | OwnMasked) -> dict[str, Any]:
+def _words(config: OwnDepth | OwnSegmented | OwnMasked) -> dict[str, Any]:
     """Return the fields of a `World` that say in words what it is about."""
     texts = [value for value in config.targets.values() if not Path(value).expanduser().exists()]
     return {

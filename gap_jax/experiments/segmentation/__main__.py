@@ -22,7 +22,7 @@ def build_world(config: SegmentedRooms | SegmentationFiles, held_out: int) -> "W
 
     if isinstance(config, SegmentedRooms):
         return with_targets(world.build(config, held_out), config.targets)
-    return with_targets(files.build(config, held_out), config.targets)
+    return files.build(config, held_out)
 
 
 EXPERIMENT = Experiment("segmentation", __doc__, PRESETS, build_world, lambda world: -1)

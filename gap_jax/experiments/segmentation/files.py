@@ -6,14 +6,14 @@ from gap_jax.closed_loop.world import (
     DataSets,
     FixedPrompts,
     Models,
-    TargetDomain,
     World,
     as_batch,
     load_generator,
 )
 from gap_jax.data.prepared import Prepared
 from gap_jax.diffusion.conditions import ADE20K_COLOURS, class_condition
-from gap_jax.experiments.depth.corrupted import PHOTO_TEXTS, TARGET_IMAGES, corrupted
+from gap_jax.experiments.depth.corrupted import PHOTO_TEXTS
+from gap_jax.experiments.depth.files import shifts
 from gap_jax.experiments.segmentation.network import load_network, num_classes
 from gap_jax.experiments.segmentation.settings import SegmentationFiles
 from gap_jax.experiments.segmentation.world import segmentation_task
@@ -38,18 +38,13 @@ def build(config: SegmentationFiles, held_out: int) -> World:
     for source in (original, validation, test):
         _check_classes(source, config.model, count)
     clean, tested = (as_batch(source.sample(held_out)) for source in (validation, test))
-    shown = corrupted(clean["image"][:TARGET_IMAGES])
+    domains, targets = shifts(
+        config.domains, config.targets, clean, tested, held_out, len(original[0]["image"]), PHOTO_TEXTS
+    )
     return World(
         title="Segmentation",
         summary=f"The model {config.model} is fine-tuned on {config.data} and tested under shift.",
-        generator=load_generator(
-            config.pipeline,
-            config.clip,
-            controlnet=config.controlnet,
-            dtype=config.dtype,
-            attention=config.attention,
-            recompute=config.recompute,
-        ),
+        generator=load_generator(config, config.controlnet),
         models=Models(model=model, critic=load_network(config.critic, count) if config.critic else model),
         task=segmentation_task(
             config.classes or tuple(map(str, range(count))),
@@ -60,11 +55,9 @@ def build(config: SegmentationFiles, held_out: int) -> World:
             original=original,
             validation={"clean": clean},
             test=tested,
-            domains={
-                name: {**tested, "image": images} for name, images in corrupted(tested["image"]).items()
-            },
+            domains=domains,
         ),
-        targets={name: TargetDomain(images=images, text=PHOTO_TEXTS[name]) for name, images in shown.items()},
+        targets=targets,
         prompts=FixedPrompts(agnostic="a photo", written=WRITTEN),
     )
 

@@ -5,11 +5,11 @@ The comments behind the fields are the help texts of the command line.
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from gap_jax.closed_loop.arms import arms_of
 from gap_jax.closed_loop.command import Preset
-from gap_jax.closed_loop.settings import Settings
+from gap_jax.closed_loop.settings import GeneratorFiles, Settings
 from gap_jax.experiments.depth.settings import UNET
 from gap_jax.ranges import DISTINCT, Count, FileName, Text, between
 
@@ -33,17 +33,18 @@ class SegmentedRooms:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SegmentationFiles:
+class SegmentationFiles(GeneratorFiles):
     """A data set with class maps, made by `gap_jax.data prepare`, and models in folders or on the hub."""
 
     data: Path = Path("data/segmented")  # prepared data set with the splits train, validation and test
-    # other target domains: name, and a folder of images, a file of features, or a text; without any, targets
-    # are validation images in fog and under defocus blur, also given in words
+    # further test sets: name and prepared data set
+    domains: dict[FileName, Path] = dataclasses.field(default_factory=dict)
+    # target domains: name, and a folder of images, a file of features, a text, or the data set of one of the
+    # domains, 8 of whose images are then not tested; without any, targets are validation images in fog and
+    # under defocus blur, also given in words
     targets: dict[FileName, Text] = dataclasses.field(default_factory=dict)
-    pipeline: Text = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # folder or hub id of Stable Diffusion
     # folder or hub id of the ControlNet, which sees class maps in ADE20K's colours; None: the pipeline's
     controlnet: Text | None = "lllyasviel/sd-controlnet-seg"
-    clip: Text = "openai/clip-vit-large-patch14"  # folder or hub id of CLIP
     # segmentation model to improve: a folder or hub id of transformers, or module:factory, a function that
     # returns a torch module
     model: Text = "nvidia/segformer-b0-finetuned-ade-512-512"
@@ -54,13 +55,6 @@ class SegmentationFiles:
     # for each class, the number of the ADE20K class, from 0 to 149, in whose colour the ControlNet sees it;
     # none given: the same number
     ade20k: Annotated[tuple[Annotated[int, between(0, 149)], ...], DISTINCT] = ()
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # precision of Stable Diffusion and CLIP
-    # how long sequences attend: the whole map ("xla"), blocks of queries, a fused kernel of the GPU or TPU
-    # ("flash"), or what suits the machine
-    attention: Literal["auto", "xla", "blocks", "flash"] = "auto"
-    # what gradients compute again to save memory: nothing, the blocks of Stable Diffusion, or these only for
-    # images of 256 pixels or more
-    recompute: Literal["auto", "nothing", "blocks"] = "auto"
 
 
 FILES = dataclasses.replace(

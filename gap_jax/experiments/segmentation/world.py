@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 
+from gap_jax.closed_loop.settings import GeneratorFiles
 from gap_jax.closed_loop.world import (
     DataSets,
     FixedPrompts,
@@ -89,7 +90,7 @@ def build(config: SegmentedRooms, held_out: int) -> World:
         title="Segmentation in the small world",
         summary="A network that learned to tell floor, walls and objects apart in sharp pictures of grey and "
         "beige rooms meets fog and blur.",
-        generator=load_generator("small", "small"),
+        generator=load_generator(GeneratorFiles(pipeline="small", clip="small")),
         models=Models(model=model, critic=model, others=others),
         task=segmentation_task(rooms.CLASSES, rooms.condition),
         data=DataSets(

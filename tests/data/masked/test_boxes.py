@@ -63,7 +63,7 @@ def test_iwildcams_detections_name_images_by_id(tmp_path):
 )
 def test_masks_are_255_where_a_box_is(images, tmp_path, write, name):
     files = ("--boxes", write(tmp_path / name), "--images", images, "--masks", tmp_path / "masks")
-    main(["masks", *map(str, files)])
+    main(["masks", *map(str, files), "--sheet", str(tmp_path / "sheet.png")])
     assert sorted(path.name for path in tmp_path.glob("masks/*/*")) == ["a.png", "b.png"]
     expected = np.zeros((HEIGHT, WIDTH), np.uint8)
     expected[4:9, 3:13] = expected[:6, 20:25] = 255
@@ -73,7 +73,9 @@ def test_masks_are_255_where_a_box_is(images, tmp_path, write, name):
 
 
 def test_the_suffix_gives_masks_waterbirds_names(images, tmp_path):
-    assert write_masks(as_csv(tmp_path / "boxes.csv"), images, images, "_mask") == (2, [])
+    written, faults = write_masks(as_csv(tmp_path / "boxes.csv"), images, images, "_mask")
+    names = ("cat/a", "dog/b")
+    assert written == {images / f"{name}.png": images / f"{name}_mask.png" for name in names} and not faults
     assert (images / "cat/a_mask.png").is_file()
 
 

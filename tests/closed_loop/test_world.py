@@ -1,0 +1,32 @@
+"""The generator of a world is loaded as its settings say."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from gap_jax.closed_loop import world
+from gap_jax.closed_loop.settings import GeneratorFiles
+from gap_jax.experiments.classification import worlds
+from gap_jax.experiments.waterbirds.settings import WaterbirdsFiles
+
+
+def test_a_generator_is_loaded_as_its_files_say(monkeypatch):
+    monkeypatch.setattr(world, "load_pipeline", lambda *given, **options: ("pipe", (given, options)))
+    monkeypatch.setattr(world, "load_clip", lambda *given: ("clip", given))
+    files = GeneratorFiles(
+        pipeline="sd", clip="vit", dtype="bfloat16", attention="blocks", recompute="nothing"
+    )
+    generator = world.load_generator(files, ["depth", "canny"])
+    options = {"attention": "blocks", "recompute": "nothing"}
+    assert generator.params == (("sd", ["depth", "canny"], "bfloat16"), options)
+    assert generator.clip_params == ("vit", "bfloat16")
+    assert world.load_generator(files).params[0] == ("sd", None, "bfloat16")
+
+
+def test_a_controlnet_has_no_condition_in_images_with_classes(monkeypatch):
+    generator = SimpleNamespace(pipe=SimpleNamespace(controlnet=object()))
+    monkeypatch.setattr(worlds, "load_generator", lambda config: generator)
+    with pytest.raises(ValueError, match="sd has a ControlNet, which images with classes have no condition"):
+        worlds.generator_from(WaterbirdsFiles(pipeline="sd"))
+    generator.pipe.controlnet = None
+    assert worlds.generator_from(WaterbirdsFiles(pipeline="sd")) is generator
