@@ -1,4 +1,6 @@
-// Wide tables, which the theme wraps in boxes that scroll, can be scrolled by keys, too.
+// Code and wide tables that scroll can be scrolled by keys, too. The theme wraps the tables, and is waited for.
 document$.subscribe(() =>
-  requestAnimationFrame(() => document.querySelectorAll(".md-typeset__scrollwrap").forEach((box) => (box.tabIndex = 0)))
+  setTimeout(() => {
+    for (const box of document.querySelectorAll(".md-typeset__scrollwrap, pre > code")) box.tabIndex = 0;
+  }, 500)
 );
