@@ -93,13 +93,14 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
         name = match[1]
         _pages[name] = page.file.dest_uri
         heading = f"heading: gap_jax.{name}\n      toc_label: {name}"
-        return f"[](){{#gap_jax.{name}}}\n\n::: {HOMES[name]}\n    options:\n      {heading}"
+        return f'<a id="gap_jax.{name}"></a>\n\n::: {HOMES[name]}\n    options:\n      {heading}'
 
     return re.sub(r"^::: (\w+)$", directive, markdown, flags=re.MULTILINE)
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Mark short code, such as `--option` or `a-name`, which no line may break at a hyphen."""
+    """Mark short code, such as `--option`, and join numbers to their errors: no line breaks there."""
+    html = re.sub(r"(?<=\d) ± (?=\d)", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}", html)
     return re.sub(r"(?<!<pre>)<code>([^<\s]{1,32})</code>", r'<code class="whole">\1</code>', html)
 
 
