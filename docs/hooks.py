@@ -49,7 +49,10 @@ def formula(source: str, *_: Any, **__: Any) -> str:
 
 
 def on_config(config: MkDocsConfig) -> None:
-    """Add code blocks with formulas to the extensions of Markdown."""
+    """Add code blocks with formulas to Markdown, and a link to the repository to the footer."""
+    if repository := config.extra["repository"]:
+        link = {"icon": "material/source-repository", "link": repository, "name": "Repository"}
+        config.extra["social"] = [link]
     fence = {"name": "math", "class": "math", "format": formula}
     config.mdx_configs.setdefault("pymdownx.superfences", {})["custom_fences"] = [fence]
 
@@ -74,10 +77,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def add_notebook(files: Files, config: MkDocsConfig, file: File) -> None:
     """Add the page of a notebook, and its file to download."""
     path = f"docs/{file.src_uri}"
-    files.append(File.generated(config, file.src_uri, content=file.content_string))
+    repository = config.extra["repository"]
+    runnable = notebook_pages.for_colab(file.content_string, repository)
+    files.append(File.generated(config, file.src_uri, content=runnable))
     page = Notebook(path, None, config.site_dir, False, dest_uri=file.src_uri.replace(".ipynb", ".html"))
     download = get_relative_url(file.src_uri, path)
-    page.content_string = notebook_pages.page(file.content_string, path, download, config.repo_url)
+    page.content_string = notebook_pages.page(file.content_string, path, download, repository)
     files.append(page)
 
 
@@ -88,14 +93,20 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
         name = match[1]
         _pages[name] = page.file.dest_uri
         heading = f"heading: gap_jax.{name}\n      toc_label: {name}"
-        return f"[](){{#gap_jax.{name}}}\n\n::: {HOMES[name]}\n    options:\n      {heading}"
+        return f'<a id="gap_jax.{name}"></a>\n\n::: {HOMES[name]}\n    options:\n      {heading}'
 
     return re.sub(r"^::: (\w+)$", directive, markdown, flags=re.MULTILINE)
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """Mark short code, such as `--option`, and join numbers to their errors: no line breaks there."""
+    html = re.sub(r"(?<=\d) ± (?=\d)", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}", html)
+    return re.sub(r"(?<!<pre>)<code>([^<\s]{1,32})</code>", r'<code class="whole">\1</code>', html)
+
+
 def on_env(env: Any, config: MkDocsConfig, files: Files) -> Any:
     """Link the public names in code on all pages to the API reference."""
-    pattern = re.compile(r"(?<!<a>)<code>(gap_jax\.)?(\w+)(\(…\))?</code>(?!</a>)")
+    pattern = re.compile(r"(?<!<a>)<code\b[^>]*>(gap_jax\.)?(\w+)(\(…\))?</code>(?!</a>)")
     for file in files.documentation_pages():
         page = file.page
         if page is None or page.content is None or file.src_uri.startswith("docs/api"):

@@ -1,19 +1,20 @@
-"""Notebooks as pages of the site: their text, code and outputs in Markdown, and links to run them."""
+"""Notebooks as pages of the site: their text, code and outputs in Markdown, and the ways to run them."""
 
 import html
 import json
 import re
 from typing import Any
 
-COLAB = "https://colab.research.google.com/"
+GITHUB, COLAB = "https://github.com/", "https://colab.research.google.com/github/"
+SITE_BRANCH = "gh-pages"  # where the workflow publishes the site, and with it the notebooks that Colab opens
 
 
 def page(source: str, path: str, download: str, repository: str | None) -> str:
     """Return a notebook, given as the text of its file, as Markdown.
 
     - `path`: the notebook's path in the repository; `download`: a link to its file, for the page.
-    - `repository`: the address of the repository on GitHub, from which Colab opens notebooks; None: there is
-      none, and the page says how to upload the notebook.
+    - `repository`: the repository's address on GitHub, or None if it is not known. Only with an address, the
+      page has a button that opens the notebook in Colab.
     """
     title, *cells = json.loads(source)["cells"]
     heading, _, rest = _text(title["source"]).partition("\n")
@@ -29,16 +30,37 @@ def page(source: str, path: str, download: str, repository: str | None) -> str:
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
+def for_colab(source: str, repository: str | None) -> str:
+    """Return the text of a notebook's file with a first code cell that installs gap_jax if it runs in Colab.
+
+    Without the repository's address, the text is returned as it is.
+    """
+    if not repository:
+        return source
+    notebook = json.loads(source)
+    code = (
+        "import sys\n\n"
+        'if "google.colab" in sys.modules:  # anywhere else, gap_jax is installed already\n'
+        f"    %pip install --quiet git+{repository}"
+    )
+    cell = {"cell_type": "code", "execution_count": None, "id": "install", "metadata": {}, "outputs": []}
+    notebook["cells"].insert(1, cell | {"source": code})
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+
+
 def _ways_to_run(path: str, download: str, repository: str | None) -> str:
-    if repository is None:
-        return (
-            f"[Download the notebook]({download}) to run it. In [Colab]({COLAB}), upload it and the wheel "
-            "that `make wheel` builds, and install the wheel first: `%pip install gap_jax-*.whl`."
-        )
-    name = repository.removeprefix("https://github.com/").strip("/")
+    name = path.removeprefix("docs/")
+    button = ""
+    if repository and repository.startswith(GITHUB):
+        place = f"{repository.removeprefix(GITHUB).strip('/')}/blob/{SITE_BRANCH}/{name}"
+        button = f"[Open in Colab]({COLAB}{place}){{ .md-button }}\n\n"
     return (
-        f"[Open in Colab]({COLAB}github/{name}/blob/main/{path}) or [download the notebook]({download}). In "
-        f"Colab, install gap_jax first: `%pip install git+{repository}`."
+        f"{button}To run this notebook on your own machine, open it from a checkout:\n\n"
+        "```sh\n"
+        ".venv/bin/pip install jupyterlab\n"
+        f".venv/bin/jupyter lab {path}\n"
+        "```\n\n"
+        f"You can also [download the notebook]({download})."
     )
 
 

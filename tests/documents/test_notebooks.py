@@ -5,20 +5,39 @@ import itertools
 import json
 import re
 import runpy
+import sys
 import time
+import types
 from pathlib import Path
 
+import IPython.core.inputtransformer2
+import nbformat
+import numpy as np
 import pytest
+import yaml
 
 import gap_jax
 from tests.documents.blocks import NOTEBOOKS, ROOT, read
 
-page = runpy.run_path(str(ROOT / "docs" / "notebook_pages.py"))["page"]
+pages = runpy.run_path(str(ROOT / "docs" / "notebook_pages.py"))
+page, for_colab = pages["page"], pages["for_colab"]
+ADDRESS = "https://github.com/us/gap_jax"
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 
 
 def cells(path: Path, kind: str) -> list[dict]:
     return [cell for cell in json.loads(read(path))["cells"] if cell["cell_type"] == kind]
+
+
+def kinds(cell: dict) -> list[list[str]]:
+    """Return the kinds of each output of a code cell."""
+    return [sorted(output.get("data", ["text"])) for output in cell["outputs"]]
+
+
+def numbers(cell: dict) -> list[float]:
+    """Return the numbers with a decimal point in the outputs of a code cell, printed or in tables."""
+    texts = [output.get("text") or output["data"].get("text/markdown", "") for output in cell["outputs"]]
+    return [float(word) for text in texts for word in re.findall(r"\b\d+\.\d+\b", "".join(text))]
 
 
 def code(path: Path) -> str:
@@ -89,7 +108,9 @@ NOTEBOOK = {
 
 def test_a_page_has_the_text_the_code_and_the_outputs_of_its_notebook():
     text = page(json.dumps(NOTEBOOK), "docs/notebooks/a.ipynb", "../a.ipynb", None)
-    assert text.startswith("# Title\n\n[Download the notebook](../a.ipynb)")
+    assert text.startswith("# Title\n\nTo run this notebook on your own machine")
+    assert "jupyter lab docs/notebooks/a.ipynb\n" in text and "[download the notebook](../a.ipynb)" in text
+    assert "Colab" not in text
     assert text.endswith(
         "Say what it is.\n\n"
         "This `code` prints [a](a.md) and draws.\n\n"
@@ -100,11 +121,42 @@ def test_a_page_has_the_text_the_code_and_the_outputs_of_its_notebook():
     )
 
 
-def test_a_page_links_to_colab_where_the_repository_has_an_address():
-    text = page(
-        json.dumps(NOTEBOOK), "docs/notebooks/a.ipynb", "../a.ipynb", "https://github.com/us/gap_jax/"
-    )
-    assert "(https://colab.research.google.com/github/us/gap_jax/blob/main/docs/notebooks/a.ipynb)" in text
+def test_a_page_has_a_button_for_colab_where_the_repository_has_an_address_on_github():
+    """Colab opens the notebook that is published with the site: it has the cell that installs gap_jax."""
+    arguments = json.dumps(NOTEBOOK), "docs/notebooks/a.ipynb", "../a.ipynb"
+    place = "https://colab.research.google.com/github/us/gap_jax/blob/gh-pages/notebooks/a.ipynb"
+    assert f"# Title\n\n[Open in Colab]({place}){{ .md-button }}\n\nTo run" in page(*arguments, ADDRESS + "/")
+    assert page(*arguments, "https://git.example/us/gap_jax") == page(*arguments, None)
+
+
+@every_notebook
+def test_the_first_cell_installs_gap_jax_in_colab_alone(path, monkeypatch):
+    source = read(path)
+    assert for_colab(source, None) == source
+    added = nbformat.reads(for_colab(source, ADDRESS), as_version=4)
+    nbformat.validate(added)
+    cell = next(cell for cell in added.cells if cell.cell_type == "code")
+    assert [other for other in added.cells if other is not cell] == nbformat.reads(source, as_version=4).cells
+
+    run = []
+    shell = types.SimpleNamespace(run_line_magic=lambda *words: run.append(words))
+    names = {"get_ipython": lambda: shell}
+    code = IPython.core.inputtransformer2.TransformerManager().transform_cell(cell.source)
+    exec(code, names)
+    assert run == []
+    monkeypatch.setitem(sys.modules, "google.colab", None)
+    exec(code, names)
+    assert run == [("pip", f"install --quiet git+{ADDRESS}")]
+
+
+def test_the_workflow_publishes_the_site_where_the_buttons_lead():
+    jobs = yaml.safe_load(read(ROOT / ".github" / "workflows" / "checks.yml"))["jobs"]
+    build, publish = jobs["docs"], jobs["site"]
+    address = "${{ github.server_url }}/${{ github.repository }}"
+    assert build["env"] == {"REPOSITORY": address}
+    assert "!ENV [REPOSITORY, null]" in read(ROOT / "mkdocs.yml")
+    assert publish["needs"] == "docs" and "push" in publish["if"]
+    assert f"--branch {pages['SITE_BRANCH']} " in publish["steps"][-1]["run"]
 
 
 def test_a_notebook_that_failed_is_no_page():
@@ -124,10 +176,11 @@ def test_a_notebook_runs_in_time_with_the_outputs_that_it_is_shown_with(path, tm
     executed = execute(path, tmp_path)
     assert time.perf_counter() - start < longest
 
-    def kinds(cells):
-        return [[sorted(output.get("data", ["text"])) for output in cell["outputs"]] for cell in cells]
-
-    assert kinds([cell for cell in executed.cells if cell.cell_type == "code"]) == kinds(cells(path, "code"))
+    found = [cell for cell in executed.cells if cell.cell_type == "code"]
+    for new, shown in zip(found, cells(path, "code"), strict=True):
+        assert kinds(new) == kinds(shown)
+        # between machines, rounding grows over the steps of an optimisation
+        np.testing.assert_allclose(numbers(new), numbers(shown), 0.2, 0.1, err_msg="".join(shown["source"]))
     for run in tmp_path.glob("runs/*/trajectory"):
         errors = -gap_jax.load_trajectory(run.parent)["adversarial"]
         if run.parent.name != "guided":

@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[2]
 LARGEST_WHEEL = 60e6  # bytes
 EXTRAS = {  # the imports that each extra brings to users
     "torch": {"torch"},
+    "torch-models": {"torchax"},
+    "captions": {"ftfy"},
 }
 
 
@@ -96,6 +98,20 @@ def test_orbax_stays_below_its_new_interface():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     assert "orbax-checkpoint>=0.11.28,<1.0" in setup["options"]["install_requires"].split()
+
+
+def test_the_design_says_why_each_dependency_is_there():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    lists = [setup["options"]["install_requires"], *setup["options.extras_require"].values()]
+    packages = set(re.findall(r"^([\w.-]+)(?=[><=[])", "\n".join(lists), re.MULTILINE)) - {"gap_jax"}
+    design = (ROOT / "docs" / "design.md").read_text().partition("## Why these dependencies")[2]
+    assert len(packages) > 30
+    for package in packages:
+        assert re.search(rf"^\|.*\b{re.escape(package)}\b", design, re.MULTILINE), package
+    for line in design.splitlines():
+        if line.startswith("|"):
+            assert all(cell.strip() for cell in line.strip("|").split("|")[-2:]), line
 
 
 @pytest.mark.parametrize("extra", EXTRAS)

@@ -1,7 +1,7 @@
 """The site has a place for every document and every public name; the code on its pages runs."""
 
 import ast
-import importlib
+import pkgutil
 import re
 import runpy
 
@@ -40,8 +40,8 @@ def test_a_how_to_page_says_one_thing_and_its_code_is_right(path):
     for block in code_blocks(path):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom) and node.module.startswith("gap_jax"):
-                module = importlib.import_module(node.module)
-                assert all(hasattr(module, alias.name) for alias in node.names)
+                for alias in node.names:
+                    pkgutil.resolve_name(f"{node.module}.{alias.name}")
 
 
 def test_the_network_of_the_page_on_jax_models_predicts():
