@@ -211,9 +211,11 @@ def _run(experiment: Experiment, options: Options) -> None:
 
     from gap_jax.checkpoint import check_config
     from gap_jax.closed_loop.experiment import run_experiment
+    from gap_jax.closed_loop.requirements import check_requirements
     from gap_jax.progress import tracing
 
     world = experiment.build_world(options.world, options.settings.evaluating.images)
+    check_requirements(options.settings, world)  # before the folder belongs to these settings
     check_config(options.work / "config.json", options.to_json())
     with tracing(options.profile, options.work / "profile"):
         page = run_experiment(options.settings, world, options.work, options.stage)
