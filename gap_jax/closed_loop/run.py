@@ -5,6 +5,7 @@ is started again continues where it stopped. An arm's fine-tuned model is in `fi
 `load_depth` or `load_classifier` reads.
 """
 
+import functools
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
@@ -298,25 +299,16 @@ class Run:
     def _measure(self, models: Mapping[ModelKey, Any], measuring: Measuring) -> None:
         data, config = self.world.data, self.settings.evaluating
         predict = self.world.models.learner.predict
-
-        def measure(predict: Any, models: Mapping[ModelKey, Any], sets: Any, total: int | None = None) -> None:
-            evaluate(
-                predict,
-                models,
-                sets,
-                self.world.task.metrics,
-                total=total,
-                measured=measuring.scores,
-                save=measuring.save,
-            )
-
+        measure = functools.partial(
+            evaluate, metrics=self.world.task.metrics, measured=measuring.scores, save=measuring.save
+        )
         all_images = {key: params for key, params in models.items() if key.images is None}
         domains = domain_sets(data.domains)
         plain = {CLEAN: data.test} | domains
         corrupted = corrupted_sets(data.test, config.severities, without=measuring.sets(all_images))
         precomputed = ((test_set, {**data.test, "image": images}) for test_set, images in data.precomputed())
         total = len(plain) + num_corrupted_sets(data.test, config.severities) + data.num_precomputed
-        measure(predict, all_images, chain(plain.items(), corrupted, precomputed), total)
+        measure(predict, all_images, chain(plain.items(), corrupted, precomputed), total=total)
         few_images = {key: params for key, params in models.items() if key.images is not None}
         if few_images:
             shown = {*self.world.targets, *data.summarised}

@@ -47,7 +47,7 @@ def stopped_in(command, stage, delay, how):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     printed = bytearray()
-    reader = threading.Thread(target=lambda: [printed.extend(part) for part in iter(process.stderr.read1, b"")])
+    reader = threading.Thread(target=lambda: [*map(printed.extend, iter(process.stderr.read1, b""))])
     reader.start()
     while process.poll() is None and stage not in _progress(printed):
         time.sleep(0.02)

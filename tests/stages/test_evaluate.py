@@ -52,7 +52,11 @@ def test_a_stopped_evaluation_continues_after_the_sets_that_it_measured():
             raise KeyboardInterrupt
 
     sets = {SetKey("domain", name): first_rows(count) for count, name in enumerate("abc", 1)}
-    models, metrics, saved = {"one": np.float32(1), "two": np.float32(2)}, {"mean": Metric(STYLE, first_column)}, {}
+    models, metrics, saved = (
+        {"one": np.float32(1), "two": np.float32(2)},
+        {"mean": Metric(STYLE, first_column)},
+        {},
+    )
     with pytest.raises(KeyboardInterrupt):
         evaluate(scaled_means, models, sets.items(), metrics, save=stop_after_two)
     unread = dict.fromkeys(list(sets)[:2]) | dict(list(sets.items())[2:])  # a batch that is used is an error
