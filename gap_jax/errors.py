@@ -52,8 +52,9 @@ def _sigterm_raised() -> Iterator[None]:
 def one_line_errors() -> Iterator[None]:
     """Exit with status 1 and the line `error: …` for an error that the user can correct.
 
-    Ctrl-C, such as while modules are imported, exits with status 130 and no stack trace. Errors of another kind, which are faults of the program, keep their stack trace. If JAX is first imported
-    in the block, XLA's log, such as of slow compilation, is off unless TF_CPP_MIN_LOG_LEVEL is set.
+    Ctrl-C, such as while modules are imported, exits with status 130 and no stack trace. Errors of another
+    kind, which are faults of the program, keep theirs. If JAX is first imported in the block, XLA's log, such
+    as of slow compilation, is off unless TF_CPP_MIN_LOG_LEVEL is set.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
