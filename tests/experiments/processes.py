@@ -69,9 +69,13 @@ def _progress(printed):
 
 
 def assert_same_end(work, other):
-    """Assert that the tables and the results are the same to the last digit."""
-    tables = [(folder / "report" / "table.md").read_bytes() for folder in (work, other)]
-    assert tables[0] == tables[1]
+    """Assert that the tables, the results and all metrics are the same to the last digit."""
+    for pattern in ("report/table.md", "**/metrics.jsonl", "**/learned_embeds.safetensors"):
+        files = [
+            {path.relative_to(folder): path.read_bytes() for path in folder.glob(pattern)}
+            for folder in (work, other)
+        ]
+        assert files[0] and files[0] == files[1]
     ours, theirs = (load(folder / "results.json") for folder in (work, other))
     assert ours == theirs
 
