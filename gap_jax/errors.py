@@ -49,6 +49,30 @@ def _sigterm_raised() -> Iterator[None]:
 
 
 @contextmanager
+def held_back(hold: bool = True) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait until the block ends, because all or none of it must happen.
+
+    Signals that Python does not handle are left alone, and all signals outside of the main thread and with
+    `hold` False.
+    """
+    if not hold or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handled = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handled:
+        signal.signal(number, lambda number, frame: received.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handled.items():
+            signal.signal(number, handler)
+    if received:
+        signal.raise_signal(received[0])
+
+
+@contextmanager
 def one_line_errors() -> Iterator[None]:
     """Exit with status 1 and the line `error: …` for an error that the user can correct.
 
