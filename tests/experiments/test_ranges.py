@@ -150,7 +150,6 @@ def test_a_command_line_is_refused_before_anything_runs(capsys, arguments, messa
             "masks --boxes . --images . --masks . --tolerance 2",
             "tolerance must be between 0 and 1; found 2.0",
         ),
-        ("check folder --root . --far inf", "layout.far must be above 0; found inf"),
         ("export --data . --target . --format coco --images-per-shard 0", "shard must be 1 or more; found 0"),
     ],
 )
