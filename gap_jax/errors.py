@@ -111,4 +111,5 @@ def _lost_signals_repeated() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.unraisablehook = before
+        if sys.unraisablehook is repeat:
+            sys.unraisablehook = before

@@ -25,7 +25,10 @@ from tests.report import sample
 from tests.stages import test_generate, test_optimize, toy_training
 
 PAGE = 4096
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning"),  # a trace on stderr
+]
 
 
 @pytest.fixture

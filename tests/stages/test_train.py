@@ -184,7 +184,7 @@ def test_the_best_parameters_on_a_probe_are_returned_also_after_a_resume(tmp_pat
     assert_same(toy.run(tmp_path / "whole", **options), best)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's, harmless
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # a trace on stderr
 def test_damaged_best_parameters_are_never_replaced_by_others(tmp_path):
     def probe(params):
         return {"distance": abs(float(np.asarray(params["w"])[0, 0]) - 0.1)}, {}
