@@ -21,6 +21,7 @@ from gap_jax import parallel, prompts
 from gap_jax.checkpoint import Checkpoints, digest
 from gap_jax.data.batch import HostBatch
 from gap_jax.diffusion.pipeline import Params, Pipeline
+from gap_jax.errors import held_back
 from gap_jax.files import write_whole
 from gap_jax.flops import flops_to_report
 from gap_jax.metrics import MetricsWriter
@@ -88,9 +89,15 @@ def optimize(
     state = parallel.split_prompts(mesh, state)
     trajectory = _TrajectoryWriter(folder / "trajectory", first)
 
-    def save(done: int) -> None:
-        trajectory.write(done)
-        checkpoints.save(done, parallel.first_prompts(mesh, state, population))
+    done = saved = first
+
+    def save() -> None:
+        nonlocal saved
+        if saved < done:
+            with held_back():
+                trajectory.write(done)
+                checkpoints.save(done, parallel.first_prompts(mesh, state, population))
+                saved = done
 
     def on_host(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf[:population], parallel.to_host(mesh, tree))
@@ -98,7 +105,7 @@ def optimize(
     def is_unfinished() -> bool:
         return done < steps and not on_host(state.stopped).all()
 
-    is_main, done = jax.process_index() == 0, first
+    is_main = jax.process_index() == 0
     flops: float | None = None
     silent = not is_unfinished() or not is_main
     bar = tqdm(total=steps, initial=first, desc="optimise", unit="step", disable=silent)
@@ -127,19 +134,18 @@ def optimize(
                 bar.set_postfix({**speed(bar, images_per_step * population, flops), **means})
                 failed = np.flatnonzero(values["skipped"] >= max_skipped).tolist()
                 if failed:
-                    save(done)
+                    save()
                     raise FloatingPointError(
                         f"{max_skipped} updates in a row were not finite, of prompts {failed}; the last good "
                         f"state is saved in {folder / 'checkpoints'}. Lower the learning rate, or compute in "
                         "float32"
                     )
                 if done % checkpoint_every == 0:
-                    save(done)
+                    save()
                 parallel.stop_if_preempted()
-            if done > first and done % checkpoint_every:
-                save(done)
+            save()
         except KeyboardInterrupt:
-            save(done)
+            save()
             print(f"\nInterrupted: step {done} is saved in {folder}. Run the same command again to go on.")
             raise
     embeddings = on_host(state.embeddings)

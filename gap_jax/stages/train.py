@@ -107,12 +107,17 @@ def train(
     flops: float | None = None
     bar = tqdm(total=steps, initial=first, desc=folder.name, unit="step", disable=not is_main)
     with MetricsWriter(folder, first or None) as writer, bar, traced_steps("finetune") as begin_step:
-        done, (unlogged, probed) = first, _read_pending(folder, first)
+        done = saved = first
+        unlogged, probed = _read_pending(folder, first)
 
         def save() -> None:
-            if is_main:
-                _write_pending(folder, done, unlogged, probed)
-            checkpoints.save(done, state)
+            nonlocal saved
+            if saved < done:
+                with held_back():
+                    if is_main:
+                        _write_pending(folder, done, unlogged, probed)
+                    checkpoints.save(done, state)
+                    saved = done
 
         def log() -> None:
             nonlocal unlogged
