@@ -8,12 +8,14 @@ Orbax's `CheckpointManager` does not carry this. When one process fails to save 
 tell the others, which then wait until the job dies; and it deletes a step before it writes it again.
 """
 
+import functools
 import hashlib
 import json
 import logging
 import os
 import pickle
 import shutil
+import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -53,6 +55,7 @@ class Checkpoints:
         check_config(self.folder / "config.json", config)
         # Process 0 alone reads and writes. Orbax could write from all, but then an error on one leaves the
         # others waiting for it until the job is killed.
+        _ignore_closed_loops()
         process_0 = ocp.options.MultiprocessingOptions(0, {0}, barrier_sync_key_prefix="gap_jax")
         with _orbax_log_off():
             self._orbax = ocp.Checkpointer(ocp.PyTreeCheckpointHandler(), multiprocessing_options=process_0)
@@ -307,6 +310,18 @@ def _orbax_log_off() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+@functools.cache
+def _ignore_closed_loops() -> None:
+    """Let Python be silent about threads of Orbax that answer to an event loop which an error has closed."""
+    before = sys.unraisablehook
+
+    def report(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = report
 
 
 def _summary(error: Exception) -> str:

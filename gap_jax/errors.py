@@ -49,11 +49,36 @@ def _sigterm_raised() -> Iterator[None]:
 
 
 @contextmanager
+def held_back(hold: bool = True) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait until the block ends, because all or none of it must happen.
+
+    Signals that Python does not handle are left alone, and all signals outside of the main thread and with
+    `hold` False.
+    """
+    if not hold or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handled = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handled:
+        signal.signal(number, lambda number, frame: received.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handled.items():
+            signal.signal(number, handler)
+    if received:
+        signal.raise_signal(received[0])
+
+
+@contextmanager
 def one_line_errors() -> Iterator[None]:
     """Exit with status 1 and the line `error: …` for an error that the user can correct.
 
-    Errors of another kind, which are faults of the program, keep their stack trace. If JAX is first imported
-    in the block, XLA's log, such as of slow compilation, is off unless TF_CPP_MIN_LOG_LEVEL is set.
+    Ctrl-C, such as while modules are imported, exits with status 130 and no stack trace. Errors of another
+    kind, which are faults of the program, keep theirs. If JAX is first imported in the block, XLA's log, such
+    as of slow compilation, is off unless TF_CPP_MIN_LOG_LEVEL is set.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
@@ -64,6 +89,8 @@ def one_line_errors() -> Iterator[None]:
         raise SystemExit(f"error: the memory does not suffice. {error}".rstrip()) from error
     except RecursionError as error:
         raise SystemExit("error: a file that was read is nested too deeply") from error
+    except KeyboardInterrupt:
+        raise SystemExit(_INTERRUPTED) from None
 
 
 @contextmanager
@@ -84,4 +111,5 @@ def _lost_signals_repeated() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.unraisablehook = before
+        if sys.unraisablehook is repeat:
+            sys.unraisablehook = before

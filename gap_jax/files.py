@@ -19,6 +19,9 @@ _DIGEST = "blake2b"  # the entry of a JSON file that is the digest of all others
 class WriteError(OSError):
     """A failure to write, whose message names the file and, if the disk is full, the space that is left."""
 
+    def __str__(self) -> str:
+        return self.strerror or super().__str__()  # without the number, which says nothing to most people
+
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:

@@ -26,7 +26,8 @@ class MetricsWriter:
     """A writer of a run's metrics into `folder`; a context manager.
 
     - `resume_step`: step of the checkpoint that the run resumes from. Lines of later steps are dropped, so
-      that the file becomes that of an uninterrupted run. None: the run is new, and all lines are dropped.
+      that the file becomes that of an uninterrupted run; a line of that step which is written again stays
+      one line. None: the run is new, and all lines are dropped.
 
     Only process 0 writes; on others, nothing happens. All is written at once, so that a full disk raises
     WriteError where it happens. Raises ValueError if the run resumes from a file that is not one of metrics.
@@ -38,7 +39,9 @@ class MetricsWriter:
             return
         self._folder = Path(folder)
         path = self._folder / _FILE
-        write_whole(path, b"" if resume_step is None else _lines_until(path, resume_step))
+        kept = {} if resume_step is None else _lines_until(path, resume_step)
+        write_whole(path, b"".join(kept))
+        self._of_resume_step = {line for line, step in kept.items() if step == resume_step}
         start = 0 if resume_step is None else resume_step + 1
         with writing(path):
             self._lines = io.FileIO(path, "a")
@@ -63,8 +66,10 @@ class MetricsWriter:
             )
         arrays = {name: _to_numpy(value) for name, value in values.items()}
         line = {"step": int(step)} | {name: _to_json(array.tolist()) for name, array in arrays.items()}
+        text = json.dumps(line, allow_nan=False).encode() + b"\n"
         with writing(self._folder / _FILE):
-            self._lines.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+            if text not in self._of_resume_step:
+                self._lines.write(text)
             for name, array in arrays.items():
                 for index, value in np.ndenumerate(array):
                     scalar = summary.scalar("/".join((name, *map(str, index))), value)
@@ -109,12 +114,12 @@ class MetricsWriter:
                 raise
 
 
-def _lines_until(path: Path, last_step: int) -> bytes:
-    """Return the complete lines of steps up to `last_step`."""
+def _lines_until(path: Path, last_step: int) -> dict[bytes, int]:
+    """Return the complete lines of steps up to `last_step`, in their order, with their steps."""
     if not path.exists():
-        return b""
+        return {}
     *lines, _ = path.read_bytes().split(b"\n")
-    kept = []
+    kept = {}
     for number, line in enumerate(lines, 1):
         try:
             step = int(json.loads(line)["step"])
@@ -124,8 +129,8 @@ def _lines_until(path: Path, last_step: int) -> bytes:
                 "line, or use another folder"
             ) from error
         if step <= last_step:
-            kept.append(line + b"\n")
-    return b"".join(kept)
+            kept[line + b"\n"] = step
+    return kept
 
 
 def _to_numpy(value: Any) -> np.ndarray:

@@ -9,12 +9,16 @@ A range is metadata of `typing.Annotated`: type checkers and command lines see t
 """
 
 import dataclasses
+import functools
+import inspect
 import math
 import re
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator
-from typing import Annotated, Any, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # names of devices on Windows
 _LONGEST_NAME = 200  # bytes; file systems allow 255, and an ending is added
@@ -98,6 +102,20 @@ def check_ranges(settings: Any, prefix: str = "") -> None:
     """
     for fault in _faults(type(settings), settings, prefix):
         raise ValueError(fault)
+
+
+def with_ranges(function: _Function) -> _Function:
+    """Return the function with a check of its arguments, as by `check_ranges`, before anything else."""
+    hints, signature = typing.get_type_hints(function, include_extras=True), inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            for fault in _faults(hints[name], value, name):
+                raise ValueError(fault)
+        return function(*args, **kwargs)
+
+    return typing.cast(_Function, call)
 
 
 def _faults(kind: Any, value: Any, name: str) -> Iterator[str]:

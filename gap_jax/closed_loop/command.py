@@ -17,7 +17,7 @@ import tyro
 
 from gap_jax.closed_loop.settings import STAGES, Evaluating, Settings
 from gap_jax.errors import exit_when_stopped, one_line_errors
-from gap_jax.ranges import check_ranges
+from gap_jax.ranges import CountOrZero, check_ranges
 
 if TYPE_CHECKING:
     from gap_jax.closed_loop.world import World
@@ -63,7 +63,7 @@ class Options:
     work: Path
     settings: Settings
     world: Any
-    profile: int = 0  # number of steps of each stage to trace; no part of what a run is
+    profile: CountOrZero = 0  # number of steps of each stage to trace; no part of what a run is
 
     def to_json(self) -> dict[str, Any]:
         """Return the values, as JSON, that tell this run from another one."""
@@ -87,7 +87,7 @@ def parse(experiment: Experiment, args: Sequence[str]) -> Options:
     values: Any = tyro.cli(command, prog=program, description=experiment.description, args=args)
     check_ranges(values.world, experiment.prefix)
     _check_threshold(experiment, values.settings.optimizing.threshold, values.world)
-    return Options(
+    options = Options(
         stage=values.stage,
         preset=chosen.preset,
         work=values.work,
@@ -95,6 +95,8 @@ def parse(experiment: Experiment, args: Sequence[str]) -> Options:
         world=values.world,
         profile=values.profile,
     )
+    check_ranges(options)
+    return options
 
 
 def _check_threshold(experiment: Experiment, threshold: float | None, world: Any) -> None:
@@ -211,9 +213,11 @@ def _run(experiment: Experiment, options: Options) -> None:
 
     from gap_jax.checkpoint import check_config
     from gap_jax.closed_loop.experiment import run_experiment
+    from gap_jax.closed_loop.requirements import check_requirements
     from gap_jax.progress import tracing
 
     world = experiment.build_world(options.world, options.settings.evaluating.images)
+    check_requirements(options.settings, world)  # before the folder belongs to these settings
     check_config(options.work / "config.json", options.to_json())
     with tracing(options.profile, options.work / "profile"):
         page = run_experiment(options.settings, world, options.work, options.stage)

@@ -1,10 +1,13 @@
 """The measurements of one seed: which model scored what on which test set, and their file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
+import jax
+
+from gap_jax import parallel
 from gap_jax.files import read_json, write_json
 from gap_jax.report.results import AVERAGE, WORST
 from gap_jax.stages.evaluate import SetKey
@@ -73,3 +76,35 @@ def read_measurements(path: Path) -> Scores:
         by_set = scores.setdefault(ModelKey(**entry["model"]), {})
         by_set[SetKey(**entry["set"])] = entry["metrics"]
     return scores
+
+
+class Measuring:
+    """The scores that go into the file `path`, while they are measured.
+
+    After each test set they are saved in a file beside it, from which a stopped evaluation continues. Every
+    process of a job makes the same calls; process 0 writes.
+
+    Raises ValueError, naming the file and what to do, if the saved scores are damaged.
+    """
+
+    def __init__(self, path: Path):
+        self._path, self._unfinished = path, path.with_name(f"unfinished-{path.name}")
+        self.scores: Scores = read_measurements(self._unfinished) if self._unfinished.exists() else {}
+        parallel.barrier(f"measuring {path}")  # process 0 writes when all processes have read
+
+    def sets(self, models: Iterable[ModelKey]) -> set[SetKey]:
+        """Return the test sets that all these models were measured on."""
+        return set.intersection(*(set(self.scores.get(key, {})) for key in models))
+
+    def save(self, scores: Scores) -> None:
+        """Add scores, or replace them by more complete ones."""
+        self.scores |= scores
+        if jax.process_index() == 0:
+            write_measurements(self._unfinished, self.scores)
+
+    def finish(self) -> None:
+        """Write the file of the complete scores."""
+        if jax.process_index() == 0:
+            write_measurements(self._path, self.scores)
+            self._unfinished.unlink(missing_ok=True)
+        parallel.barrier(f"measured {self._path}")

@@ -5,6 +5,7 @@ is started again continues where it stopped. An arm's fine-tuned model is in `fi
 `load_depth` or `load_classifier` reads.
 """
 
+import functools
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
@@ -27,7 +28,7 @@ from gap_jax.closed_loop.arm_prompts import (
     token_owner,
 )
 from gap_jax.closed_loop.arms import ARMS, Arm
-from gap_jax.closed_loop.measurements import ModelKey, Scores, add_summaries, write_measurements
+from gap_jax.closed_loop.measurements import Measuring, ModelKey, add_summaries
 from gap_jax.closed_loop.programs import Programs
 from gap_jax.closed_loop.requirements import check_requirements
 from gap_jax.closed_loop.settings import STAGES, Settings
@@ -287,38 +288,38 @@ class Run:
 
     def evaluate(self, models: Mapping[ModelKey, Any]) -> None:
         """Measure every model, the constant prediction and the critic; write `evaluate.json`."""
-        if not self.measurements.exists():
-            scores = self._measure(models)
-            if jax.process_index() == 0:
-                write_measurements(self.measurements, scores)
-        parallel.barrier(f"evaluated {self.seed}")
+        if parallel.all_agree(self.measurements.exists()):
+            return
+        measuring = Measuring(self.measurements)
+        self._measure(models, measuring)
+        for by_set in measuring.scores.values():
+            add_summaries(by_set, self.world.data.summarised, self.world.task.metrics)
+        measuring.finish()
 
-    def _measure(self, models: Mapping[ModelKey, Any]) -> Scores:
-        data, config, metrics = self.world.data, self.settings.evaluating, self.world.task.metrics
+    def _measure(self, models: Mapping[ModelKey, Any], measuring: Measuring) -> None:
+        data, config = self.world.data, self.settings.evaluating
         predict = self.world.models.learner.predict
+        measure = functools.partial(
+            evaluate, metrics=self.world.task.metrics, measured=measuring.scores, save=measuring.save
+        )
+        all_images = {key: params for key, params in models.items() if key.images is None}
         domains = domain_sets(data.domains)
         plain = {CLEAN: data.test} | domains
+        corrupted = corrupted_sets(data.test, config.severities, without=measuring.sets(all_images))
         precomputed = ((test_set, {**data.test, "image": images}) for test_set, images in data.precomputed())
-        scores = evaluate(
-            predict,
-            {key: params for key, params in models.items() if key.images is None},
-            chain(plain.items(), corrupted_sets(data.test, config.severities), precomputed),
-            metrics,
-            total=len(plain) + num_corrupted_sets(data.test, config.severities) + data.num_precomputed,
-        )
+        total = len(plain) + num_corrupted_sets(data.test, config.severities) + data.num_precomputed
+        measure(predict, all_images, chain(plain.items(), corrupted, precomputed), total=total)
         few_images = {key: params for key, params in models.items() if key.images is not None}
         if few_images:
             shown = {*self.world.targets, *data.summarised}
             targets = {test_set: batch for test_set, batch in domains.items() if test_set.name in shown}
-            scores |= evaluate(predict, few_images, targets.items(), metrics)
+            measure(predict, few_images, targets.items())
         count = min(config.images, len(data.original))
         real = {ORIGINAL: select(data.original, np.arange(count))}
         constant = {ModelKey(CONSTANT): self.world.task.constant(data.original)}
-        scores |= evaluate(_predict_constant, constant, (plain | real).items(), metrics)
-        for by_set in scores.values():
-            add_summaries(by_set, data.summarised, metrics)
+        measure(_predict_constant, constant, (plain | real).items())
         critic = self.world.models.critic
-        return scores | evaluate(critic.predict, {ModelKey(CRITIC): critic.params}, real.items(), metrics)
+        measure(critic.predict, {ModelKey(CRITIC): critic.params}, real.items())
 
 
 def generated_images(folder: Path, original: Source) -> Prepared:

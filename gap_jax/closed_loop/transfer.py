@@ -14,7 +14,7 @@ from gap_jax import parallel
 from gap_jax.closed_loop.arm_prompts import initial_prompts
 from gap_jax.closed_loop.arms import ARMS, adversarial_arm
 from gap_jax.closed_loop.gallery import Gallery
-from gap_jax.closed_loop.measurements import ModelKey, Scores, read_measurements, write_measurements
+from gap_jax.closed_loop.measurements import Measuring, ModelKey, read_measurements
 from gap_jax.closed_loop.run import ORIGINAL, Produced, Run, generated_images
 from gap_jax.closed_loop.settings import STAGES
 from gap_jax.closed_loop.world import MODEL, as_batch, select
@@ -78,20 +78,20 @@ class SeveralModels:
 
     def _measure(self, count: int) -> None:
         """Measure every model on the original images and on those of every row."""
-        if not self.measurements.exists():
-            metrics = self.run.world.task.metrics
-            scores: Scores = {}
-            for name, network in self.networks.items():
-                scores |= evaluate(
-                    network.predict,
-                    {ModelKey(name): network.params},
-                    self._sets(count),
-                    metrics,
-                    total=1 + len(self.produced),
-                )
-            if jax.process_index() == 0:
-                write_measurements(self.measurements, scores)
-        parallel.barrier(f"models {self.run.seed}")
+        if parallel.all_agree(self.measurements.exists()):
+            return
+        measuring = Measuring(self.measurements)
+        for name, network in self.networks.items():
+            evaluate(
+                network.predict,
+                {ModelKey(name): network.params},
+                self._sets(count),
+                self.run.world.task.metrics,
+                total=1 + len(self.produced),
+                measured=measuring.scores,
+                save=measuring.save,
+            )
+        measuring.finish()
 
     def _sets(self, count: int) -> Iterator[tuple[SetKey, HostBatch]]:
         """Yield at most `count` original images and, of each row, generated ones."""

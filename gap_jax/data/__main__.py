@@ -18,6 +18,7 @@ from gap_jax.data.masked.iwildcam import IWildCamLayout
 from gap_jax.data.masked.waterbirds import WaterbirdsLayout
 from gap_jax.data.segmented.folder import SegmentedFolderLayout
 from gap_jax.errors import one_line_errors
+from gap_jax.ranges import Count, CountOrZero, Share, with_ranges
 
 LayoutChoice = (
     Annotated[TaskonomyLayout, tyro.conf.subcommand("taskonomy")]
@@ -34,13 +35,14 @@ _DEPTH_LAYOUTS = (TaskonomyLayout, OmnidataLayout, DepthFolderLayout)
 # TFDS, Grain and matplotlib are imported by the commands that use them, so that --help is fast.
 
 
+@with_ranges
 def run_check(
     layout: LayoutChoice,
     root: Path,
     sheet: Path = Path("contact_sheet.png"),
-    sample: int = 200,
-    size: int = 256,
-    tolerance: float = 0.01,
+    sample: CountOrZero = 200,
+    size: Count = 256,
+    tolerance: Share = 0.01,
 ) -> None:
     """Tell what a folder holds and what is missing, and draw examples to look at.
 
@@ -59,8 +61,9 @@ def run_check(
     check(view, layout, root, sheet=sheet, sample=sample, size=size, tolerance=tolerance)
 
 
+@with_ranges
 def run_prepare(
-    layout: LayoutChoice, root: Path, data_dir: Path, size: int | None = None, tolerance: float = 0.01
+    layout: LayoutChoice, root: Path, data_dir: Path, size: Count | None = None, tolerance: Share = 0.01
 ) -> None:
     """Read every image of a folder and write the data set to train on.
 
@@ -94,6 +97,7 @@ def run_prepare(
     )
 
 
+@with_ranges
 def run_masks(
     images: Path,
     masks: Path,
@@ -101,7 +105,7 @@ def run_masks(
     sam: str | None = None,
     suffix: str = "",
     sheet: Path = Path("contact_sheet.png"),
-    tolerance: float = 0.01,
+    tolerance: Share = 0.01,
 ) -> None:
     """Make masks of the foreground, from boxes around it, by Segment Anything, or by both.
 
@@ -146,6 +150,7 @@ def run_unpack(parquet: Path, root: Path) -> None:
     print(f"{root}: wrote {count} images and metadata.csv; add their masks, then check the folder")
 
 
+@with_ranges
 def run_export(
     data: Path,
     target: Path,
@@ -157,7 +162,7 @@ def run_export(
     box_classes: str | None = None,
     prompts: Path | None = None,
     license: str = "unknown",
-    images_per_shard: int = 1000,
+    images_per_shard: Count = 1000,
 ) -> None:
     """Write a prepared or generated data set for other programs, with a dataset card.
 

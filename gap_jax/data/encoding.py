@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from gap_jax.ranges import FILE_NAME, is_file_name
+
 DEPTH_SCALE = 65535  # stored depth is depth in [0,1] times this, rounded to uint16
 Kind = Literal["value", "image", "depth", "mask", "classes", "map", "list"]
 
@@ -44,7 +46,8 @@ def kind_of(name: str, value: np.ndarray) -> Kind:
     - `mask`: bool `[H,W,1]`; `classes`: integers `[H,W,1]`; `map`: any other numbers `[H,W,C]`.
     - `list`: numbers of another shape, such as boxes `[n,4]`.
 
-    Raises ValueError for anything else, such as an array of strings.
+    Raises ValueError for anything else, such as an array of strings, and for an array whose name no folder
+    can have.
     """
     array = np.asarray(value)
     single = array.ndim == 3 and array.shape[-1] == 1
@@ -55,6 +58,11 @@ def kind_of(name: str, value: np.ndarray) -> Kind:
         )
     if array.ndim == 0:
         return "value"
+    if not is_file_name(name):
+        raise ValueError(
+            f"the field {name!r} must be renamed or left out, because its files have a folder of its name, "
+            f"which must be {FILE_NAME.text}"
+        )
     if name == "image":
         return "image"
     if name == "depth":

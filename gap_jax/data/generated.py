@@ -45,9 +45,8 @@ def write_chunk(folder: Path, name: str, arrays: Mapping[str, np.ndarray]) -> No
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
         write_whole(folder / f"{name}.npz", stream.getvalue())
     except OSError as error:
-        raise OSError(
-            error.errno, f"{error.strerror or error}; all earlier chunks are kept: run again to continue"
-        ) from error
+        message = f"{error}; all earlier chunks are kept: run again to continue"
+        raise WriteError(error.errno, message) from error
 
 
 def check_fields(batch: Mapping[str, np.ndarray]) -> None:

@@ -12,6 +12,7 @@ from typing import Literal
 import tyro
 
 from gap_jax.errors import one_line_errors
+from gap_jax.ranges import Count, Text, check_ranges
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,15 +23,15 @@ class PlanOptions:
     preset: Literal["small", "taskonomy-unet", "taskonomy-dpt", "replica"] = "taskonomy-unet"
     # TPUs to compile for: a generation (v4, v5e, v5p or v6e) and a grid of chips, such as v5e:2x2; None: this
     # machine's devices
-    topology: str | None = None
+    topology: Text | None = None
     # programs to compile: the gradient of the UNet's first self-attention, or a step of a stage. At full
     # size, attention takes seconds, fine-tuning minutes, and the other two much longer
     steps: tuple[Literal["attention", "optimize", "generate", "finetune"], ...] = ("attention",)
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"  # precision of Stable Diffusion and CLIP
-    prompts: int = 1  # number of prompts that are optimised together
+    prompts: Count = 1  # number of prompts that are optimised together
     # number of parts of the devices that prompts are spread over; None: as experiments do
-    prompt_axis: int | None = None
-    images: int = 1  # number of images that a device computes at a time (per prompt, when optimising)
+    prompt_axis: Count | None = None
+    images: Count = 1  # number of images that a device computes at a time (per prompt, when optimising)
     # how long sequences attend; auto is a TPU's fused kernel for a topology, else what suits this machine
     attention: Literal["auto", "xla", "blocks", "flash"] = "auto"
     recompute: Literal["auto", "nothing", "blocks"] = "auto"  # what gradients compute again to save memory
@@ -39,8 +40,10 @@ class PlanOptions:
 def main(options: PlanOptions) -> None:
     """Compile the steps and print a line for each.
 
-    Raises ValueError or ImportError if there is no such topology, or no compiler for it.
+    Raises ValueError or ImportError if there is no such topology, or no compiler for it, and ValueError for
+    an option outside its range.
     """
+    check_ranges(options)
     import jax
 
     from gap_jax.chips import chip_of

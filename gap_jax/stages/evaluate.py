@@ -5,7 +5,8 @@ A test set is a batch of labelled images of any size, identified by a `SetKey`.
 
 import functools
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from itertools import product
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
@@ -50,26 +51,25 @@ def domain_sets(domains: Mapping[str, HostBatch]) -> dict[SetKey, HostBatch]:
 
 
 def corrupted_sets(
-    batch: HostBatch, severities: Iterable[int] = SEVERITIES
+    batch: HostBatch, severities: Iterable[int] = SEVERITIES, without: Container[SetKey] = ()
 ) -> Iterator[tuple[SetKey, HostBatch]]:
     """Yield a batch under the 15 Common Corruptions and, if it has depth, the 3D ones, at every severity.
 
     `batch` has `image`, float32 `[n,H,W,3]` in [0,1], and labels. The 3D corruptions need the labels `depth`,
     float `[n,H,W,1]`, and `mask`, bool of the same shape. The random numbers of a corruption depend only on
-    an image's position in the batch.
+    an image's position in the batch. Sets in `without` are left out.
     """
     severities = tuple(severities)
     positions = np.arange(len(batch["image"]))
-    for name in CORRUPTIONS:
-        for severity in severities:
-            images = corrupt(batch["image"], name, severity, ids=positions)
-            yield SetKey("cc", name, severity), {**batch, "image": images}
+    for name, severity in product(CORRUPTIONS, severities):
+        if (key := SetKey("cc", name, severity)) not in without:
+            yield key, {**batch, "image": corrupt(batch["image"], name, severity, ids=positions)}
     if "depth" not in batch:
         return
-    for name in CORRUPTIONS_3D:
-        for severity in severities:
+    for name, severity in product(CORRUPTIONS_3D, severities):
+        if (key := SetKey("3dcc", name, severity)) not in without:
             images = corrupt_3d(batch["image"], batch["depth"], batch["mask"], name, severity, ids=positions)
-            yield SetKey("3dcc", name, severity), {**batch, "image": images}
+            yield key, {**batch, "image": images}
 
 
 def num_corrupted_sets(batch: HostBatch, severities: Iterable[int] = SEVERITIES) -> int:
@@ -85,6 +85,8 @@ def evaluate(
     *,
     images_per_step: int = 32,
     total: int | None = None,
+    measured: Mapping[Key, Mapping[SetKey, dict[str, float]]] | None = None,
+    save: Callable[[dict[Key, dict[SetKey, dict[str, float]]]], None] = lambda results: None,
 ) -> dict[Key, dict[SetKey, dict[str, float]]]:
     """Measure every model on every test set and return the metrics by model and set.
 
@@ -97,6 +99,9 @@ def evaluate(
     - `images_per_step`: the number of images per call of the compiled program, rounded up to a multiple of
       the number of devices.
     - `total`: the number of sets, for the progress bar.
+    - `measured`: results of an earlier call, which was stopped. They become part of the results, and sets
+      that all models were measured on are passed over.
+    - `save(results)`: called after each set with all results so far.
 
     The program is compiled once for the same `predict` and metrics, in this call and all later ones.
     """
@@ -105,11 +110,12 @@ def evaluate(
     on_devices: Key | None = None
     params: Any = None
     each: float | None = None  # operations of a device for an image
-    results: dict[Key, dict[SetKey, dict[str, float]]] = {key: {} for key in models}
-    total = total or operator.length_hint(sets) or None
-    bar = tqdm(total=total, desc="evaluate", unit="set", disable=jax.process_index() != 0)
+    results = {key: dict((measured or {}).get(key, {})) for key in models}
+    total, done = total or operator.length_hint(sets) or None, min(map(len, results.values()), default=0)
+    bar = tqdm(total=total, initial=done, desc="evaluate", unit="set", disable=jax.process_index() != 0)
     with bar, traced_steps("evaluate") as begin_step:
-        for number, (test_set, batch) in enumerate(sets):
+        new_sets = (each for each in sets if any(each[0] not in by_set for by_set in results.values()))
+        for number, (test_set, batch) in enumerate(new_sets):
             begin_step()
             with compiling(bar, number == 0):
                 for key in order:
@@ -124,6 +130,7 @@ def evaluate(
             if number == 0:
                 flops = flops_to_report(measure, params, batch, devices=jax.local_device_count())
                 each = None if flops is None else flops / len(batch["image"])
+            save(results)
             parallel.stop_if_preempted()
             bar.update()
             images = len(batch["image"]) * len(models)

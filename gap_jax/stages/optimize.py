@@ -21,6 +21,7 @@ from gap_jax import parallel, prompts
 from gap_jax.checkpoint import Checkpoints, digest
 from gap_jax.data.batch import HostBatch
 from gap_jax.diffusion.pipeline import Params, Pipeline
+from gap_jax.errors import held_back
 from gap_jax.files import write_whole
 from gap_jax.flops import flops_to_report
 from gap_jax.metrics import MetricsWriter
@@ -88,9 +89,15 @@ def optimize(
     state = parallel.split_prompts(mesh, state)
     trajectory = _TrajectoryWriter(folder / "trajectory", first)
 
-    def save(done: int) -> None:
-        trajectory.write(done)
-        checkpoints.save(done, parallel.first_prompts(mesh, state, population))
+    done = saved = first
+
+    def save() -> None:
+        nonlocal saved
+        if saved < done:
+            with held_back():
+                trajectory.write(done)
+                checkpoints.save(done, parallel.first_prompts(mesh, state, population))
+                saved = done
 
     def on_host(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf[:population], parallel.to_host(mesh, tree))
@@ -98,7 +105,7 @@ def optimize(
     def is_unfinished() -> bool:
         return done < steps and not on_host(state.stopped).all()
 
-    is_main, done = jax.process_index() == 0, first
+    is_main = jax.process_index() == 0
     flops: float | None = None
     silent = not is_unfinished() or not is_main
     bar = tqdm(total=steps, initial=first, desc="optimise", unit="step", disable=silent)
@@ -114,34 +121,33 @@ def optimize(
                 if done == first:
                     flops = flops_to_report(step, weights, state, fed, devices=mesh.size)
                 record = on_host({"embeddings": state.embeddings, **metrics})
-                state, done = new_state, done + 1
-                trajectory.append(record)
                 values = {name: value for name, value in record.items() if name != "embeddings"}
-                if done == 1:
+                if done == 0:
                     _check_sign(optimizer.early_stop, values)
-                writer.write(done, values)
+                trajectory.records[done] = record
+                writer.write(done + 1, values)
+                if draw is not None and (done + 1) % picture_every == 0:
+                    writer.image(done + 1, "examples", draw(weights, new_state.embeddings))
+                state, done = new_state, done + 1  # a stop before this line takes back the step
                 bar.update()
                 means = {name: f"{np.mean(value):.4g}" for name, value in values.items()}
                 bar.set_postfix({**speed(bar, images_per_step * population, flops), **means})
-                if draw is not None and done % picture_every == 0:
-                    writer.image(done, "examples", draw(weights, state.embeddings))
                 failed = np.flatnonzero(values["skipped"] >= max_skipped).tolist()
                 if failed:
-                    save(done)
+                    save()
                     raise FloatingPointError(
                         f"{max_skipped} updates in a row were not finite, of prompts {failed}; the last good "
                         f"state is saved in {folder / 'checkpoints'}. Lower the learning rate, or compute in "
                         "float32"
                     )
                 if done % checkpoint_every == 0:
-                    save(done)
+                    save()
                 parallel.stop_if_preempted()
+            save()
         except KeyboardInterrupt:
-            save(done)
+            save()
             print(f"\nInterrupted: step {done} is saved in {folder}. Run the same command again to go on.")
             raise
-    if done > first and done % checkpoint_every:
-        save(done)
     embeddings = on_host(state.embeddings)
     embeddings = np.stack([optimizer.spoken(optimizer.weights, jnp.asarray(e)) for e in embeddings])
     if is_main:
@@ -196,22 +202,21 @@ class _TrajectoryWriter:
 
     def __init__(self, folder: Path, first: int):
         self.folder = folder
-        self.records: list[Mapping[str, np.ndarray]] = []
+        self.records: dict[int, Mapping[str, np.ndarray]] = {}  # by the number of steps before
         if jax.process_index() == 0:
             for path in folder.glob("*.safetensors"):
                 if int(path.stem) > first:
                     path.unlink()
 
-    def append(self, record: Mapping[str, np.ndarray]) -> None:
-        self.records.append(record)
-
     def write(self, done: int) -> None:
+        """Write the records of all steps up to `done` that are in no file yet."""
         from safetensors.numpy import save
 
-        if self.records and jax.process_index() == 0:
-            stacked = {name: np.stack([r[name] for r in self.records]) for name in self.records[0]}
+        records = [record for step, record in self.records.items() if step < done]
+        if records and jax.process_index() == 0:
+            stacked = {name: np.stack([r[name] for r in records]) for name in records[0]}
             write_whole(self.folder / f"{done:06d}.safetensors", save(stacked, {"digest": digest(stacked)}))
-        self.records = []
+        self.records = {}
 
 
 def _make_draw(

@@ -2,9 +2,9 @@
 
 A probe is a function that measures and draws what the parameters can do, now and then during training.
 
-A training folder holds `checkpoints/` (Orbax); `unlogged/`, the metrics of the steps before each checkpoint
-that are not in a line of `metrics.jsonl` yet; `metrics.jsonl` and TensorBoard's event files; `pictures/`, the
-probes' PNG files; and, if the best parameters are selected, `best/` (Orbax).
+A training folder holds `checkpoints/` (Orbax); `pending/`, for each checkpoint, what its last steps have left
+to do, such as metrics that are not in a line of `metrics.jsonl` yet; `metrics.jsonl` and TensorBoard's event
+files; `pictures/`, the probes' PNG files; and, if the best parameters are selected, `best/` (Orbax).
 """
 
 import functools
@@ -23,6 +23,7 @@ from gap_jax import parallel
 from gap_jax.checkpoint import Checkpoints
 from gap_jax.data.batch import Batch
 from gap_jax.data.loader import Batches
+from gap_jax.errors import held_back
 from gap_jax.files import read_json, write_json
 from gap_jax.flops import flops_to_report
 from gap_jax.metrics import MetricsWriter
@@ -106,47 +107,70 @@ def train(
     flops: float | None = None
     bar = tqdm(total=steps, initial=first, desc=folder.name, unit="step", disable=not is_main)
     with MetricsWriter(folder, first or None) as writer, bar, traced_steps("finetune") as begin_step:
-        done, unlogged = first, _read_unlogged(folder, first)
+        done = saved = first
+        unlogged, probed = _read_pending(folder, first)
 
         def save() -> None:
-            if is_main:
-                _write_unlogged(folder, done, unlogged)
-            checkpoints.save(done, state)
+            nonlocal saved
+            if saved < done:
+                with held_back():
+                    if is_main:
+                        _write_pending(folder, done, unlogged, probed)
+                    checkpoints.save(done, state)
+                    saved = done
+
+        def log() -> None:
+            nonlocal unlogged
+            if not unlogged or (done % log_every and done != steps):
+                return
+            values = {name: float(np.mean([float(m[name]) for m in unlogged])) for name in unlogged[-1]}
+            with held_back():
+                writer.write(done, values)
+                unlogged = []
+            means = {name: f"{value:.4g}" for name, value in values.items()}
+            bar.set_postfix({**speed(bar, batches.size, flops), **means})
+            if state.opt.notfinite_count >= max_skipped:
+                raise FloatingPointError(
+                    f"{max_skipped} updates in a row were not finite, up to step {done}: lower the "
+                    f"learning rate; the last good parameters are in {folder / 'checkpoints'}"
+                )
+
+        def run_probe() -> None:
+            nonlocal probed
+            if probe is None or probed or (done % probe_every and done != steps):
+                return
+            values, pictures = probe(_result_params(state))
+            with held_back():
+                _write_probe(writer, done, values, pictures)
+                if best is not None and select is not None:
+                    _save_if_best(best, done, values[select], _result_params(state))
+                probed = True
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            bar.write(f"{folder.name} {done}: {shown}")
 
         try:
+            log()  # what a stop prevented in the last step
+            run_probe()
             for batch in batches(first, steps, rows) if first < steps else ():
                 begin_step()
                 fed = parallel.feed(mesh, batches.size, batch)
                 if done == first:
                     flops = flops_to_report(step, state, frozen, dict(fed), key, devices=mesh.size)
-                with compiling(bar, done == first):
+                # The first step may compile for minutes; if it is interrupted, nothing is lost.
+                with compiling(bar, done == first), held_back(done > first):
                     state, metrics = step(state, frozen, fed, key)
-                done += 1
-                unlogged.append(metrics)
+                    unlogged.append(metrics)
+                    done, probed = done + 1, False
                 bar.update()
-                if done % log_every == 0 or done == steps:
-                    values = {name: float(np.mean([float(m[name]) for m in unlogged])) for name in metrics}
-                    unlogged = []
-                    writer.write(done, values)
-                    means = {name: f"{value:.4g}" for name, value in values.items()}
-                    bar.set_postfix({**speed(bar, batches.size, flops), **means})
-                    if state.opt.notfinite_count >= max_skipped:
-                        raise FloatingPointError(
-                            f"{max_skipped} updates in a row were not finite, up to step {done}: lower the "
-                            f"learning rate; the last good parameters are in {folder / 'checkpoints'}"
-                        )
-                if probe is not None and (done % probe_every == 0 or done == steps):
-                    values = _run_probe(probe, state, done, folder, writer, bar)
-                    if best is not None and select is not None:
-                        _save_if_best(best, done, values[select], _result_params(state))
+                log()
+                run_probe()
                 if done % checkpoint_every == 0 or done == steps:
                     save()
                 parallel.stop_if_preempted()
         except (KeyboardInterrupt, FloatingPointError) as stop:
-            if state.step.is_deleted():  # a running step owns the state: only the last checkpoint is left
+            if state.step.is_deleted() or int(state.step) != done:  # the first step was interrupted
                 bar.write(f"stopped after step {done} of {folder}: run the same command to go on")
                 raise
-            done = int(state.step)
             save()
             if isinstance(stop, KeyboardInterrupt):
                 bar.write(f"stopped at step {done}, saved in {folder}: run the same command to go on")
@@ -154,18 +178,23 @@ def train(
     return _result_params(state) if best is None else _restore_best(best, _result_params(state))[1]
 
 
-def _write_unlogged(folder: Path, done: int, unlogged: list[dict[str, jax.Array]]) -> None:
-    """Write the metrics that the next line will average, and delete those of older checkpoints."""
+def _write_pending(folder: Path, done: int, unlogged: list[dict[str, jax.Array]], probed: bool) -> None:
+    """Write what the steps up to a checkpoint have left to do, and delete the files of older ones.
+
+    These are the metrics that the next line will average, and the probe of the last step, unless it was made.
+    """
     values = [{name: float(value) for name, value in metrics.items()} for metrics in unlogged]
-    write_json(folder / "unlogged" / f"{done}.json", {"steps": values})
-    for path in sorted((folder / "unlogged").glob("*.json"), key=lambda path: int(path.stem))[:-3]:
+    write_json(folder / "pending" / f"{done}.json", {"unlogged": values, "probed": probed})
+    for path in sorted((folder / "pending").glob("*.json"), key=lambda path: int(path.stem))[:-3]:
         path.unlink()
 
 
-def _read_unlogged(folder: Path, done: int) -> list[dict[str, Any]]:
-    path = folder / "unlogged" / f"{done}.json"
-    advice = f"delete {folder} and run the same command again, which trains anew"
-    return read_json(path, advice)["steps"] if path.exists() else []
+def _read_pending(folder: Path, done: int) -> tuple[list[dict[str, Any]], bool]:
+    path = folder / "pending" / f"{done}.json"
+    if not path.exists():
+        return [], True
+    pending = read_json(path, f"delete {folder} and run the same command again, which trains anew")
+    return pending["unlogged"], pending["probed"]
 
 
 # Cached, so that equal arguments give the same optimiser and thereby the same compiled step.
@@ -220,13 +249,9 @@ def _save_if_best(best: Checkpoints, done: int, value: float, params: Params) ->
         best.save(done, {"value": np.float64(value), "params": params})
 
 
-def _run_probe(
-    probe: Probe, state: TrainState, done: int, folder: Path, writer: MetricsWriter, bar: tqdm
-) -> dict[str, float]:
-    """Call the probe, write its numbers and pictures, and return the numbers."""
-    values, pictures = probe(_result_params(state))
+def _write_probe(
+    writer: MetricsWriter, done: int, values: Mapping[str, float], pictures: Mapping[str, np.ndarray]
+) -> None:
     writer.write(done, values)
-    bar.write(f"{folder.name} {done}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
     for name, picture in pictures.items():
         writer.image(done, name, picture)
-    return values

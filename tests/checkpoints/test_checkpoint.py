@@ -212,7 +212,7 @@ def test_a_kill_at_a_random_moment_leaves_the_previous_state(tmp_path):
     assert names(tmp_path) == sorted([str(step), str(step + 1), "config.json"])
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's, harmless
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # a trace on stderr
 def test_a_full_disk_is_reported_and_leaves_earlier_checkpoints(tmp_path):
     checkpoints = Checkpoints(tmp_path, {})
     checkpoints.save(1, state(1, 4000))

@@ -12,7 +12,7 @@ from gap_jax.checkpoint import Checkpoints
 from tests.checkpoints.test_checkpoint import assert_identical, damage, names, state
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"  # Orbax's, harmless
+    "error::pytest.PytestUnraisableExceptionWarning"  # a trace on stderr
 )
 
 

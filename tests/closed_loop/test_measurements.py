@@ -5,7 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from gap_jax.closed_loop.measurements import ModelKey, add_summaries, read_measurements, write_measurements
+from gap_jax.closed_loop.measurements import (
+    Measuring,
+    ModelKey,
+    add_summaries,
+    read_measurements,
+    write_measurements,
+)
 from gap_jax.stages.evaluate import CLEAN, SetKey
 from gap_jax.tasks.metric import Metric, MetricStyle
 
@@ -19,6 +25,18 @@ def test_what_is_written_is_read(tmp_path):
     path = tmp_path / "evaluate.json"
     write_measurements(path, SCORES)
     assert read_measurements(path) == SCORES
+
+
+def test_scores_of_a_stopped_evaluation_are_kept_until_all_are_there(tmp_path):
+    path, (first, *_) = tmp_path / "evaluate.json", SCORES
+    Measuring(path).save({first: {CLEAN: SCORES[first][CLEAN]}})
+    assert not path.exists()
+    measuring = Measuring(path)
+    assert measuring.scores == {first: {CLEAN: {"l1": 0.1}}} and measuring.sets([first]) == {CLEAN}
+    assert measuring.sets(SCORES) == set()
+    measuring.save(SCORES)
+    measuring.finish()
+    assert read_measurements(path) == SCORES and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '[{"model": {}, "set": {}, "metrics": {}}]', '[{"set": {}}]'])

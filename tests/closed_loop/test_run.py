@@ -35,7 +35,7 @@ def test_the_progress_bar_of_evaluation_counts_every_set(world, tmp_path, monkey
     run = Run(Programs(SETTINGS, dataclasses.replace(world, data=data)), tmp_path, seed=0)
     bars = []
 
-    def evaluate(predict, models, sets, metrics, total=None):
+    def evaluate(predict, models, sets, total=None, **options):
         bars.append((total, len(list(sets))))
         return {key: {} for key in models}
 

@@ -1,6 +1,7 @@
 """Experiments as processes of their own: on so many devices, stopped on the way, their tables compared."""
 
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -37,31 +38,44 @@ def stopped(command, sign, how=signal.SIGKILL):
     return process.returncode, printed[0]
 
 
-def stopped_after(command, line, delay, how):
-    """Send a signal `delay` seconds after a command has printed a line that begins with `line`.
+def stopped_in(command, stage, delay, how):
+    """Send a signal `delay` seconds after a stage has shown its progress, unless the command ends before.
 
-    Return its exit status, the seconds from the signal to the exit, and what it printed to stderr.
+    `report` follows the last drawing. Return the exit status, the seconds from the signal to the exit, the
+    stage that the signal met, and what was printed to stderr.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    printed = []
-    reader = threading.Thread(target=lambda: printed.append(process.stderr.read()))
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    printed = bytearray()
+    reader = threading.Thread(target=lambda: [*map(printed.extend, iter(process.stderr.read1, b""))])
     reader.start()
-    while (shown := process.stdout.readline()) and not shown.startswith(line):
-        pass
+    while process.poll() is None and stage not in _progress(printed):
+        time.sleep(0.02)
     time.sleep(delay)
+    met = [None, *_progress(printed)][-1]
     began = time.monotonic()
     process.send_signal(how)
-    process.stdout.read(), process.wait(), reader.join()
-    return process.returncode, time.monotonic() - began, printed[0]
+    status = process.wait()
+    seconds = time.monotonic() - began
+    reader.join()
+    return status, seconds, met, printed.decode()
+
+
+def _progress(printed):
+    """Return the stages whose unfinished progress was printed, in order, with `report` after all drawings."""
+    bars = re.findall(r"(\w+)(?:-\d+)?: +(\d+)%", printed.decode(errors="replace"))
+    shown = [(name, percent) for name, percent in bars if percent != "100" or name == "draw"]
+    return ["report" if bar == ("draw", "100") else bar[0] for bar in shown]
 
 
 def assert_same_end(work, other):
-    """Assert that the tables and the results are the same to the last digit."""
-    tables = [(folder / "report" / "table.md").read_bytes() for folder in (work, other)]
-    assert tables[0] == tables[1]
+    """Assert that the tables, the results and all metrics are the same to the last digit."""
+    for pattern in ("report/table.md", "**/metrics.jsonl", "**/learned_embeds.safetensors"):
+        files = [
+            {path.relative_to(folder): path.read_bytes() for path in folder.glob(pattern)}
+            for folder in (work, other)
+        ]
+        assert files[0] and files[0] == files[1]
     ours, theirs = (load(folder / "results.json") for folder in (work, other))
     assert ours == theirs
 

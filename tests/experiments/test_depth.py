@@ -34,7 +34,6 @@ from tests.experiments.processes import (
     assert_tables_agree,
     environment,
     stopped,
-    stopped_after,
 )
 
 WORLD = SmallRooms(original=4, models=("critic",))  # images are generated from each of these rooms
@@ -294,31 +293,6 @@ def test_stopped_in_every_stage_it_ends_with_the_same_table(finished, tmp_path):
             assert status == 130 and "run the same command again to continue" in printed
     subprocess.run(command(work), env=environment(), check=True)
     assert_same_end(work, finished[0])
-
-
-@pytest.mark.slow
-def test_stopped_at_thirty_random_moments_it_ends_with_the_same_results(finished, tmp_path):
-    """Each start gets up to 8 seconds after it has begun, so that the moments are spread over all stages.
-
-    A run that ends before a signal is compared, and another one begins.
-    """
-    random, seconds, runs = np.random.default_rng(), [], [tmp_path / "0"]
-    signals = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-    for number in range(30):
-        how = signals[number % len(signals)]
-        status, waited, printed = stopped_after(command(runs[-1]), "seed 0", random.uniform(0, 8), how)
-        if status == 0:
-            assert_same_end(runs[-1], finished[0])
-            runs.append(tmp_path / str(len(runs)))
-        elif how == signal.SIGKILL:
-            assert status == -how, printed
-        else:
-            assert status == 128 + how and "Traceback" not in printed, printed
-            seconds.append(waited)
-    median, most = np.median(seconds), max(seconds)
-    print(f"{len(runs)} runs; from a signal to the exit {median:.1f} s in the median, at most {most:.1f} s")
-    subprocess.run(command(runs[-1]), env=environment(), check=True)
-    assert_same_end(runs[-1], finished[0])
 
 
 @pytest.mark.slow

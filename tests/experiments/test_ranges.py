@@ -11,11 +11,13 @@ import pytest
 from gap_jax.adapt import Adapt
 from gap_jax.closed_loop.command import parse, shortened
 from gap_jax.closed_loop.settings import Finetuning, Settings
+from gap_jax.data.__main__ import main as data_command
 from gap_jax.experiments.depth.__main__ import EXPERIMENT as DEPTH
 from gap_jax.experiments.iwildcam.__main__ import EXPERIMENT as IWILDCAM
 from gap_jax.experiments.own.__main__ import experiment as own
 from gap_jax.experiments.segmentation.__main__ import EXPERIMENT as SEGMENTATION
 from gap_jax.experiments.waterbirds.__main__ import EXPERIMENT as WATERBIRDS
+from gap_jax.planning.__main__ import PlanOptions
 from gap_jax.ranges import check_ranges, is_file_name
 from gap_jax.small_worlds.pretrain.__main__ import parse as parse_recipe
 from gap_jax.small_worlds.pretrain.recipes import RECIPES
@@ -27,6 +29,7 @@ SETTINGS = [
     Settings(),
     *WORLDS,
     Adapt(model="small", images="images"),
+    PlanOptions(),
     *(recipe() for recipe in RECIPES.values()),
 ]
 MALFORMED = {  # by type: values that no setting has
@@ -119,6 +122,7 @@ def test_presets_and_their_short_versions_are_within_the_ranges():
         ("--arms", "arms must be one or more values; found none"),
         ("--evaluating.severities 1 1", "evaluating.severities must be different values; found 1 1"),
         ("--evaluating.severities 6", "evaluating.severities must be between 1 and 5; found 6"),
+        ("--profile -1", "profile must be 0 or more; found -1"),
         ("--seeds 4294967296", "seeds must be between 0 and 4294967295; found 4294967296"),
         ("--world.original 0", "world.original must be 1 or more; found 0"),
         ("--world.targets ../a b", "world.targets must be the name of a file or folder"),
@@ -130,6 +134,28 @@ def test_a_command_line_is_refused_before_anything_runs(capsys, arguments, messa
         parse(DEPTH, arguments.split())
     printed = capsys.readouterr().err.replace("│", " ")
     assert message in " ".join(f"{refused.value} {printed}".split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("check folder --root . --sample -1", "sample must be 0 or more; found -1"),
+        ("check folder --root . --size 0", "size must be 1 or more; found 0"),
+        ("prepare folder --root . --data-dir . --size 0", "size must be 1 or more; found 0"),
+        (
+            "prepare folder --root . --data-dir . --tolerance nan",
+            "tolerance must be between 0 and 1; found nan",
+        ),
+        (
+            "masks --boxes . --images . --masks . --tolerance 2",
+            "tolerance must be between 0 and 1; found 2.0",
+        ),
+        ("export --data . --target . --format coco --images-per-shard 0", "shard must be 1 or more; found 0"),
+    ],
+)
+def test_the_commands_of_data_refuse_it_too(arguments, message):
+    with pytest.raises(SystemExit, match=f"^error: .*{message}$"):
+        data_command(arguments.split())
 
 
 def test_a_threshold_has_the_sign_of_the_loss_that_a_world_minimises():

@@ -77,7 +77,8 @@ def test_chunks_of_generated_images(tmp_path):
 def test_trajectories(tmp_path):
     writer = _TrajectoryWriter(tmp_path / "trajectory", 0)
     random = np.random.default_rng(0)
-    writer.append({"embeddings": random.random((1, 2, 3), np.float32), "loss": random.random(1, np.float32)})
+    losses = random.random(1, np.float32)
+    writer.records[0] = {"embeddings": random.random((1, 2, 3), np.float32), "loss": losses}
     writer.write(1)
     path = tmp_path / "trajectory" / "000001.safetensors"
     assert noticed(path, lambda: load_trajectory(tmp_path), path.name) > 90

@@ -45,6 +45,29 @@ def test_without_depth_there_are_no_3d_corruptions():
     assert num_corrupted_sets(batch, severities=(1,)) == len(CORRUPTIONS)
 
 
+def test_a_stopped_evaluation_continues_after_the_sets_that_it_measured():
+    def stop_after_two(results):
+        saved.update({key: dict(by_set) for key, by_set in results.items()})
+        if len(results["one"]) == 2:
+            raise KeyboardInterrupt
+
+    sets = {SetKey("domain", name): first_rows(count) for count, name in enumerate("abc", 1)}
+    models, metrics, saved = (
+        {"one": np.float32(1), "two": np.float32(2)},
+        {"mean": Metric(STYLE, first_column)},
+        {},
+    )
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(scaled_means, models, sets.items(), metrics, save=stop_after_two)
+    unread = dict.fromkeys(list(sets)[:2]) | dict(list(sets.items())[2:])  # a batch that is used is an error
+    resumed = evaluate(scaled_means, models, unread.items(), metrics, measured=saved)
+    whole = evaluate(scaled_means, models, sets.items(), metrics)
+    assert resumed == whole and [*map(list, resumed.values())] == [list(sets)] * 2
+    known = {SetKey("cc", "fog", 1), SetKey("3dcc", "flash", 1)}
+    others = {key for key, _ in corrupted_sets(BATCH, (1,), without=known)}
+    assert len(others) == num_corrupted_sets(BATCH, (1,)) - 2 and not others & known
+
+
 @pytest.mark.parametrize("images_per_step", [2, 5, 32])
 def test_metrics_are_over_all_images_for_any_step_size_and_one_compilation(images_per_step):
     chex.clear_trace_counter()

@@ -62,7 +62,7 @@ def test_ctrl_c_saves_and_the_next_run_ends_as_an_uninterrupted_one(tmp_path, wh
     assert 7 < saved <= 23 and "run the same command to go on" in capsys.readouterr().out
     assert_same(toy.run(tmp_path), whole[1])
     assert (tmp_path / "metrics.jsonl").read_bytes() == (whole[0] / "metrics.jsonl").read_bytes()
-    assert len(list((tmp_path / "unlogged").iterdir())) <= 3
+    assert len(list((tmp_path / "pending").iterdir())) <= 3
 
 
 def test_killed_and_run_again_it_ends_with_the_same_bits(tmp_path):
@@ -184,7 +184,7 @@ def test_the_best_parameters_on_a_probe_are_returned_also_after_a_resume(tmp_pat
     assert_same(toy.run(tmp_path / "whole", **options), best)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's, harmless
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # a trace on stderr
 def test_damaged_best_parameters_are_never_replaced_by_others(tmp_path):
     def probe(params):
         return {"distance": abs(float(np.asarray(params["w"])[0, 0]) - 0.1)}, {}

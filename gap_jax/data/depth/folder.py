@@ -13,6 +13,7 @@ from gap_jax.data.inventory import Inventory, abbreviate
 from gap_jax.data.reading.listing import Listing, list_files
 from gap_jax.data.reading.splits import SplitFolder, find_splits
 from gap_jax.data.reading.text import locate
+from gap_jax.ranges import Positive
 
 DEPTH_SUFFIXES = (".png", ".npy")
 MASK_SUFFIXES = (".png",)
@@ -28,7 +29,7 @@ class DepthFolderLayout(SplitFolder):
     finite is not valid.
     """
 
-    far: float | None = None
+    far: Positive | None = None
     """value in a depth file at which depth is 1; by default 65535 for integers and 1 for floats"""
     frame: ClassVar = None
     size: ClassVar = 384  # pixels of a side at which images are prepared by default

@@ -17,6 +17,7 @@ from gap_jax.data.depth.taskonomy_layout import (
 )
 from gap_jax.data.inventory import Inventory
 from gap_jax.data.reading.listing import list_folders
+from gap_jax.ranges import Positive
 
 Component = Literal["replica", "replica_gso", "hypersim", "blended_mvg", "taskonomy"]
 # Omnidata's own loader leaves these out: without images, or with wrong viewpoints (`forbidden_buildings` in
@@ -37,7 +38,7 @@ class OmnidataLayout:
     """component of the starter set"""
     splits: Path | None = None
     """CSV file with the columns id,train,val,test; without it, all images are in train"""
-    far: float = 65535
+    far: Positive = 65535
     """depth, in units of 1/512 m, that becomes 1: 65535 (128 m) is Omnidata's scale, 8000 Taskonomy's"""
     size: ClassVar = 384  # pixels of a side at which images are prepared by default
 

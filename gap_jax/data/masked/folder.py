@@ -9,6 +9,7 @@ from gap_jax.data.inventory import Inventory, abbreviate
 from gap_jax.data.masked.read import MaskedPaths, format_counts, keep_existing, missing_classes
 from gap_jax.data.reading.listing import list_files, list_folders
 from gap_jax.data.reading.splits import Groups, SplitFolder, find_splits, split_folders
+from gap_jax.ranges import Share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,7 @@ class MaskedFolderLayout(ClassFolders):
     large as its image, and 0 where the image may change.
     """
 
-    most_kept: float = 0.5
+    most_kept: Share = 0.5
     """largest median share of an image that masks may keep; masks that keep more look inverted"""
 
     def image_folder(self, root: Path) -> Path:

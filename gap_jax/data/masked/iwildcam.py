@@ -22,6 +22,7 @@ from gap_jax.data.reading.listing import list_files, unpacked
 from gap_jax.data.reading.splits import hold_out
 from gap_jax.data.reading.text import locate
 from gap_jax.data.table import TableRow, read_rows
+from gap_jax.ranges import Share
 
 
 class SubsetTable(NamedTuple):
@@ -66,7 +67,7 @@ class IWildCamLayout:
     """cameras to use, by the column location_remapped; by default, all"""
     time: TimeOfDay | None = None
     """time of day of the images to use: day is 9 to 17 h, night is 20 to 5 h; by default, any"""
-    most_kept: float = 0.5
+    most_kept: Share = 0.5
     """largest median share of an image that masks may keep; masks that keep more look inverted"""
     attributes: ClassVar = ("location", "hour")
     scaled_masks: ClassVar = True  # WILDS' images were made smaller, the masks were not

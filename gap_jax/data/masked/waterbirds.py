@@ -22,6 +22,7 @@ from gap_jax.data.reading.listing import list_files
 from gap_jax.data.reading.splits import hold_out
 from gap_jax.data.reading.text import locate
 from gap_jax.data.table import TableRow, read_rows
+from gap_jax.ranges import Share
 
 CLASSES = ("landbird", "waterbird")  # by the column y
 PLACES = ("land", "water")  # by the column place
@@ -37,7 +38,7 @@ class WaterbirdsLayout:
 
     training: Literal["biased", "all"] = "biased"
     """images of the split train: biased is the paper's subset, all is every image"""
-    most_kept: float = 0.5
+    most_kept: Share = 0.5
     """largest median share of an image that masks may keep; masks that keep more look inverted"""
     attributes: ClassVar = ("place",)
     scaled_masks: ClassVar = False

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from gap_jax.data.masked.waterbirds import SPLITS
 from gap_jax.data.reading.listing import list_files
 from gap_jax.files import write_whole
+from gap_jax.ranges import FILE_NAME, is_file_name
 
 _SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _NAME = re.compile(r"(.+)_\d+_\d+")  # of CUB's images: the species, its number, the image's number
@@ -76,6 +77,11 @@ def _rows(path: Path) -> Iterator[_Row]:
             name = Path(image["path"] or f"{split}_{number:05d}.jpg").name
             species = _NAME.fullmatch(Path(name).stem)
             folder = species[1] if species else split
+            if not (is_file_name(folder) and is_file_name(name)):
+                raise ValueError(
+                    f"{path}: row {number} has the path {image['path']!r}, but the names of its file and of "
+                    f"its species must each be {FILE_NAME.text}"
+                )
             yield _Row(f"{folder}/{name}", image["bytes"], label, place, SPLITS.index(split))
     except (ArrowInvalid, KeyError, TypeError) as error:
         raise ValueError(

@@ -9,6 +9,7 @@ from gap_jax.data.inventory import Inventory, abbreviate
 from gap_jax.data.reading.listing import list_files
 from gap_jax.data.reading.splits import SplitFolder, find_splits
 from gap_jax.data.segmented.read import SegmentedPaths
+from gap_jax.ranges import CountOrZero
 
 CLASS_SUFFIXES = (".png",)
 
@@ -22,9 +23,9 @@ class SegmentedFolderLayout(SplitFolder):
     of a palette.
     """
 
-    first: int = 0
+    first: CountOrZero = 0
     """number of the first class in the files, which becomes class 0; 1 for ADE20K, where 0 is no class"""
-    unlabelled: int = 255
+    unlabelled: CountOrZero = 255
     """number of pixels that have no class; numbers below the first class have none, either"""
     size: ClassVar = 512  # pixels of a side at which images are prepared by default
 

@@ -80,3 +80,15 @@ def test_nothing_is_replaced_and_other_files_are_named(copy, tmp_path):
         SystemExit, match=r"test-00000-of-00001.parquet must be a Parquet file with the columns"
     ):
         unpack(copy, tmp_path / "new")
+
+
+@pytest.mark.parametrize("name", [".._0001_5.jpg", "a/b\0_0001_5.jpg", "/", "..", "con_0001_5.jpg"])
+def test_nothing_is_written_outside_the_folder(tmp_path, name):
+    rows = {"image": [{"bytes": b"x", "path": name}], "label": [0], "place": [0]}
+    (tmp_path / "copy").mkdir()
+    pyarrow.parquet.write_table(pyarrow.table(rows), tmp_path / "copy" / "test.parquet")
+    with pytest.raises(
+        SystemExit, match=r"test\.parquet: row 0 has the path .* must each be the name of a file"
+    ):
+        unpack(tmp_path / "copy", tmp_path / "below" / "root")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "test.parquet"]
