@@ -118,8 +118,8 @@ class Training:
         """Train the part `name` of the recipe in its own folder, by `gap_jax.stages.train`.
 
         `init(key)` returns the first parameters, `probe` is given parameters on the host, and
-        `optimizer(part)` is `make_optimizer` by default. Returns the moving average of the parameters with the
-        decay `average`, or the parameters of the last step if it is None.
+        `optimizer(part)` is `make_optimizer` by default. Returns the moving average of the parameters with
+        the decay `average`, or the parameters of the last step if it is None.
         """
         key = jax.random.fold_in(self.key, PARTS.index(name))
         init_key, train_key = jax.random.split(key)
