@@ -7,12 +7,12 @@ the compiler is that of TPUs, from the extra `tpu`.
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from gap_jax.errors import one_line_errors
-from gap_jax.ranges import Count, Text, check_ranges
+from gap_jax.ranges import DISTINCT, Count, Text, check_ranges
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,9 @@ class PlanOptions:
     topology: Text | None = None
     # programs to compile: the gradient of the UNet's first self-attention, or a step of a stage. At full
     # size, attention takes seconds, fine-tuning minutes, and the other two much longer
-    steps: tuple[Literal["attention", "optimize", "generate", "finetune"], ...] = ("attention",)
+    steps: Annotated[tuple[Literal["attention", "optimize", "generate", "finetune"], ...], DISTINCT] = (
+        "attention",
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"  # precision of Stable Diffusion and CLIP
     prompts: Count = 1  # number of prompts that are optimised together
     # number of parts of the devices that prompts are spread over; None: as experiments do

@@ -51,7 +51,7 @@ def command(work, *more):
     """The same settings on the command line."""
     given = ["--work", str(work), "--arms", *ARMS, "--world.original", str(WORLD.original)]
     given += ["--world.models", *WORLD.models]
-    for stage in ("optimizing", "generating", "finetuning", "evaluating"):
+    for stage in ("sampling", "optimizing", "generating", "finetuning", "evaluating"):
         values, defaults = (getattr(settings, stage) for settings in (TINY, PRESETS["small"].settings))
         for field in dataclasses.fields(values):
             value = getattr(values, field.name)
@@ -300,7 +300,9 @@ def test_eight_devices_generate_the_same_images_and_end_within_the_standard_erro
     arms = ("control", "agnostic", "adversarial")
     more = ["--arms", *arms, "--seeds", "0", "1", "2", "--generating.images", "8"]
     more += ["--evaluating.severities", "--evaluating.efficiency"]  # none
-    more += chain(*((f"--{stage}.batch", "8") for stage in ("optimizing", "generating", "finetuning")))
+    more += chain(
+        *((f"--{stage}.batch", "8") for stage in ("sampling", "optimizing", "generating", "finetuning"))
+    )
     works = tmp_path / "1", tmp_path / "8"
     for devices, work in zip((1, 8), works, strict=True):
         subprocess.run(command(work, *more), env=environment(devices, optimization=3), check=True)

@@ -386,7 +386,6 @@ def test_labels_of_every_kind_are_kept_without_loss(tmp_path):
     [
         ("text", DEPTH, "no field of the data may be named text: .* rename yours"),
         ("words", np.array([["a", "b"]] * SOURCES), r"words must have numbers, bools or one string.*\[2\]"),
-        ("../parts", DEPTH, r"the field '\.\./parts' must be renamed or left out"),
         ("parts", np.array([{}] * SOURCES), "parts must have numbers.*found object"),
         ("depth", DEPTH * 3, r"depth must be in \[0,1\], found .* to 2.9.*another name"),
         ("depth", np.where(MASK, DEPTH, np.nan), r"depth must be in \[0,1\], found nan"),

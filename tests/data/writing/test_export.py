@@ -239,7 +239,7 @@ def test_a_folder_appears_when_it_is_complete_and_only_ours_is_replaced(stage, t
 
     with monkeypatch.context() as patch:
         patch.setattr(export_module, "write_card", is_killed)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit):
             export(stage, target, "tfds")
     assert [path.name for path in tmp_path.iterdir()] == [".rooms.unfinished"]
     export(stage, target, "tfds")
