@@ -13,7 +13,8 @@ from tests.data.test_files import bomb
 
 
 @pytest.fixture
-def images(tmp_path):
+def images(tmp_path, tmp_path_factory, monkeypatch):
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))  # the contact sheet is drawn here
     for i, name in enumerate(("cat/a.png", "cat/b.png", "dog/c.jpg")):
         save(tmp_path / "images" / name, draw(i).image)
     return tmp_path / "images"
