@@ -34,11 +34,6 @@ class DepthFolderLayout(SplitFolder):
     frame: ClassVar = None
     size: ClassVar = 384  # pixels of a side at which images are prepared by default
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.far is not None and not self.far > 0:
-            raise ValueError(f"far, the value at which depth is 1, must be positive, found {self.far}")
-
     def find(self, root: Path) -> Inventory:
         """List the examples, with the images' names as ids.
 

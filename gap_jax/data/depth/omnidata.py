@@ -17,7 +17,7 @@ from gap_jax.data.depth.taskonomy_layout import (
 )
 from gap_jax.data.inventory import Inventory
 from gap_jax.data.reading.listing import list_folders
-from gap_jax.ranges import Positive
+from gap_jax.ranges import Positive, check_ranges
 
 Component = Literal["replica", "replica_gso", "hypersim", "blended_mvg", "taskonomy"]
 # Omnidata's own loader leaves these out: without images, or with wrong viewpoints (`forbidden_buildings` in
@@ -42,9 +42,8 @@ class OmnidataLayout:
     """depth, in units of 1/512 m, that becomes 1: 65535 (128 m) is Omnidata's scale, 8000 Taskonomy's"""
     size: ClassVar = 384  # pixels of a side at which images are prepared by default
 
-    def __post_init__(self):
-        if not self.far > 0:
-            raise ValueError(f"far, the depth in 1/512 m that becomes 1, must be positive, found {self.far}")
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     @property
     def frame(self) -> tuple[int, int] | None:

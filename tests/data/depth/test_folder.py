@@ -81,7 +81,7 @@ def test_metres_without_far_are_an_error(root):
 @pytest.mark.parametrize("far", [0, -1.0, float("nan")])
 def test_far_is_positive(far):
     for layout in (undivided, OmnidataLayout):
-        with pytest.raises(ValueError, match=r"far.* must be (above 0|positive)[;,] found"):
+        with pytest.raises(ValueError, match="far must be above 0; found"):
             layout(far=far)
 
 

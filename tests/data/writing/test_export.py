@@ -239,7 +239,7 @@ def test_a_folder_appears_when_it_is_complete_and_only_ours_is_replaced(stage, t
 
     with monkeypatch.context() as patch:
         patch.setattr(export_module, "write_card", is_killed)
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit, match=r"^130$"):  # as after Ctrl-C
             export(stage, target, "tfds")
     assert [path.name for path in tmp_path.iterdir()] == [".rooms.unfinished"]
     export(stage, target, "tfds")
