@@ -183,7 +183,7 @@ def make_mesh(prompts: int = 1, devices: Sequence[jax.Device] | None = None) -> 
 
 @functools.cache
 def population_step(
-    step: Callable[[Any, Any, Any], tuple[Any, Any]], mesh: Mesh
+    step: Callable[[Any, Any, Any], tuple[Any, Any]], mesh: Mesh, joined: bool = False
 ) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
     """Map `step(weights, state, batch) -> (state, metrics)` of one prompt over a population, and compile it.
 
@@ -191,12 +191,18 @@ def population_step(
     each leaf of the batch is split along its first axis over `data`; weights are replicated. `step` may name
     `data` and POPULATION_AXES in collectives. The function is cached: it is compiled once for each step and
     mesh.
+
+    If `joined`, weights are a pair: one part for all prompts, and one with an axis of prompts; and each
+    prompt has its own batch, from `feed_each`.
     """
-    population = jax.vmap(step, (None, 0, None), axis_name=POPULATION_AXES[1])
+    population = jax.vmap(
+        step, ((None, 0), 0, 0) if joined else (None, 0, None), axis_name=POPULATION_AXES[1]
+    )
+    each: Any = ((P(), P("prompt")), P("prompt"), P("prompt", "data"))
     per_device = jax.shard_map(
         population,
         mesh=mesh,
-        in_specs=(P(), P("prompt"), P("data")),
+        in_specs=each if joined else (P(), P("prompt"), P("data")),
         out_specs=(P("prompt"), P("prompt")),
         check_vma=False,  # gradients are averaged by the step itself, with pmean
     )
@@ -224,22 +230,55 @@ def feed(mesh: Mesh, rows: int, batch: Mapping[str, np.ndarray]) -> dict[str, ja
     Raises ValueError if this process gives another number of rows.
     """
     sharding = NamedSharding(mesh, P("data"))
-    fed = local_rows(mesh, rows)
 
-    def put(name: str, local: np.ndarray) -> jax.Array:
+    def put(local: np.ndarray) -> jax.Array:
+        def part(index: Any) -> np.ndarray:
+            return local[_shifted(index[0], rows, fed.start)]
+
+        return jax.make_array_from_callback((rows, *local.shape[1:]), sharding, part)
+
+    fed = local_rows(mesh, rows)
+    return {name: put(local) for name, local in _checked(batch, fed, rows).items()}
+
+
+def feed_each(mesh: Mesh, rows: int, batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, jax.Array]:
+    """Return global batches of `rows`, one for each prompt, as arrays `[prompts,rows,…]`.
+
+    They are split over `prompt` and `data`, with copies of the last as in `split_prompts`. Every process
+    gives the `local_rows` of all batches. Raises ValueError if it gives another number of rows.
+    """
+    sharding = NamedSharding(mesh, P("prompt", "data"))
+    fed, parts = local_rows(mesh, rows), mesh.shape["prompt"]
+    checked = {id(batch): _checked(batch, fed, rows) for batch in batches}
+    padded = [checked[id(batch)] for batch in batches]
+    padded += padded[-1:] * (-len(padded) % parts)
+
+    def put(name: str, shape: tuple[int, ...]) -> jax.Array:
+        def part(index: Any) -> np.ndarray:
+            chosen = _shifted(index[1], rows, fed.start)
+            return np.stack([batch[name][chosen] for batch in padded[index[0]]])
+
+        return jax.make_array_from_callback((len(padded), rows, *shape), sharding, part)
+
+    return {name: put(name, local.shape[1:]) for name, local in padded[0].items()}
+
+
+def _checked(batch: Mapping[str, np.ndarray], fed: slice, rows: int) -> dict[str, np.ndarray]:
+    """Return a batch as NumPy arrays; raise ValueError unless it has the rows `fed`."""
+    arrays = {name: np.asarray(local) for name, local in batch.items()}
+    for name, local in arrays.items():
         if len(local) != fed.stop - fed.start:
             raise ValueError(
                 f"{name} must have rows {fed.start} to {fed.stop} of {rows}, which this process feeds; found "
                 f"{len(local)} rows"
             )
+    return arrays
 
-        def rows_of(index: Any) -> np.ndarray:
-            start, stop, _ = index[0].indices(rows)
-            return local[start - fed.start : stop - fed.start]
 
-        return jax.make_array_from_callback((rows, *local.shape[1:]), sharding, rows_of)
-
-    return {name: put(name, np.asarray(local)) for name, local in batch.items()}
+def _shifted(index: slice, rows: int, first: int) -> slice:
+    """Return a slice of `rows` global rows as one of the rows from `first` on."""
+    start, stop, _ = index.indices(rows)
+    return slice(start - first, stop - first)
 
 
 def replicate(mesh: Mesh, tree: _Tree) -> _Tree:
@@ -258,10 +297,10 @@ def split_prompts(mesh: Mesh, tree: _Tree) -> _Tree:
     return _put(mesh, tree if divides else jax.tree.map(pad, tree), P("prompt"))
 
 
-def first_prompts(mesh: Mesh, tree: _Tree, count: int) -> _Tree:
-    """Return the first `count` rows of each leaf, without the copies of `split_prompts`, on all devices."""
-    rows = jax.jit(_first_rows, static_argnums=1, out_shardings=NamedSharding(mesh, P()))
-    return rows(tree, count)
+def some_prompts(mesh: Mesh, tree: _Tree, rows: slice) -> _Tree:
+    """Return these rows of each leaf that `split_prompts` split, on all devices."""
+    chosen = jax.jit(_rows, static_argnums=(1, 2), out_shardings=NamedSharding(mesh, P()))
+    return chosen(tree, rows.start, rows.stop)
 
 
 def _put(mesh: Mesh, tree: _Tree, spec: P) -> _Tree:
@@ -354,5 +393,5 @@ def _identity(tree: _Tree) -> _Tree:  # one function for all calls, so that jit'
     return tree
 
 
-def _first_rows(tree: _Tree, count: int) -> _Tree:
-    return jax.tree.map(lambda leaf: leaf[:count], tree)
+def _rows(tree: _Tree, start: int, stop: int) -> _Tree:
+    return jax.tree.map(lambda leaf: leaf[start:stop], tree)

@@ -1,6 +1,7 @@
 """Runs a whole experiment: all stages of the closed loop for all arms and seeds, and the report."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -8,7 +9,7 @@ import jax
 from gap_jax import parallel
 from gap_jax.closed_loop.collect import collect
 from gap_jax.closed_loop.programs import Programs
-from gap_jax.closed_loop.run import Run
+from gap_jax.closed_loop.run import Run, optimize_as_one
 from gap_jax.closed_loop.settings import Settings
 from gap_jax.closed_loop.transfer import SeveralModels, collect_models
 from gap_jax.closed_loop.world import World
@@ -27,6 +28,7 @@ def run_experiment(settings: Settings, world: World, work: str | Path, stage: st
     """
     work, programs = Path(work), Programs(settings, world)
     runs = [Run(programs, work, seed) for seed in settings.seeds]
+    optimize_jointly(runs)
     produced = [run.run_until(stage) for run in runs]
     compared = []
     if world.models.others:
@@ -44,3 +46,26 @@ def run_experiment(settings: Settings, world: World, work: str | Path, stage: st
         write_page(work / "results.json", page.parent)
     parallel.barrier("reported")
     return page
+
+
+def optimize_jointly(runs: Sequence[Run]) -> None:
+    """Optimise the first prompts of all arms, targets, subsets and seeds that use idle devices together.
+
+    Their arms find them finished. Populations that run alone wait for their arm's turn.
+    """
+    work = {
+        (task.folder, task.prompt_set.label): (run, task)
+        for run in runs
+        for name in run.settings.arms
+        for task in run.tasks(name, run.world.models.model.params)
+    }
+    places = list(work)
+    for group in runs[0].programs.groups([task for _, task in work.values()]):
+        if len(group) > 1:
+            populations = [work[places[i]] for i in group]
+            names = [
+                f"seed {run.seed} {task.folder.parent.name} {task.prompt_set.label}"
+                for run, task in populations
+            ]
+            parallel.announce(f"optimise together: {'; '.join(names)}")
+            optimize_as_one(populations)

@@ -3,8 +3,9 @@
 Every program takes weights and prompts as arguments. It is therefore compiled once for all arms and seeds.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from gap_jax import parallel, prompts
 from gap_jax.closed_loop.arm_prompts import PromptSet, contexts, population_size, populations, text_prompts
 from gap_jax.closed_loop.arms import ARMS, Arm
 from gap_jax.closed_loop.settings import Settings
-from gap_jax.closed_loop.terms import ArmTerms, adversarial_start
+from gap_jax.closed_loop.terms import ArmTerms
 from gap_jax.closed_loop.world import World
 from gap_jax.data.batch import Batch
 from gap_jax.diffusion.align import Sampling
@@ -28,7 +29,8 @@ from gap_jax.stages.band import Band
 from gap_jax.stages.classifier_tuning import masked_optimizer
 from gap_jax.stages.generate import Filter
 from gap_jax.stages.guidance import FeatureStatistics, cosine
-from gap_jax.stages.objective import objective
+from gap_jax.stages.joined import groups, shapes
+from gap_jax.stages.objective import SetTerm, objective
 from gap_jax.stages.optimizers import adamw, amsgrad
 from gap_jax.stages.prompt_optimizer import EarlyStop, PromptOptimizer, prompt_optimizer
 
@@ -51,6 +53,21 @@ class GenerationWeights(NamedTuple):
     subject: jax.Array | None = None
 
 
+class PopulationTask(NamedTuple):
+    """A population of prompts to optimise: its arm, the model that it is found against, its folder.
+
+    - `prompt_set`: the prompts with the embeddings that they start from.
+    - `params`, `against`: as in `Programs.optimizer`.
+    - `folder`: holds the folders of the arm's populations.
+    """
+
+    arm: Arm
+    params: Any
+    prompt_set: PromptSet
+    folder: Path
+    against: str | None = None
+
+
 class Programs:
     """The programs of a world under some settings; make them once, so that each is compiled once."""
 
@@ -59,11 +76,10 @@ class Programs:
         self._terms = ArmTerms(world, settings)
 
     @lru_cache  # noqa: B019 (an object lives as long as its experiment)
-    def _shared_optimizer(self, start: int, against: str | None, population: int) -> PromptOptimizer:
+    def _shared_optimizer(self, against: str | None, population: int) -> PromptOptimizer:
         """Return the prompt optimiser that arms share; `optimizer` adds an arm's weights.
 
-        `start` is the first update in which the adversarial loss counts, `against` as in `optimizer`, and
-        `population` the number of prompts.
+        `against` is that of `optimizer`, and `population` the number of prompts.
         """
         config, world = self.settings.optimizing, self.world
         layout = parallel.layout(jax.device_count(), config.batch, population)
@@ -73,7 +89,7 @@ class Programs:
             generator.params,
             world.models.model if against is None else world.models.others[against],
             [
-                term._replace(start=start) if term.name == "adversarial" else term
+                term._replace(start=config.adversarial_start) if term.name == "adversarial" else term
                 for term in self._terms(ARMS["control"], None)
             ],
             world.task.align(self.settings.sampling.strength),
@@ -108,21 +124,50 @@ class Programs:
         return prompts.vocabulary(generator.params)[prompts.word_ids(generator.pipe)]
 
     def optimizer(
-        self, arm: Arm, params: Any, target: str | None, against: str | None = None
+        self,
+        arm: Arm,
+        params: Any,
+        target: str | None,
+        against: str | None = None,
+        population: int | None = None,
     ) -> PromptOptimizer:
         """Return the optimisation of an arm's prompts against the model `params` towards a target.
 
-        `params` are those of the model `against`, one of the others; None: of the model under improvement. A
-        term that the arm lacks weighs 0; an arm without the adversarial term never stops early.
+        `params` are those of the model `against`, one of the others; None: of the model under improvement.
+        `population` is the number of prompts that run as one; None: those of the arm and target. A term that
+        the arm lacks weighs 0; an arm without the adversarial term never stops early.
         """
-        config = self.settings.optimizing
-        size = population_size(arm, config)
-        shared = self._shared_optimizer(adversarial_start(arm, config), against, size.prompts)
+        alone = population_size(arm, self.settings.optimizing).prompts
+        shared = self._shared_optimizer(against, population or alone)
         terms = objective(self._terms(arm, target))[1]
         weights = shared.weights._replace(model=params, terms=terms, uses_words=np.bool_(arm.words))
         if not arm.adversarial:
             weights = weights._replace(threshold=np.float32(-np.inf))
         return shared._replace(weights=weights)
+
+    def groups(self, tasks: Sequence[PopulationTask]) -> list[list[int]]:
+        """Return which populations to optimise as one, as lists of their positions in `tasks`.
+
+        They share the model and the program, and use devices that would otherwise idle. Set terms look at a
+        population as a whole, so that each runs alone if there are any.
+        """
+        config = self.settings.optimizing
+        sizes = [len(task.prompt_set.texts) for task in tasks]
+        alone = [[i] for i in range(len(tasks))]
+        if groups(jax.device_count(), config.batch, sizes) == alone:
+            return alone
+        kinds: dict[Hashable, list[int]] = {}
+        for i, task in enumerate(tasks):
+            terms = self._terms(task.arm, task.prompt_set.target)
+            if any(isinstance(term, SetTerm) for term in terms):
+                return alone
+            kind = task.against, id(task.params), shapes(objective(terms)[1])
+            kinds.setdefault(kind, []).append(i)
+        return [
+            [kind[i] for i in group]
+            for kind in kinds.values()
+            for group in groups(jax.device_count(), config.batch, [sizes[i] for i in kind])
+        ]
 
     @lru_cache  # noqa: B019 (an object lives as long as its experiment)
     def draw(self, strength: float) -> Callable[[GenerationWeights, Batch, jax.Array], jax.Array]:

@@ -6,7 +6,7 @@ is started again continues where it stopped. An arm's fine-tuned model is in `fi
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,9 +27,9 @@ from gap_jax.closed_loop.arm_prompts import (
     text_prompts,
     token_owner,
 )
-from gap_jax.closed_loop.arms import ARMS, Arm
+from gap_jax.closed_loop.arms import ARMS
 from gap_jax.closed_loop.measurements import Measuring, ModelKey, add_summaries
-from gap_jax.closed_loop.programs import Programs
+from gap_jax.closed_loop.programs import PopulationTask, Programs
 from gap_jax.closed_loop.requirements import check_requirements
 from gap_jax.closed_loop.settings import STAGES, Settings
 from gap_jax.closed_loop.world import TrainingData, World, select
@@ -41,8 +41,8 @@ from gap_jax.files import fsync_tree, writing
 from gap_jax.report.results import CONSTANT
 from gap_jax.stages.evaluate import CLEAN, SetKey, corrupted_sets, domain_sets, evaluate, num_corrupted_sets
 from gap_jax.stages.finetune import Mixture, finetune
-from gap_jax.stages.generate import Plan, generate, plan, read_summary
-from gap_jax.stages.optimize import optimize, save_prompts
+from gap_jax.stages.generate import Plan, generate, generated_images, plan
+from gap_jax.stages.optimize import PopulationRun, optimize_together, save_prompts
 
 EXAMPLES = 3  # original images that a prompt is shown on
 CRITIC = "critic"
@@ -140,17 +140,24 @@ class Run:
             return text_prompts((world.prompts.agnostic,), tuple(world.data.subsets))
         if arm.prompts == "written":
             return text_prompts(self.programs.written_lines, tuple(world.data.subsets))
-        owner = self.token_owner(name, iteration)
-        initial = initial_prompts(arm, world, self.settings.optimizing, self.seed, owner)
-        folder = self._optimize_folder(name, iteration)
         if arm.prompts == "random":
-            self._save_random(initial, folder)
+            owner = self.token_owner(name, iteration)
+            initial = initial_prompts(arm, world, self.settings.optimizing, self.seed, owner)
+            self._save_random(initial, self._optimize_folder(name, iteration))
             return initial
-        optimized = [
-            prompt_set._replace(embeddings=self.optimize(arm, params, prompt_set, folder))
-            for prompt_set in initial
-        ]
+        tasks = self.tasks(name, params, iteration)
+        ends = optimize_populations([(self, task) for task in tasks])
+        optimized = [task.prompt_set._replace(embeddings=end) for task, end in zip(tasks, ends, strict=True)]
         return [in_words(world.generator, prompt_set) for prompt_set in optimized] if arm.words else optimized
+
+    def tasks(self, name: str, params: Any, iteration: int = 0) -> list[PopulationTask]:
+        """Return the populations of prompts that an arm optimises against the model `params`."""
+        arm, folder = ARMS[name], self._optimize_folder(name, iteration)
+        if arm.prompts != "optimized":
+            return []
+        owner = self.token_owner(name, iteration)
+        initial = initial_prompts(arm, self.world, self.settings.optimizing, self.seed, owner)
+        return [PopulationTask(arm, params, prompt_set, folder) for prompt_set in initial]
 
     def _save_random(self, prompt_sets: list[PromptSet], folder: Path) -> None:
         """Write the files of prompts that are drawn and not optimised."""
@@ -165,17 +172,11 @@ class Run:
                     generator.pipe, generator.params, embeddings, prompts, prompt_set.texts, metadata
                 )
 
-    def optimize(
-        self, arm: Arm, params: Any, prompt_set: PromptSet, folder: Path, against: str | None = None
-    ) -> np.ndarray:
-        """Return the embeddings that a population of prompts ends with, float32 `[prompts,n,D]`.
-
-        `params` and `against` are those of `Programs.optimizer`.
-        """
-        config = self.settings.optimizing
+    def population_run(self, task: PopulationTask, population: int) -> PopulationRun:
+        """Return what `optimize_together` needs of a population, if `population` prompts run as one."""
+        arm, prompt_set, config = task.arm, task.prompt_set, self.settings.optimizing
         rows = optimizing_rows(self.world, prompt_set, config.images, self.seed)
         repeats = config.images is None or len(rows) < config.batch
-        steps = config.steps if arm.guided else config.unguided_steps or config.steps
         assert prompt_set.embeddings is not None
 
         def load(step: int, share: slice) -> HostBatch:
@@ -186,20 +187,15 @@ class Run:
         watched = None
         if config.picture_every is not None:
             watched = select(self.originals, example_rows(self.world, prompt_set))
-        return optimize(
-            self.world.generator.pipe,
-            self.programs.optimizer(arm, params, prompt_set.target, against),
+        return PopulationRun(
+            self.programs.optimizer(arm, task.params, prompt_set.target, task.against, population),
             prompt_set.embeddings,
             load,
-            images_per_step=config.batch,
-            steps=steps,
+            steps=config.steps if arm.guided else config.unguided_steps or config.steps,
             key=jax.random.fold_in(jax.random.key(self.seed), 3),
-            folder=folder / prompt_set.label,
+            folder=task.folder / prompt_set.label,
             config=self.config,
-            check=self.world.task.check,
-            checkpoint_every=config.checkpoint_every,
             examples=watched,
-            picture_every=config.picture_every or 1,
             tokens=prompt_set.texts,
         )
 
@@ -322,21 +318,29 @@ class Run:
         measure(critic.predict, {ModelKey(CRITIC): critic.params}, real.items())
 
 
-def generated_images(folder: Path, original: Source) -> Prepared:
-    """Return the images in the folder of `generate`, with the fields of the original examples.
+def optimize_populations(work: Sequence[tuple[Run, PopulationTask]]) -> list[np.ndarray]:
+    """Optimise populations of the runs of an experiment; return the final embeddings of each.
 
-    Raises ValueError for a data set that is damaged or missing.
+    They are float32 `[prompts,n,D]`. Populations run as one where `Programs.groups` says so.
     """
-    try:
-        images = Prepared(folder / "tfds", "train", fields=tuple(original[0]))
-        if len(images) != (count := read_summary(folder)["images"]):
-            raise ValueError(f"{images.folder} has {len(images)} images in place of {count}")
-        return images
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{folder} has lost images since they were generated; delete it and run the same command again, "
-            f"which generates them anew ({str(error)[:200]})"
-        ) from error
+    ends: dict[int, np.ndarray] = {}
+    for group in work[0][0].programs.groups([task for _, task in work]) if work else ():
+        ends |= zip(group, optimize_as_one([work[i] for i in group]), strict=True)
+    return [ends[i] for i in range(len(work))]
+
+
+def optimize_as_one(work: Sequence[tuple[Run, PopulationTask]]) -> list[np.ndarray]:
+    """Optimise populations that share a program as one; return the final embeddings of each."""
+    programs, population = work[0][0].programs, sum(len(task.prompt_set.texts) for _, task in work)
+    world, config = programs.world, programs.settings.optimizing
+    return optimize_together(
+        world.generator.pipe,
+        [run.population_run(task, population) for run, task in work],
+        images_per_step=config.batch,
+        check=world.task.check,
+        checkpoint_every=config.checkpoint_every,
+        picture_every=config.picture_every or 1,
+    )
 
 
 def example_rows(world: World, prompt_set: PromptSet) -> np.ndarray:

@@ -15,13 +15,15 @@ from gap_jax.closed_loop.arm_prompts import initial_prompts
 from gap_jax.closed_loop.arms import ARMS, adversarial_arm
 from gap_jax.closed_loop.gallery import Gallery
 from gap_jax.closed_loop.measurements import Measuring, ModelKey, read_measurements
-from gap_jax.closed_loop.run import ORIGINAL, Produced, Run, generated_images
+from gap_jax.closed_loop.programs import PopulationTask
+from gap_jax.closed_loop.run import ORIGINAL, Produced, Run, optimize_populations
 from gap_jax.closed_loop.settings import STAGES
 from gap_jax.closed_loop.world import MODEL, as_batch, select
 from gap_jax.data.batch import HostBatch
 from gap_jax.models.network import Network
 from gap_jax.report.results import ModelsRow
 from gap_jax.stages.evaluate import SetKey, evaluate
+from gap_jax.stages.generate import generated_images
 
 
 class SeveralModels:
@@ -62,11 +64,14 @@ class SeveralModels:
         owner = f"{run.token_owner(self.arm)} against {name}"
         if jax.process_index() == 0:
             print(f"seed {run.seed}: prompts against {name}", flush=True)
+        initial = initial_prompts(arm, run.world, run.settings.optimizing, run.seed, owner)
+        tasks = [
+            PopulationTask(arm, network.params, prompt_set, folder / "optimize", name)
+            for prompt_set in initial
+        ]
+        ends = optimize_populations([(run, task) for task in tasks])
         prompt_sets = [
-            prompt_set._replace(
-                embeddings=run.optimize(arm, network.params, prompt_set, folder / "optimize", name)
-            )
-            for prompt_set in initial_prompts(arm, run.world, run.settings.optimizing, run.seed, owner)
+            prompt_set._replace(embeddings=end) for prompt_set, end in zip(initial, ends, strict=True)
         ]
         return Produced(
             key=ModelKey(self.arm),

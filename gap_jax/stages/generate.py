@@ -24,6 +24,8 @@ from gap_jax import parallel
 from gap_jax.checkpoint import check_config
 from gap_jax.data import generated
 from gap_jax.data.batch import Batch, HostBatch
+from gap_jax.data.loader import Source
+from gap_jax.data.prepared import Prepared
 from gap_jax.files import read_json, write_json, writing
 from gap_jax.flops import flops_to_report
 from gap_jax.progress import compiling, speed, traced_steps
@@ -290,3 +292,20 @@ def _write_data_set(
     summary = {"images": num_kept, "dropped": dict(dropped), "means": means, "tfds": place}
     write_json(folder / "summary.json", summary)
     shutil.rmtree(folder / "chunks")
+
+
+def generated_images(folder: Path, original: Source) -> Prepared:
+    """Return the images in the folder of `generate`, with the fields of the original examples.
+
+    Raises ValueError for a data set that is damaged or missing.
+    """
+    try:
+        images = Prepared(folder / "tfds", "train", fields=tuple(original[0]))
+        if len(images) != (count := read_summary(folder)["images"]):
+            raise ValueError(f"{images.folder} has {len(images)} images in place of {count}")
+        return images
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{folder} has lost images since they were generated; delete it and run the same command again, "
+            f"which generates them anew ({str(error)[:200]})"
+        ) from error

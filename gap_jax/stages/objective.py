@@ -98,13 +98,14 @@ def adversarial(loss: Callable[[Any, Batch], jax.Array], weight: float = 1.0, st
 
 
 def objective(terms: Sequence[Term | SetTerm]) -> tuple[ObjectiveFunction, tuple[Any, ...]]:
-    """Return the weighted sum of `terms` as a pure function, and its parameters, which include the weights.
+    """Return the weighted sum of `terms` as a pure function, and its parameters, with the weights and starts.
 
     The function is `evaluate(params, sample, step, together=alone) -> (total, values)`. `total` is a float32
     scalar, and `values` holds the unweighted float32 value of each term by its name. `step` may be traced.
     Before its `start`, a term is reported but adds exactly 0 to the total and to the gradient, even if it is
-    not finite. Means are taken over the given sample; with equally many images on each of several devices,
-    average both results over the devices.
+    not finite. A term that starts late may get other parameters with another start, even 0; a term that
+    starts at step 0 always does. Means are taken over the given sample; with equally many images on each of
+    several devices, average both results over the devices.
 
     `together(name, features)` returns the features `[P,N,D]` of the whole population for the set term `name`,
     with those of the sample, `[B,D]`, in their place and differentiable, and all others constant. The total's
@@ -128,17 +129,18 @@ def objective(terms: Sequence[Term | SetTerm]) -> tuple[ObjectiveFunction, tuple
 
     def evaluate(params, sample, step, together=alone):
         total, values = jnp.float32(0), {}
-        for term, (weight, term_params) in zip(static_terms, params, strict=True):
-            own = _sample_for(term, sample, step)
+        for term, (weight, start, term_params) in zip(static_terms, params, strict=True):
+            begun = step >= (start if term.start else 0)
+            own = _sample_for(term, sample, begun)
             if isinstance(term, SetTerm):
                 value = _set_loss(term, term_params, own, together)
             else:
                 value = _mean_loss(term, term_params, own)
-            total += jnp.where(step >= term.start, weight * value, 0.0)
+            total += jnp.where(begun, weight * value, 0.0)
             values[term.name] = value
         return total, values
 
-    return evaluate, tuple((np.float32(term.weight), term.params) for term in terms)
+    return evaluate, tuple((np.float32(term.weight), np.int32(term.start), term.params) for term in terms)
 
 
 def set_features(
@@ -152,8 +154,8 @@ def set_features(
 
     def features(params, sample, step):
         return {
-            term.name: _own_features(term, term_params, _sample_for(term, sample, step))
-            for term, (_, term_params) in zip(static_terms, params, strict=True)
+            term.name: _own_features(term, term_params, _sample_for(term, sample, step >= start))
+            for term, (_, start, term_params) in zip(static_terms, params, strict=True)
             if isinstance(term, SetTerm)
         }
 
@@ -201,8 +203,8 @@ def _mean_loss(term: Term, params: Any, sample: Sample) -> jax.Array:
     return loss.astype(jnp.float32).mean()
 
 
-def _sample_for(term: Term | SetTerm, sample: Sample, step: jax.Array) -> Sample:
-    """Return the sample with the term's own keys, detached from gradients before the term's start."""
+def _sample_for(term: Term | SetTerm, sample: Sample, begun: jax.Array) -> Sample:
+    """Return the sample with the term's own keys, detached from gradients unless the term has `begun`."""
     if sample.key is not None:
         name_hash = zlib.crc32(term.name.encode())
         sample = sample._replace(key=jax.vmap(lambda key: jax.random.fold_in(key, name_hash))(sample.key))
@@ -210,7 +212,7 @@ def _sample_for(term: Term | SetTerm, sample: Sample, step: jax.Array) -> Sample
         return sample
 
     def gate(x):  # `where` and not a product, so that the gradient is 0 even if the term is NaN
-        return jnp.where(step >= term.start, x, jax.lax.stop_gradient(x))
+        return jnp.where(begun, x, jax.lax.stop_gradient(x))
 
     differentiable = {name: getattr(sample, name) for name in ("images", "context", "prediction")}
     return sample._replace(**jax.tree.map(gate, differentiable))

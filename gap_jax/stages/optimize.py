@@ -7,8 +7,9 @@ prompt, `prompts/{i}/learned_embeds.safetensors`.
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,24 @@ from gap_jax.files import write_whole
 from gap_jax.flops import flops_to_report
 from gap_jax.metrics import MetricsWriter
 from gap_jax.progress import compiling, speed, traced_steps
-from gap_jax.stages.prompt_optimizer import EarlyStop, PromptOptimizer, PromptWeights
+from gap_jax.stages.joined import join
+from gap_jax.stages.prompt_optimizer import EarlyStop, PromptOptimizer, PromptState, PromptWeights
+
+_Draw = Callable[[np.ndarray], np.ndarray]
+
+
+class PopulationRun(NamedTuple):
+    """A population of prompts to optimise in a folder of its own; `optimize` explains the fields."""
+
+    optimizer: PromptOptimizer
+    initial_embeddings: np.ndarray
+    load: Callable[[int, slice], HostBatch]
+    steps: int
+    key: jax.Array
+    folder: Path
+    config: Mapping[str, Any]
+    examples: HostBatch | None = None
+    tokens: Sequence[str] | None = None
 
 
 def optimize(
@@ -72,89 +90,187 @@ def optimize(
     Raises ValueError for another config, a threshold of the wrong sign, numbers that do not divide, or labels
     that `check` refuses; FloatingPointError after `max_skipped`, once the last good state is saved.
     """
-    folder = Path(folder)
-    population = len(initial_embeddings)
+    run = PopulationRun(
+        optimizer, initial_embeddings, load, steps, key, Path(folder), config, examples, tokens
+    )
+    [embeddings] = optimize_together(
+        pipe,
+        [run],
+        images_per_step=images_per_step,
+        mesh=mesh,
+        check=check,
+        checkpoint_every=checkpoint_every,
+        picture_every=picture_every,
+        max_skipped=max_skipped,
+    )
+    return embeddings
+
+
+def optimize_together(
+    pipe: Pipeline,
+    runs: Sequence[PopulationRun],
+    *,
+    images_per_step: int,
+    mesh: Mesh | None = None,
+    check: Callable[[HostBatch], None] = lambda batch: None,
+    checkpoint_every: int = 50,
+    picture_every: int = 50,
+    max_skipped: int = 10,
+) -> list[np.ndarray]:
+    """Optimise several populations of prompts as one, and return the final embeddings of each.
+
+    Every population has the objective, data, noise, steps and folder of its own run, and ends as if it had
+    run alone, up to rounding. One program computes all their prompts, so that they share the devices. Each
+    continues from its own last checkpoint. One that ends before the others stays as it is.
+
+    The runs' optimisers must be the same but for their weights, have no set terms, and have weights of the
+    same shapes. The other arguments and errors are those of `optimize`.
+    """
+    sizes = [len(run.initial_embeddings) for run in runs]
+    population = sum(sizes)
     if mesh is None:
         chosen = parallel.layout(jax.device_count(), images_per_step, population)
         mesh = chosen.mesh()
         if chosen.devices > 1:
             parallel.announce(chosen.describe("optimise"))
+    members = [
+        _Member(run, mesh, slice(stop - size, stop))
+        for run, size, stop in zip(runs, sizes, np.cumsum(sizes).tolist(), strict=True)
+    ]
+    running = [member for member in members if member.goes_on(0, member.state.stopped.all())]
+    if not running:
+        return [member.finish(pipe) for member in members]
     rows = parallel.local_rows(mesh, images_per_step)
-    weights = parallel.replicate(mesh, optimizer.weights)
-    state = jax.vmap(optimizer.init)(jax.random.split(key, population), jnp.asarray(initial_embeddings))
-    step = parallel.population_step(optimizer.step, mesh)
-    draw = None if examples is None else _make_draw(optimizer, mesh, examples, population)
-    checkpoints = Checkpoints(folder / "checkpoints", dict(config))
-    first, state = checkpoints.restore(state) or (0, state)
-    state = parallel.split_prompts(mesh, state)
-    trajectory = _TrajectoryWriter(folder / "trajectory", first)
-
-    done = saved = first
-
-    def save() -> None:
-        nonlocal saved
-        if saved < done:
-            with held_back():
-                trajectory.write(done)
-                checkpoints.save(done, parallel.first_prompts(mesh, state, population))
-                saved = done
+    placed = parallel.replicate(mesh, [run.optimizer.weights for run in runs])
+    program = join([run.optimizer for run in runs], placed, sizes, mesh)
+    state = parallel.split_prompts(mesh, _concatenated([member.state for member in members]))
 
     def on_host(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf[:population], parallel.to_host(mesh, tree))
 
-    def is_unfinished() -> bool:
-        return done < steps and not on_host(state.stopped).all()
+    def save_running() -> None:
+        for member in running:
+            member.save(rounds, state)
 
-    is_main = jax.process_index() == 0
+    rounds, begun = 0, min(member.first for member in running)
+    steps = begun + max(member.run.steps - member.first for member in running)
     flops: float | None = None
-    silent = not is_unfinished() or not is_main
-    bar = tqdm(total=steps, initial=first, desc="optimise", unit="step", disable=silent)
-    with MetricsWriter(folder, first or None) as writer, bar, traced_steps("optimize") as begin_step:
+    silent = jax.process_index() != 0
+    bar = tqdm(total=steps, initial=begun, desc="optimise", unit="step", disable=silent)
+    with ExitStack() as files, bar, traced_steps("optimize") as begin_step:
+        for member in running:
+            member.open(files, placed[members.index(member)])
         try:
-            while is_unfinished():
+            while running:
                 begin_step()
-                batch = load(done, rows)
-                check(batch)
-                fed = parallel.feed(mesh, images_per_step, batch)
-                with compiling(bar, done == first):
-                    new_state, metrics = step(weights, state, fed)
-                if done == first:
-                    flops = flops_to_report(step, weights, state, fed, devices=mesh.size)
+                batches = {member: member.run.load(member.first + rounds, rows) for member in running}
+                for batch in batches.values():
+                    check(batch)
+                any_batch = next(iter(batches.values()))  # for members that have ended
+                fed = program.feed(images_per_step, [batches.get(member, any_batch) for member in members])
+                with compiling(bar, rounds == 0):
+                    new_state, metrics = program.step(program.weights, state, fed)
+                if rounds == 0:
+                    flops = flops_to_report(program.step, program.weights, state, fed, devices=mesh.size)
                 record = on_host({"embeddings": state.embeddings, **metrics})
-                values = {name: value for name, value in record.items() if name != "embeddings"}
-                if done == 0:
-                    _check_sign(optimizer.early_stop, values)
-                trajectory.records[done] = record
-                writer.write(done + 1, values)
-                if draw is not None and (done + 1) % picture_every == 0:
-                    writer.image(done + 1, "examples", draw(weights, new_state.embeddings))
-                state, done = new_state, done + 1  # a stop before this line takes back the step
+                for member in running:
+                    member.record(rounds, record)
+                    member.picture(rounds + 1, picture_every, new_state)
+                state, rounds = new_state, rounds + 1  # a stop before this line takes back the step
                 bar.update()
-                means = {name: f"{np.mean(value):.4g}" for name, value in values.items()}
+                means = {name: f"{np.mean(record[name]):.4g}" for name in metrics}
                 bar.set_postfix({**speed(bar, images_per_step * population, flops), **means})
-                failed = np.flatnonzero(values["skipped"] >= max_skipped).tolist()
-                if failed:
-                    save()
-                    raise FloatingPointError(
-                        f"{max_skipped} updates in a row were not finite, of prompts {failed}; the last good "
-                        f"state is saved in {folder / 'checkpoints'}. Lower the learning rate, or compute in "
-                        "float32"
-                    )
-                if done % checkpoint_every == 0:
-                    save()
+                for member in running:
+                    failed = np.flatnonzero(record["skipped"][member.rows] >= max_skipped).tolist()
+                    if failed:
+                        save_running()
+                        raise FloatingPointError(
+                            f"{max_skipped} updates in a row were not finite, of prompts {failed}; the last "
+                            f"good state is saved in {member.run.folder / 'checkpoints'}. Lower the learning "
+                            "rate, or compute in float32"
+                        )
+                stopped = on_host(state.stopped)
+                going = [member for member in running if member.goes_on(rounds, stopped[member.rows].all())]
+                for member in running:
+                    if member not in going or (member.first + rounds) % checkpoint_every == 0:
+                        member.save(rounds, state)
+                running = going
                 parallel.stop_if_preempted()
-            save()
         except KeyboardInterrupt:
-            save()
-            print(f"\nInterrupted: step {done} is saved in {folder}. Run the same command again to go on.")
+            save_running()
+            for member in running:
+                saved = f"step {member.first + rounds} is saved in {member.run.folder}"
+                print(f"\nInterrupted: {saved}. Run the same command again to go on.")
             raise
-    embeddings = on_host(state.embeddings)
-    embeddings = np.stack([optimizer.spoken(optimizer.weights, jnp.asarray(e)) for e in embeddings])
-    if is_main:
-        metadata = {"steps": done, "config": dict(config)}
-        names = tokens or [f"<gap-{i}>" for i in range(population)]
-        save_prompts(pipe, optimizer.weights.pipeline, embeddings, folder / "prompts", names, metadata)
-    return embeddings
+    return [member.finish(pipe) for member in members]
+
+
+def _concatenated(states: Sequence[PromptState]) -> PromptState:
+    if len(states) == 1:
+        return states[0]
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *states)
+
+
+class _Member:
+    """One of the populations that run as one: its rows of all prompts, and what it leaves in its folder.
+
+    `first` is the number of steps that it begins with, and `saved` that of its last checkpoint, whose state
+    is `state`. A round is one more step of all that go on.
+    """
+
+    def __init__(self, run: PopulationRun, mesh: Mesh, rows: slice):
+        self.run, self.rows, self._mesh = run, rows, mesh
+        keys = jax.random.split(run.key, rows.stop - rows.start)
+        state = jax.vmap(run.optimizer.init)(keys, jnp.asarray(run.initial_embeddings))
+        self._checkpoints = Checkpoints(run.folder / "checkpoints", dict(run.config))
+        self.first, self.state = self._checkpoints.restore(state) or (0, state)
+        self.saved = self.first
+        self._trajectory = _TrajectoryWriter(run.folder / "trajectory", self.first)
+
+    def goes_on(self, rounds: int, stopped: np.bool_ | jax.Array) -> bool:
+        return self.first + rounds < self.run.steps and not stopped
+
+    def open(self, files: ExitStack, weights: PromptWeights) -> None:
+        """Open its metrics; `weights` are the run's, on the mesh."""
+        self._writer = files.enter_context(MetricsWriter(self.run.folder, self.first or None))
+        self._draw = _make_draw(self.run, weights, self._mesh)
+
+    def record(self, rounds: int, record: Mapping[str, np.ndarray]) -> None:
+        """Keep its rows of what all prompts started a round with and measured in it."""
+        own, done = {name: value[self.rows] for name, value in record.items()}, self.first + rounds
+        values = {name: value for name, value in own.items() if name != "embeddings"}
+        if done == 0:
+            _check_sign(self.run.optimizer.early_stop, values)
+        self._trajectory.records[done] = own
+        self._writer.write(done + 1, values)
+
+    def picture(self, rounds: int, every: int, state: PromptState) -> None:
+        done = self.first + rounds
+        if self._draw is not None and done % every == 0:
+            own = parallel.some_prompts(self._mesh, state.embeddings, self.rows)
+            self._writer.image(done, "examples", self._draw(own))
+
+    def save(self, rounds: int, state: PromptState) -> None:
+        """Save its rows of the state of all prompts, unless that was done."""
+        done = self.first + rounds
+        if self.saved < done:
+            with held_back():
+                self._trajectory.write(done)
+                self.state = parallel.some_prompts(self._mesh, state, self.rows)
+                self._checkpoints.save(done, self.state)
+                self.saved = done
+
+    def finish(self, pipe: Pipeline) -> np.ndarray:
+        """Write the files of its prompts, and return their embeddings."""
+        run, optimizer = self.run, self.run.optimizer
+        ends = np.asarray(self.state.embeddings)
+        embeddings = np.stack([optimizer.spoken(optimizer.weights, jnp.asarray(end)) for end in ends])
+        if jax.process_index() == 0:
+            metadata = {"steps": self.saved, "config": dict(run.config)}
+            names = run.tokens or [f"<gap-{i}>" for i in range(len(embeddings))]
+            params = optimizer.weights.pipeline
+            save_prompts(pipe, params, embeddings, run.folder / "prompts", names, metadata)
+        return embeddings
 
 
 def load_trajectory(folder: str | Path) -> dict[str, np.ndarray]:
@@ -219,19 +335,23 @@ class _TrajectoryWriter:
         self.records = {}
 
 
-def _make_draw(
-    optimizer: PromptOptimizer, mesh: Mesh, examples: HostBatch, population: int
-) -> Callable[[PromptWeights, jax.Array], np.ndarray]:
-    """Return `draw(weights, embeddings) -> [H,W,3]`: a grid of prompts (rows) and examples (columns)."""
-    count = len(next(iter(examples.values())))
-    batch = parallel.replicate(mesh, {name: np.asarray(array) for name, array in examples.items()})
-    keys = parallel.replicate(mesh, jax.random.split(jax.random.key(0), count))
-    program = _compiled_render(optimizer.render, mesh)
+def _make_draw(run: PopulationRun, weights: PromptWeights, mesh: Mesh) -> _Draw | None:
+    """Return `draw(embeddings) -> [H,W,3]`: a grid of prompts (rows) and examples (columns).
 
-    def draw(weights, embeddings):
-        images = parallel.to_host(mesh, program(weights, embeddings, batch, keys))[:population]
+    `weights` are the run's, on the mesh. None if it has no examples.
+    """
+    if run.examples is None:
+        return None
+    count = len(next(iter(run.examples.values())))
+    batch = parallel.replicate(mesh, {name: np.asarray(array) for name, array in run.examples.items()})
+    keys = parallel.replicate(mesh, jax.random.split(jax.random.key(0), count))
+    program = _compiled_render(run.optimizer.render, mesh)
+
+    def draw(embeddings: np.ndarray) -> np.ndarray:
+        prompts = parallel.split_prompts(mesh, embeddings)
+        images = parallel.to_host(mesh, program(weights, prompts, batch, keys))[: len(embeddings)]
         height, width = images.shape[2:4]
-        return images.transpose(0, 2, 1, 3, 4).reshape(population * height, count * width, 3)
+        return images.transpose(0, 2, 1, 3, 4).reshape(len(embeddings) * height, count * width, 3)
 
     return draw
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gap_jax.closed_loop.arms import ARMS
+from gap_jax.closed_loop.experiment import optimize_jointly
 from gap_jax.closed_loop.programs import Programs
 from gap_jax.closed_loop.run import Run
 from gap_jax.closed_loop.settings import Generating, Optimizing, Settings
@@ -98,3 +99,35 @@ def test_settings_that_the_new_terms_cannot_have_are_refused():
     for band in ((0.8, 0.2), (-0.1, 0.5), (0.5, 1.1)):
         with pytest.raises(ValueError, match=r"difficulty must be (two numbers, the first|between 0 and 1)"):
             Settings(generating=Generating(difficulty=band))
+
+
+def test_populations_of_arms_and_seeds_run_as_one_where_chips_would_idle(world, tmp_path, monkeypatch):
+    arms = ("control", "adversarial", "guided", "guided-adversarial", "adversarial-sdedit")
+    config = Optimizing(prompts=8, batch=8, adversarial_start=3)
+    programs = Programs(Settings(arms=arms, optimizing=config), world)
+    runs = [Run(programs, tmp_path, seed) for seed in range(3)]
+    model = world.models.model.params
+    tasks = [task for run in runs for name in arms[:-1] for task in run.tasks(name, model)]
+    assert len(tasks) == 9 and programs.groups(tasks) == [[i] for i in range(9)]  # on one device
+    monkeypatch.setattr("jax.device_count", lambda: 64 * 9)
+    assert programs.groups(tasks) == [list(range(9))]
+    tasks[4] = tasks[4]._replace(params=dict(model))  # another model
+    assert programs.groups(tasks) == [[0, 1, 2, 3, 5, 6, 7, 8], [4]]
+    sets = dataclasses.replace(programs.settings, arms=(*arms, "guided-set"))
+    assert Programs(sets, world).groups(tasks) == [[i] for i in range(9)]
+
+    optimised = []
+    monkeypatch.setattr("gap_jax.closed_loop.experiment.optimize_as_one", optimised.append)
+    optimize_jointly(runs)
+    [work] = optimised
+    places = {(run.seed, task.folder.parent.name) for run, task in work}
+    assert len(work) == len(places) == 9  # arms that share prompts are there once
+    weights = [run.population_run(task, 72).optimizer.weights.terms for run, task in work[:3]]
+    assert [(float(term[0]), int(term[1])) for terms in weights for term in terms] == [
+        (1, 0),
+        (0, 0),
+        (0, 3),
+        (1, 0),
+        (1, 3),
+        (1, 0),
+    ]

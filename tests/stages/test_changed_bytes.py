@@ -7,12 +7,12 @@ import pytest
 
 from gap_jax.checkpoint import check_config
 from gap_jax.closed_loop.measurements import ModelKey, read_measurements, write_measurements
-from gap_jax.closed_loop.run import generated_images
 from gap_jax.closed_loop.world import as_batch
 from gap_jax.data import generated
 from gap_jax.files import read_json, write_json
 from gap_jax.report import results
 from gap_jax.stages.evaluate import CLEAN
+from gap_jax.stages.generate import generated_images
 from gap_jax.stages.optimize import _TrajectoryWriter, load_trajectory
 from gap_jax.weights import repo
 from tests.stages.test_generate import run

@@ -26,6 +26,7 @@ from gap_jax.stages.prompt_optimizer import prompt_optimizer
 from gap_jax.tasks import depth
 from tests import toy_prompts
 from tests.stages import test_optimize
+from tests.stages.joined import joined_runs
 
 PLACEHOLDERS, ROWS, STEPS, SIDE = 2, 16, 3, 16
 KERNEL = np.random.default_rng(9).standard_normal((3, 1)).astype(np.float32)
@@ -140,6 +141,7 @@ def main(folder: str, output: str, *cluster: str) -> None:
                 pipe, params, work / "stage", parallel.make_mesh(prompts=8), None
             ),
             "banded_on_two_processes": banded(work / "banded", 16),
+            "joined_on_two_processes": joined_runs.run(joined_runs.populations(work / "joined")),
         }
     else:
         separate = [(keys[i : i + 1], starts[i : i + 1]) for i in range(4)]
@@ -154,6 +156,13 @@ def main(folder: str, output: str, *cluster: str) -> None:
             "stage_on_one_device": resumed(pipe, params, work / "one", one_device, one_device),
             "stage": resumed(pipe, params, work / "stage", one_device, None),
             "banded": banded(work / "banded", 6),
+            "apart": np.concatenate(
+                [
+                    joined_runs.run([population], mesh=one_device)
+                    for population in joined_runs.populations(work / "apart")
+                ]
+            ),
+            "joined": joined_runs.run(joined_runs.populations(work / "joined")),
         }
     if jax.process_index() == 0:
         np.savez(output, **results)

@@ -82,6 +82,12 @@ def test_set_terms_see_the_whole_population_over_devices_and_processes(results, 
     assert relative_error(results[name], whole_gradient()[1]) < 1e-4
 
 
+@pytest.mark.parametrize("name", ["joined", "joined_on_two_processes"])
+def test_populations_that_run_as_one_end_as_each_does_on_one_device(results, name):
+    """Five prompts, of three populations, and a copy on two parts of the devices; four images on four."""
+    np.testing.assert_allclose(results[name], results["apart"], rtol=1e-5, atol=1e-6)
+
+
 def test_a_difficulty_band_keeps_the_same_images_over_devices_and_processes(results):
     assert len(results["banded"]) == 12
     np.testing.assert_array_equal(results["banded_on_two_processes"], results["banded"])
