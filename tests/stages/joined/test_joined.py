@@ -5,6 +5,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from gap_jax import parallel
 from gap_jax.stages.joined import groups, join
@@ -55,7 +56,10 @@ def test_each_population_ends_as_it_does_alone(together, tmp_path):
             np.testing.assert_allclose(mine[metric], its[metric], rtol=1e-5, atol=1e-6, err_msg=metric)
         assert [line["step"] for line in read_metrics(folder / name)] == list(range(1, len(mine["loss"]) + 1))
         for path in (tmp_path / name).rglob("*.png"):
-            assert (folder / path.relative_to(tmp_path)).read_bytes() == path.read_bytes()
+            pictures = (
+                np.asarray(Image.open(root / path.relative_to(tmp_path)), int) for root in (folder, tmp_path)
+            )
+            assert abs(np.subtract(*pictures)).max() <= 1
     assert {path.parent.parent.name for path in folder.rglob("*.png")} >= {"2", "3"}
 
 
@@ -63,13 +67,13 @@ def test_a_run_that_stops_goes_on_from_each_populations_own_checkpoint(together,
     runs = populations(tmp_path)
 
     def dies(step, rows):
-        if step == 5:
+        if step == 2:
             raise KeyboardInterrupt
         return runs[2].load(step, rows)
 
     with pytest.raises(KeyboardInterrupt):
         run([*runs[:2], runs[2]._replace(load=dies)])
-    shutil.rmtree(tmp_path / "3" / "checkpoints" / "5")  # the third population is behind the first
+    shutil.rmtree(tmp_path / "3" / "checkpoints" / "2")  # the third population begins anew
     np.testing.assert_array_equal(run(populations(tmp_path)), together[1])
     for name in "123":
         assert read_metrics(tmp_path / name) == read_metrics(together[0] / name)
