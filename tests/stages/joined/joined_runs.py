@@ -89,7 +89,7 @@ def population(
 def populations(folder: Path) -> list[PopulationRun]:
     """Return adversarial prompts that stop early, guided ones of words with fewer steps, and both at once."""
     return [
-        population(folder, 2, 1, 7, -0.3, False, 1.0, 0, 0.0, 0),
+        population(folder, 2, 1, 7, -0.24, False, 1.0, 0, 0.0, 0),
         population(folder, 1, 2, 3, -np.inf, True, 0.0, 2, 1.0, 0),
         population(folder, 2, 3, 7, -1.0, False, 1.0, 2, 0.5, 1),
     ]
