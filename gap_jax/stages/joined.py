@@ -71,7 +71,7 @@ def join(
         raise ValueError("populations run as one only if the arrays of their weights have the same shapes")
     columns = list(zip(*map(jax.tree.leaves, weights), strict=True))
     same = tuple(all(leaf is column[0] for leaf in column) for column in columns)
-    member_of = np.repeat(np.arange(len(counts)), counts)
+    member_of = np.repeat(np.arange(len(counts)), counts).tolist()
     own = [
         jnp.stack([column[i] for i in member_of])
         for column, is_same in zip(columns, same, strict=True)

@@ -30,7 +30,7 @@ from gap_jax.progress import compiling, speed, traced_steps
 from gap_jax.stages.joined import join
 from gap_jax.stages.prompt_optimizer import EarlyStop, PromptOptimizer, PromptState, PromptWeights
 
-_Draw = Callable[[np.ndarray], np.ndarray]
+_Draw = Callable[[jax.Array], np.ndarray]
 
 
 class PopulationRun(NamedTuple):
@@ -223,6 +223,8 @@ class _Member:
         keys = jax.random.split(run.key, rows.stop - rows.start)
         state = jax.vmap(run.optimizer.init)(keys, jnp.asarray(run.initial_embeddings))
         self._checkpoints = Checkpoints(run.folder / "checkpoints", dict(run.config))
+        self.first: int
+        self.state: PromptState
         self.first, self.state = self._checkpoints.restore(state) or (0, state)
         self.saved = self.first
         self._trajectory = _TrajectoryWriter(run.folder / "trajectory", self.first)
@@ -347,7 +349,7 @@ def _make_draw(run: PopulationRun, weights: PromptWeights, mesh: Mesh) -> _Draw 
     keys = parallel.replicate(mesh, jax.random.split(jax.random.key(0), count))
     program = _compiled_render(run.optimizer.render, mesh)
 
-    def draw(embeddings: np.ndarray) -> np.ndarray:
+    def draw(embeddings: jax.Array) -> np.ndarray:
         prompts = parallel.split_prompts(mesh, embeddings)
         images = parallel.to_host(mesh, program(weights, prompts, batch, keys))[: len(embeddings)]
         height, width = images.shape[2:4]
