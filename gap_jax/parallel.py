@@ -209,6 +209,18 @@ def population_step(
     return jax.jit(per_device)
 
 
+def image_step(step: Callable[[Any, Any, Any], _Tree], mesh: Mesh) -> Callable[[Any, Any, Any], _Tree]:
+    """Map `step(weights, batch, keys)`, which computes each image by itself, over the mesh, and compile it.
+
+    Each leaf of the batch, the keys and each leaf of the result are split along their first axis over `data`;
+    weights are replicated.
+    """
+    split = P("data")
+    return jax.jit(
+        jax.shard_map(step, mesh=mesh, in_specs=(P(), split, split), out_specs=split, check_vma=False)
+    )
+
+
 def local_rows(mesh: Mesh, rows: int) -> slice:
     """Return the rows of a global batch of `rows` that this process feeds.
 

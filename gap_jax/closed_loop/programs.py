@@ -15,6 +15,7 @@ import optax
 from gap_jax import parallel, prompts
 from gap_jax.closed_loop.arm_prompts import PromptSet, contexts, population_size, populations, text_prompts
 from gap_jax.closed_loop.arms import ARMS, Arm
+from gap_jax.closed_loop.requirements import check_requirements
 from gap_jax.closed_loop.settings import Settings
 from gap_jax.closed_loop.terms import ArmTerms
 from gap_jax.closed_loop.world import World
@@ -69,9 +70,13 @@ class PopulationTask(NamedTuple):
 
 
 class Programs:
-    """The programs of a world under some settings; make them once, so that each is compiled once."""
+    """The programs of a world under some settings; make them once, so that each is compiled once.
+
+    Raises ValueError for settings that the world or the devices cannot serve.
+    """
 
     def __init__(self, settings: Settings, world: World):
+        check_requirements(settings, world)
         self.settings, self.world = settings, world
         self._terms = ArmTerms(world, settings)
 

@@ -30,7 +30,6 @@ from gap_jax.closed_loop.arm_prompts import (
 from gap_jax.closed_loop.arms import ARMS
 from gap_jax.closed_loop.measurements import Measuring, ModelKey, add_summaries
 from gap_jax.closed_loop.programs import PopulationTask, Programs
-from gap_jax.closed_loop.requirements import check_requirements
 from gap_jax.closed_loop.settings import STAGES, Settings
 from gap_jax.closed_loop.world import TrainingData, World, select
 from gap_jax.data.batch import HostBatch
@@ -60,13 +59,9 @@ class Produced(NamedTuple):
 
 
 class Run:
-    """All arms of one seed.
-
-    Raises ValueError for settings that the world or the devices cannot serve.
-    """
+    """All arms of one seed."""
 
     def __init__(self, programs: Programs, work: Path, seed: int):
-        check_requirements(programs.settings, programs.world)
         self.programs, self.seed = programs, seed
         self.settings: Settings = programs.settings
         self.world: World = programs.world

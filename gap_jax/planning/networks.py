@@ -151,17 +151,17 @@ class Networks:
         config = self.settings
         sampling = Sampling(config.generating.denoising_steps, config.sampling.guidance_scale)
 
-        def generation_step(params, model_params, context, uncond, batch, keys):
+        def generation_step(weights, batch, keys):
+            params, model_params, context, uncond = weights
             images = generate(self.pipe, params, context, uncond, batch, keys, controlnet_depth(), sampling)
             return images, self.task.loss(self.predict(model_params, images), batch)
 
-        text, count = self.pipe.text_encoder, images * mesh.size
+        text, count = self.pipe.text_encoder, images * mesh.shape["data"]
         context = jax.ShapeDtypeStruct((1, text.max_position_embeddings, text.hidden_size), jnp.float32)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
-        replicated = _on(mesh, P(), (self.params, self.model_params, context, context))
-        return Step(
-            generation_step, (*replicated, *_on(mesh, P(mesh.axis_names), (self.batch(count), keys))), count
-        )
+        weights = _on(mesh, P(), (self.params, self.model_params, context, context))
+        split = _on(mesh, P("data"), (self.batch(count), keys))
+        return Step(parallel.image_step(generation_step, mesh), (weights, *split), count)
 
     def finetune(self, mesh: Mesh, prompts: int, images: int) -> Step:
         """Return a step of fine-tuning the depth model on `images` images a device."""

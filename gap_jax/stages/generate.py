@@ -104,7 +104,8 @@ def generate(
 
     - `step(weights, batch, keys) -> (images, values)`: a pure function, which is jitted here. It returns
       images float32 `[B,H,W,3]` in [0,1] and measured values by name, `[B]` or `[B,n]` each. Its batch is
-      that of `load` with `prompt`, the number of each image's prompt; it is split over all devices.
+      that of `load` with `prompt`, the number of each image's prompt. Every device calls it with its part of
+      the batch, so that an image must not depend on the others.
     - `load(sources)`: returns the batch of these sources, whose labels are kept.
     - `images_per_step`: the number of images in a global batch, rounded up to a multiple of the devices.
     - `config`: JSON values that tell this run from others. A folder of another config is refused.
@@ -144,7 +145,7 @@ def generate(
         parallel.announce(f"generate: {images_per_step} images a step on {shards} devices, {each} each")
     rows = parallel.local_rows(mesh, images_per_step)
     weights = parallel.replicate(mesh, weights)
-    program = jax.jit(step)
+    program = parallel.image_step(step, mesh)
     count, process = len(planned.source), jax.process_index()
     repeats = _repeat_numbers(planned)
     chunks = folder / "chunks"
