@@ -17,7 +17,7 @@ from gap_jax.stages.prompt_optimizer import EarlyStop, PromptOptimizer, prompt_o
 from tests.toy_prompts import PLACEHOLDERS, WIDTH, ToyEncoder, draw_images, vectors
 
 ROWS = 4
-WORDS = jnp.asarray(vectors(20, WIDTH, seed=8))
+WORDS = vectors(20, WIDTH, seed=8)
 
 
 def terms(weight: float, start: int, guidance: float, target: int) -> list[Term]:
@@ -47,7 +47,7 @@ def shared_optimizer() -> PromptOptimizer:
         accumulation=1,
         axis_name="data",
         early_stop=EarlyStop(2, -1e6),
-        words=WORDS,
+        words=jnp.asarray(WORDS),
     )
 
     def patched(function):
