@@ -209,11 +209,12 @@ def population_step(
     return jax.jit(per_device)
 
 
+@functools.cache
 def image_step(step: Callable[[Any, Any, Any], _Tree], mesh: Mesh) -> Callable[[Any, Any, Any], _Tree]:
     """Map `step(weights, batch, keys)`, which computes each image by itself, over the mesh, and compile it.
 
     Each leaf of the batch, the keys and each leaf of the result are split along their first axis over `data`;
-    weights are replicated.
+    weights are replicated. The function is cached, as in `population_step`.
     """
     split = P("data")
     return jax.jit(
