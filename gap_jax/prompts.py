@@ -54,7 +54,7 @@ def save(
         )
     check_tokens([token])
     embeddings = _expect_embeddings("embeddings", np.asarray(embeddings, np.float32))
-    header = {"format": "pt", _HEADER: json.dumps(dict(metadata or {}))}
+    header = {_HEADER: json.dumps(dict(metadata or {}))}  # safetensors writes several keys in any order
     write_whole(path, serialise({token: embeddings}, header))
 
 
