@@ -117,8 +117,9 @@ def print_measured(dtype: str, measured: Measured, reference: Measured) -> None:
         for name, gradient in gradients.items():
             expected = reference.gradients[1.0][name]
             left = np.vdot(gradient, expected) / np.vdot(expected, expected)
-            cosine = left * np.linalg.norm(expected) / np.linalg.norm(gradient)
-            print(f"    {name:12} left {left:7.4f}, cosine {cosine:7.4f}", flush=True)
+            norm = np.linalg.norm(gradient)
+            cosine = f", cosine {left * np.linalg.norm(expected) / norm:7.4f}" if norm else ""
+            print(f"    {name:12} left {left:7.4f}{cosine}", flush=True)
 
 
 def main() -> None:
