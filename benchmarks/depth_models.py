@@ -99,7 +99,7 @@ def measure_training(batch: int, repeats: int) -> None:
         updates, state = adam.update(jax.grad(loss)(params), state)
         return optax.apply_updates(params, updates), state
 
-    held = [params, adam.init(params)]
+    held = [params, jax.jit(adam.init)(params)]
 
     def run() -> None:
         held[:] = jax.block_until_ready(step(*held))
