@@ -5,8 +5,8 @@
 A step: the gradient of XTC's depth U-Net's negative L1 loss to placeholder embeddings through 5 DDIM steps
 with guidance 7 and ControlNet; and AdamW. The depth U-Net is in float32, everything else in `--dtype`.
 
-With random weights, the gradient is ill-conditioned: in the small size, changing the start by 1e-7 of its size
-changes it by 1e-2, so that errors of this size are rounding.
+With random weights, the gradient is ill-conditioned: in the small size, changing the start by 1e-7 of its
+size changes it by 1e-2, so that errors of this size are rounding.
 
 torch keeps its whole graph, as the authors do, or recomputes blocks where that does not fit. On a CPU, both
 run in turn. On a GPU, torch runs first, alone, with both orders of axes; it is left out without CUDA. There,
