@@ -5,8 +5,8 @@
 transformers' DPT-hybrid at 384² and the XTC U-Net at 256², forward in float32: median seconds, ours and
 torch's in turn, the ratio ours / torch of each pair, and the memory that each takes above its weights and
 images: ours as XLA plans it, torch's as its process (on Linux) or its GPU allocator holds it at the peak.
-`--train` adds a training step of the U-Net: the gradient of the L1 loss, and Adam with AMSGrad. Where a maximum
-or a ReLU is undecided to rounding, a part of the gradient goes another way.
+`--train` adds a training step of the U-Net: the gradient of the L1 loss, and Adam with AMSGrad. Where a
+maximum or a ReLU is undecided to rounding, a part of the gradient goes another way.
 """
 
 import argparse
