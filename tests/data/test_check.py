@@ -91,7 +91,10 @@ def test_without_masks_it_draws_the_images_alone(tmp_path, capsys):
 
 def test_prepare_writes_what_tfds_reads(root, tmp_path, capsys):
     main(["prepare", "taskonomy", "--root", str(root), "--data-dir", str(tmp_path / "data"), "--size", "8"])
-    folder = capsys.readouterr().out.splitlines()[-1].split(" is complete")[0]
+    printed = capsys.readouterr()
+    folder = printed.out.splitlines()[-1].split(" is complete")[0]
+    assert printed.out.startswith(f"preparing {folder}\nfound 3 train")
+    assert "ownload" not in printed.out and "WARNING" not in printed.err
     import tensorflow_datasets as tfds
 
     assert len(tfds.builder_from_directory(folder).as_data_source("train")) == 3
