@@ -31,7 +31,10 @@ class Estimate(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A mean and its standard error (empty: none) as text; `best` if no arm has a better mean, references left out."""
+    """A mean and its standard error (empty: none) as text.
+
+    It is the `best` if no other arm has a better mean; references are not compared.
+    """
 
     mean: str
     error: str
@@ -108,7 +111,9 @@ def corruptions(results: Results, kind: str) -> Table:
     rows = []
     for name in names:
         columns = [column for column in results.columns if (column.kind, column.name) == (kind, name)]
-        cells = _cells({arm: average(columns, arm, metric) for arm in arms}, results.main_metric, references(results))
+        cells = _cells(
+            {arm: average(columns, arm, metric) for arm in arms}, results.main_metric, references(results)
+        )
         rows.append(Row(name, plain_name(name), tuple(cells[arm] for arm in arms)))
     caption = f"{results.main_metric.caption}; averaged over the severities of each corruption"
     labels = tuple(arm.label for arm in arms.values())
@@ -145,7 +150,11 @@ def efficiency(results: Results, target: str) -> Table:
     }
     counts = sorted({images for curve in curves.values() for images in curve})
     columns = [
-        _cells({arm: curve.get(count, ()) for arm, curve in curves.items()}, results.main_metric, references(results))
+        _cells(
+            {arm: curve.get(count, ()) for arm, curve in curves.items()},
+            results.main_metric,
+            references(results),
+        )
         for count in counts
     ]
     rows = [
@@ -167,7 +176,11 @@ def iterations(results: Results, shift: str) -> Table:
     values = values_by_iteration(results, shift)
     count = max(map(len, values.values()))
     columns = [
-        _cells({arm: values[arm][i] for arm in arms if i < len(values[arm])}, results.main_metric, references(results))
+        _cells(
+            {arm: values[arm][i] for arm in arms if i < len(values[arm])},
+            results.main_metric,
+            references(results),
+        )
         for i in range(count)
     ]
     empty = Cell(_NONE, "")
@@ -319,9 +332,7 @@ def _fidelity_by_arm(results: Results, arms: Iterable[str]) -> dict[str, Values]
     return values | ({CONSTANT: results.critic_constant} if CONSTANT in values else {})
 
 
-def _cells(
-    values: Mapping[str, Values], metric: MetricStyle, unmarked: Collection[str]
-) -> dict[str, Cell]:
+def _cells(values: Mapping[str, Values], metric: MetricStyle, unmarked: Collection[str]) -> dict[str, Cell]:
     """Return the cell of each arm, those of the best arms marked, except for the arms `unmarked`.
 
     Means are compared at the digits shown; if all are equal, none is marked.

@@ -44,7 +44,9 @@ def test_on_a_page_figures_take_its_colour_name_no_address_and_have_ids_of_their
 
 def test_a_sign_of_mathematics_as_a_marker_is_drawn_as_the_sign(sampled):
     """Its outline is that of matplotlib's own rules; the letters of its name would be a flat dash."""
-    styles = {name: dataclasses.replace(style, marker=r"$\diamondsuit$") for name, style in sampled.arms.items()}
+    styles = {
+        name: dataclasses.replace(style, marker=r"$\diamondsuit$") for name, style in sampled.arms.items()
+    }
     axis = figures.corruptions(dataclasses.replace(sampled, arms=styles), "cc").axes[0]
     drawn = next(line for line in axis.lines if line.get_linestyle() == "None")
     extent = drawn.get_marker().get_extents()
