@@ -99,9 +99,11 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Mark short code, such as `--option`, and join numbers to their errors: no line breaks there."""
+    """Mark short code, such as `--option 1`, and join numbers to their errors: no line breaks there."""
     html = re.sub(r"(?<=\d) ± (?=\d)", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}", html)
-    return re.sub(r"(?<!<pre>)<code>([^<\s]{1,32})</code>", r'<code class="whole">\1</code>', html)
+    return re.sub(
+        r"(?<!<pre>)<code>([^<\s]{1,32}|--[^<]{1,30})</code>", r'<code class="whole">\1</code>', html
+    )
 
 
 def on_env(env: Any, config: MkDocsConfig, files: Files) -> Any:

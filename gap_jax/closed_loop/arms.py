@@ -227,9 +227,11 @@ ARMS: dict[str, Arm] = {
     "oracle": Arm(
         style=ArmStyle(
             "Oracle",
-            "Added images are true renders, in looks from which the model can learn much.",
+            "Added images are true renders, in looks from which the model can learn much: what a perfect "
+            "generator could give.",
             "#b9874b",
             r"$\diamondsuit$",
+            reference=True,
         ),
         baseline=True,
         experiments=(),

@@ -122,6 +122,7 @@ def _style(key: ModelKey, iterations: int) -> ArmStyle:
         style.colour,
         _ITERATION_MARKERS[key.iteration % len(_ITERATION_MARKERS)],
         earlier_of=key.arm,
+        reference=style.reference,
     )
 
 

@@ -54,10 +54,10 @@ def run_check(
         size: side of the drawn images, in pixels
         tolerance: share of examples that may be unusable; more are an error
     """
-    from gap_jax.data.check import DEPTH_VIEW, MASKED_VIEW, SEGMENTED_VIEW, check
+    from gap_jax.data.check import DEPTH_VIEW, MASKED_VIEW, SEGMENTED_VIEW, WHOLE_VIEW, check
 
     view = DEPTH_VIEW if isinstance(layout, _DEPTH_LAYOUTS) else MASKED_VIEW
-    view = SEGMENTED_VIEW if isinstance(layout, SegmentedFolderLayout) else view
+    view = {SegmentedFolderLayout: SEGMENTED_VIEW, WholeFolderLayout: WHOLE_VIEW}.get(type(layout), view)
     check(view, layout, root, sheet=sheet, sample=sample, size=size, tolerance=tolerance)
 
 

@@ -18,6 +18,7 @@ from gap_jax.data.segmented.read import UNLABELLED, SegmentedExample, read_segme
 _GAP = 4  # pixels between panels
 _DESCRIBED = 3  # examples whose numbers and paths are printed
 _BINS = 1000
+_TOGETHER = ": look at it and see that they belong together"
 
 
 class View(NamedTuple):
@@ -113,7 +114,7 @@ def draw_masks(masks: Mapping[Path, Path], sheet: Path, size: int = 256, picture
 def _draw(rows: Sequence[Sequence[np.ndarray]], sheet: Path, legend: str) -> None:
     sheet.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(contact_sheet(rows)).save(sheet)
-    print(f"{sheet} shows {legend}: look at it and see that they belong together")
+    print(f"{sheet} shows {legend}")
 
 
 def contact_sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
@@ -172,7 +173,7 @@ DEPTH_VIEW = View(
     quantity="depth of all valid pixels",
     describe=_describe_depth,
     panels=_depth_panels,
-    legend="image, depth (bright is far) and mask (white is valid)",
+    legend=f"image, depth (bright is far) and mask (white is valid){_TOGETHER}",
     check_median=lambda layout, median: None,
 )
 MASKED_VIEW = View(
@@ -181,8 +182,13 @@ MASKED_VIEW = View(
     quantity="share of an image that its mask keeps",
     describe=lambda example: f"{example.keep.mean():.1%} kept",
     panels=_masked_panels,
-    legend="image, foreground and mask (white is kept)",
+    legend=f"image, foreground and mask (white is kept){_TOGETHER}",
     check_median=lambda layout, median: check_kept_share(median, layout.most_kept),
+)
+WHOLE_VIEW = MASKED_VIEW._replace(
+    describe=lambda example: "no mask",
+    panels=lambda example: [example.image],
+    legend="some images: look at it",
 )
 SEGMENTED_VIEW = View(
     read=lambda layout, paths, size: read_segmented_example(paths, size, layout.first, layout.unlabelled),
@@ -190,6 +196,6 @@ SEGMENTED_VIEW = View(
     quantity="share of an image that has a class",
     describe=_describe_classes,
     panels=_segmented_panels,
-    legend="image and classes (pixels without a class are black)",
+    legend=f"image and classes (pixels without a class are black){_TOGETHER}",
     check_median=lambda layout, median: None,
 )

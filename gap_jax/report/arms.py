@@ -6,7 +6,7 @@ from gap_jax.report.results import CONSTANT, ArmStyle, Results
 
 INK = "#1b1b1f"
 _CONSTANT_STYLE = ArmStyle(
-    "Constant", "No model: the best single prediction, the same for every image.", INK, "None"
+    "Constant", "No model: the best single prediction, the same for every image.", INK, "None", reference=True
 )
 # Colours that are told apart from each other, from INK and from those of `closed_loop.arms`, with any colour
 # vision, and seen on white and near-black.
@@ -34,6 +34,11 @@ def arm_styles(results: Results) -> dict[str, ArmStyle]:
     if CONSTANT in names:
         styles[CONSTANT] = _CONSTANT_STYLE
     return styles
+
+
+def references(results: Results) -> set[str]:
+    """Return the names of the arms that are measured for reference alone; the constant prediction is one."""
+    return {name for name, style in results.arms.items() if style.reference} | {CONSTANT}
 
 
 def iterated_arms(results: Results) -> dict[str, tuple[str, ...]]:

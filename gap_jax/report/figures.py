@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.markers import MarkerStyle
+from matplotlib.path import Path as MplPath
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
@@ -63,7 +65,7 @@ def losses(prompt: Prompt, arm: ArmStyle) -> Figure:
     count = len(prompt.losses)
     figure, axes = _panels(0.75 * count + 0.55, count, left=0.62, bottom=0.45, top=0.1)
     for i, (axis, (term, values)) in enumerate(zip(axes, prompt.losses.items(), strict=True)):
-        axis.plot(values, color=arm.colour)
+        axis.plot(values, color=arm.colour, marker="o" if len(values) == 1 else "")
         axis.set_xlim(0, max(prompt.steps, 1))
         axis.yaxis.set_major_locator(MaxNLocator(3))
         axis.grid(axis="y")
@@ -301,7 +303,7 @@ def _line_style(name: str, arm: ArmStyle) -> dict[str, Any]:
     """Return matplotlib's options for an arm's curve; that of the constant prediction is dashed."""
     return {
         "color": arm.colour,
-        "marker": arm.marker,
+        "marker": _shape(arm.marker),
         "linestyle": "--" if name == CONSTANT else "-",
         "markersize": _MARKER_SIZES.get(arm.marker, 4.5),
     }
@@ -314,7 +316,16 @@ def _marker_style(arm: ArmStyle) -> dict[str, Any]:
     """
     marker = "|" if arm.marker == "None" else arm.marker
     size = _MARKER_SIZES.get(marker, 4.5)
-    return {"color": arm.colour, "linestyle": "none", "marker": marker, "markersize": size}
+    return {"color": arm.colour, "linestyle": "none", "marker": _shape(marker), "markersize": size}
+
+
+def _shape(marker: str) -> str | MplPath:
+    """Return a marker as matplotlib draws it: a letter or sign between dollars as its outline."""
+    if not marker.startswith("$"):
+        return marker
+    with matplotlib.rc_context({"text.parse_math": True}):  # elsewhere, text between dollars stays as it is
+        sign = MarkerStyle(marker)
+    return sign.get_transform().transform_path(sign.get_path())
 
 
 _MARKER_SIZES = {"*": 6.5, "D": 3.8, "s": 4, "|": 7} | dict.fromkeys("1234", 7)  # others: 4.5

@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gap_jax.report.results import CONSTANT, Results
+from gap_jax.report.arms import references
+from gap_jax.report.results import Results
 from gap_jax.report.tables import FIDELITY, SHIFTS, Cell, Row, Table
 
 _CONTROL = "control"
@@ -32,9 +33,8 @@ class Finding(NamedTuple):
 
 def findings(results: Results, main: Table) -> list[Finding]:
     """Return the finding on each test set of the main table, for results with a control and another arm."""
-    rows = {row.key: row for row in main.rows}
+    rows = {row.key: row for row in main.rows if row.key not in references(results)}
     control = rows.pop(_CONTROL, None)
-    rows.pop(CONSTANT, None)
     if control is None:
         return []
     found = []
@@ -46,18 +46,25 @@ def findings(results: Results, main: Table) -> list[Finding]:
 
 
 def headline(results: Results, main: Table, found: Sequence[Finding]) -> str:
-    """Return in one sentence whether the paper's claims are seen in the main table, and how sure that is.
+    """Return the largest gain, whether the paper's claims are seen in the main table, and how sure that is.
 
     The claims are that adversarial and guided adversarial prompts are better than the baselines under shift.
-    Without these arms, it is the largest gain, or that there is none; it is empty without findings.
+    With these arms, the gain is theirs. It is empty without findings.
     """
     if not found:
         return ""
     if claims := _claims(results, main):
-        return claims
-    best = max(found, key=lambda finding: finding.gain)
-    if best.gain <= 1:
-        return "No arm is better than the control on any test set"
+        rows = tuple(row for row in main.rows if row.key in (_CONTROL, *_CLAIMED))
+        gain = _largest_gain(results, findings(results, main._replace(rows=rows)))
+        return f"{gain}. {claims}" if gain else claims
+    return _largest_gain(results, found) or "No arm is better than the control on any test set"
+
+
+def _largest_gain(results: Results, found: Sequence[Finding]) -> str:
+    """Return the largest gain as a sentence; empty if there is none."""
+    best = max(found, key=lambda finding: finding.gain, default=None)
+    if best is None or best.gain <= 1:
+        return ""
     metric = results.main_metric
     change = "raises" if metric.higher_is_better else "cuts"
     where = "on clean images" if best.shift == SHIFTS["clean"] else f"on “{best.shift}”"
@@ -103,13 +110,13 @@ def _finding(results: Results, shift: str, control: Row, rows: Sequence[Row], co
     row = max(rows, key=lambda row: sign * float(row.cells[column].mean))
     before, after = control.cells[column], row.cells[column]
     old, new = float(before.mean), float(after.mean)
-    numbers = f"{with_error(after)}, against {with_error(before)} of the control"
     if not _is_better(results, before, after):
-        best = f"the best is “{row.label}” ({numbers})"
-        sentence = f"{shift}: no arm is clearly better than the control; {best}."
+        best = f"the best other one is “{row.label}” ({with_error(after)})"
+        sentence = f"{shift}: no arm is clearly better than the control ({with_error(before)}); {best}."
         return Finding(sentence, 1.0, shift, row.label, before, after)
     better, worse = (new, old) if higher else (old, new)
     gain = better / worse if worse > 0 else math.inf
+    numbers = f"{with_error(after)}, against {with_error(before)} of the control"
     return Finding(f"{shift}: “{row.label}” is the best ({numbers}).", gain, shift, row.label, before, after)
 
 

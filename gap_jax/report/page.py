@@ -217,13 +217,16 @@ def _frame_data(frame: Frame, numbers: Mapping[str, int]) -> dict[str, int]:
 def _explored(prompts: Sequence[Mapping[str, Any]], arms: Mapping[str, ArmStyle]) -> list[dict[str, Any]]:
     """Return the arms with optimised prompts, each with its prompts' indices.
 
-    The arm `adversarial` comes first, its earlier iterations next, then the others in their order.
+    The arm `adversarial` comes first, its earlier iterations next, then the others in their order. Within an
+    arm, prompts with the most steps come first: they show the most.
     """
     groups: dict[str, dict[str, Any]] = {}
     for prompt in prompts:
         if any(len(example["frames"]) > 1 for example in prompt["examples"]):
             group = groups.setdefault(prompt["arm"], {"arm": prompt["arm"], "prompts": []})
             group["prompts"].append(prompt["index"])
+    for group in groups.values():
+        group["prompts"].sort(key=lambda index: -len(prompts[index]["examples"][0]["frames"]))
 
     order = list(arms)
 

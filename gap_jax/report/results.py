@@ -26,13 +26,17 @@ Values = tuple[float, ...]  # one for each seed, or one for each step
 
 @dataclass(frozen=True)
 class ArmStyle:
-    """The way an arm is shown: its label, a sentence about it, a colour `#rrggbb` and a matplotlib marker."""
+    """The way an arm is shown: its label, a sentence about it, a colour `#rrggbb` and a matplotlib marker.
+
+    A `reference` is measured beside the arms, but is never called the best.
+    """
 
     label: str
     description: str
     colour: str
     marker: str
     earlier_of: str | None = None  # the arm of which this is an earlier iteration
+    reference: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ Corruptions and 3DCC are averaged over all corruptions and severities.
 import html
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from gap_jax.report.arms import arm_styles, iterated_arms
+from gap_jax.report.arms import arm_styles, iterated_arms, references
 from gap_jax.report.results import CONSTANT, KINDS, Column, Results, Values
 from gap_jax.tasks.metric import MetricStyle
 
@@ -31,7 +31,10 @@ class Estimate(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A mean and its standard error (empty: none) as text; `best` if no trained arm has a better mean."""
+    """A mean and its standard error (empty: none) as text.
+
+    It is the `best` if no other arm has a better mean; references are not compared.
+    """
 
     mean: str
     error: str
@@ -92,7 +95,7 @@ def main(results: Results, metric: str | None = None) -> Table:
         real = _cell(results.critic_real, style)
         if real.mean != _NONE:
             caption += f" (on real images: {real.mean}{f' ± {real.error}' if real.error else ''})"
-    columns = [_cells(column, style) for column in values.values()]
+    columns = [_cells(column, style, references(results)) for column in values.values()]
     rows = [Row(name, arm.label, tuple(cells[name] for cells in columns)) for name, arm in arms.items()]
     title = "Results" if metric == first else f"Results in {style.name}"
     return Table(title, caption, "Arm", tuple(values), tuple(rows))
@@ -108,7 +111,9 @@ def corruptions(results: Results, kind: str) -> Table:
     rows = []
     for name in names:
         columns = [column for column in results.columns if (column.kind, column.name) == (kind, name)]
-        cells = _cells({arm: average(columns, arm, metric) for arm in arms}, results.main_metric)
+        cells = _cells(
+            {arm: average(columns, arm, metric) for arm in arms}, results.main_metric, references(results)
+        )
         rows.append(Row(name, plain_name(name), tuple(cells[arm] for arm in arms)))
     caption = f"{results.main_metric.caption}; averaged over the severities of each corruption"
     labels = tuple(arm.label for arm in arms.values())
@@ -145,7 +150,11 @@ def efficiency(results: Results, target: str) -> Table:
     }
     counts = sorted({images for curve in curves.values() for images in curve})
     columns = [
-        _cells({arm: curve.get(count, ()) for arm, curve in curves.items()}, results.main_metric)
+        _cells(
+            {arm: curve.get(count, ()) for arm, curve in curves.items()},
+            results.main_metric,
+            references(results),
+        )
         for count in counts
     ]
     rows = [
@@ -167,7 +176,11 @@ def iterations(results: Results, shift: str) -> Table:
     values = values_by_iteration(results, shift)
     count = max(map(len, values.values()))
     columns = [
-        _cells({arm: values[arm][i] for arm in arms if i < len(values[arm])}, results.main_metric)
+        _cells(
+            {arm: values[arm][i] for arm in arms if i < len(values[arm])},
+            results.main_metric,
+            references(results),
+        )
         for i in range(count)
     ]
     empty = Cell(_NONE, "")
@@ -319,17 +332,19 @@ def _fidelity_by_arm(results: Results, arms: Iterable[str]) -> dict[str, Values]
     return values | ({CONSTANT: results.critic_constant} if CONSTANT in values else {})
 
 
-def _cells(values: Mapping[str, Values], metric: MetricStyle) -> dict[str, Cell]:
-    """Return the cell of each arm, those of the best trained arms marked.
+def _cells(values: Mapping[str, Values], metric: MetricStyle, unmarked: Collection[str]) -> dict[str, Cell]:
+    """Return the cell of each arm, those of the best arms marked, except for the arms `unmarked`.
 
     Means are compared at the digits shown; if all are equal, none is marked.
     """
     cells = {arm: _cell(entry, metric) for arm, entry in values.items()}
-    trained = {arm: float(cell.mean) for arm, cell in cells.items() if arm != CONSTANT and cell.mean != _NONE}
-    if len(set(trained.values())) < 2:
+    compared = {
+        arm: float(cell.mean) for arm, cell in cells.items() if arm not in unmarked and cell.mean != _NONE
+    }
+    if len(set(compared.values())) < 2:
         return cells
-    best = (max if metric.higher_is_better else min)(trained.values())
-    return {arm: cell._replace(best=trained.get(arm) == best) for arm, cell in cells.items()}
+    best = (max if metric.higher_is_better else min)(compared.values())
+    return {arm: cell._replace(best=compared.get(arm) == best) for arm, cell in cells.items()}
 
 
 def _cell(values: Values, metric: MetricStyle) -> Cell:

@@ -77,9 +77,24 @@ def test_it_checks_omnidata_and_folders(tmp_path, capsys):
     assert capsys.readouterr().out.count("found 1 train") == 2
 
 
+def test_without_masks_it_draws_the_images_alone(tmp_path, capsys):
+    for seed, name in enumerate(("cat", "dog")):
+        save(tmp_path / "mine" / name / "one.png", draw(seed).image)
+    sheet = tmp_path / "sheet.png"
+    given = ("--sheet", sheet, "--size", SIDE, "--validation", 0, "--test", 0)
+    run("class-folder", "--root", tmp_path / "mine", *given)
+    output = capsys.readouterr().out
+    assert "cat/one: no mask" in output and "kept" not in output and "belong together" not in output
+    drawn = np.asarray(Image.open(sheet)).reshape(2, SIDE + 4, SIDE + 4, 3)[:, :SIDE, :SIDE]
+    np.testing.assert_array_equal(drawn, [draw(seed).image for seed in range(2)])
+
+
 def test_prepare_writes_what_tfds_reads(root, tmp_path, capsys):
     main(["prepare", "taskonomy", "--root", str(root), "--data-dir", str(tmp_path / "data"), "--size", "8"])
-    folder = capsys.readouterr().out.splitlines()[-1].split(" is complete")[0]
+    printed = capsys.readouterr()
+    folder = printed.out.splitlines()[-1].split(" is complete")[0]
+    assert printed.out.startswith(f"preparing {folder}\nfound 3 train")
+    assert "ownload" not in printed.out and "WARNING" not in printed.err
     import tensorflow_datasets as tfds
 
     assert len(tfds.builder_from_directory(folder).as_data_source("train")) == 3

@@ -42,6 +42,24 @@ def test_on_a_page_figures_take_its_colour_name_no_address_and_have_ids_of_their
         assert inline.count("url(#") == inline.count("url(#here-")
 
 
+def test_a_sign_of_mathematics_as_a_marker_is_drawn_as_the_sign(sampled):
+    """Its outline is that of matplotlib's own rules; the letters of its name would be a flat dash."""
+    styles = {
+        name: dataclasses.replace(style, marker=r"$\diamondsuit$") for name, style in sampled.arms.items()
+    }
+    axis = figures.corruptions(dataclasses.replace(sampled, arms=styles), "cc").axes[0]
+    drawn = next(line for line in axis.lines if line.get_linestyle() == "None")
+    extent = drawn.get_marker().get_extents()
+    assert 0.5 < extent.width / extent.height < 1.2
+
+
+def test_a_loss_that_was_measured_once_is_seen(sampled):
+    once = {"losses": {"adversarial": (0.5,)}, "stopped": 1, "examples": ()}
+    prompt = dataclasses.replace(optimised(sampled), **once)
+    axis = figures.losses(prompt, arm_styles(sampled)[prompt.arm]).axes[0]
+    assert axis.lines[0].get_marker() == "o"
+
+
 def test_the_current_steps_rule_starts_at_the_curves_start_and_moves_to_its_end(sampled):
     prompt = optimised(sampled)
     figure = figures.losses(prompt, arm_styles(sampled)[prompt.arm])

@@ -6,7 +6,7 @@ import pytest
 
 from gap_jax.report import tables
 from gap_jax.report.findings import findings, headline
-from gap_jax.report.results import Column, Results
+from gap_jax.report.results import ArmStyle, Column, Results
 from gap_jax.tasks.metric import MetricStyle
 
 SEEDS = (0, 1, 2)
@@ -54,7 +54,18 @@ def test_each_shift_has_its_best_trained_arm_beside_the_control():
     sentence = fog.sentence.replace("\u00a0", " ")
     assert sentence == "Fog: “a” is the best (10.00 ± 0.58, against 20.00 ± 0.58 of the control)."
     assert rain.gain == 1
-    assert rain.sentence.startswith("Rain: no arm is clearly better than the control; the best is “a” (9.90")
+    assert rain.sentence.startswith("Rain: no arm is clearly better than the control (10.00")
+    assert "; the best other one is “a” (9.90" in rain.sentence
+
+
+def test_references_are_never_the_best_but_beside_the_arms():
+    made = results(fog=FOG | {"bound": (0.0, 0.0, 0.0)}, rain=RAIN)
+    assert found(made)[0].arm == "bound"
+    described = {"bound": ArmStyle("Bound", "", "#000000", "o", reference=True)}
+    made = dataclasses.replace(made, arms=described)
+    assert found(made)[0].arm == "a" and "from 20.00 to 10.00" in head(made)
+    best = {row.key: row.cells[0].best for row in tables.main(made).rows}
+    assert best == {"bound": False, "control": False, "a": True, "b": False, "constant": False}
 
 
 def test_the_headline_is_the_largest_gain():
@@ -71,11 +82,13 @@ def test_the_headline_says_on_how_many_shifts_the_papers_arms_beat_the_baselines
     rain = {"control": (0.1, 0.12, 0.08), "agnostic": (0.2, 0.2, 0.2), "adversarial": (0.09, 0.11, 0.07)}
     rain |= {"guided-adversarial": (0.01, 0.01, 0.01), "other": (0.01, 0.01, 0.01)}
     assert head(results(fog=fog, rain=rain)) == (
+        "Training on images of the arm “guided-adversarial” cuts M (×100) on “Rain” from 10.00 to 1.00. "
         "“adversarial” beats “control” on 1 of 2 shifts and “agnostic” on 1; “guided-adversarial” beats "
         "“control” on 2 and “agnostic” on 2, each time by more than both standard errors over 3 seeds"
     )
     once = {arm: values[:1] for arm, values in rain.items() if arm not in ("agnostic", "guided-adversarial")}
     assert head(results(rain=once)) == (
+        "Training on images of the arm “adversarial” cuts M (×100) on “Rain” from 10.00 to 9.00. "
         "“adversarial” beats “control” on 1 of 1 shift; one seed does not say how sure this is"
     )
     assert head(results(True, rain=once)).startswith("“adversarial” beats “control” on 0 of 1 shift")

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from gap_jax.report import embedded, page, pictures, results
+from gap_jax.report.arms import arm_styles
 from tests.report import sample
 
 
@@ -77,7 +78,7 @@ def test_the_page_links_to_the_results_and_the_files_of_each_arm(report, results
 
 
 def test_the_page_says_how_it_was_made_and_whom_to_cite(html):
-    assert sample.ORIGIN.command in html and "jax 0.10.2" in html and "1 × cpu" in html
+    assert sample.ORIGIN.command in html and "jax 0.10.2" in html and "1\u00a0×\u00a0cpu" in html
     cited = set(re.findall(r"@\w+\{(\w+),", html))
     assert cited == {
         "radford2021clip",
@@ -100,6 +101,15 @@ def test_what_looks_the_same_is_on_the_page_once(report):
     data = re.search(r'id="data"[^>]*>(.*?)</script>', (report / "index.html").read_text())
     uris = json.loads(data[1])["pictures"]
     assert len(uris) == len(set(uris))
+
+
+def test_the_explorer_begins_with_the_prompt_of_most_steps(sampled):
+    """A prompt that stopped at once would be a poor beginning; one without steps is left out."""
+    prompts = [
+        {"index": i, "arm": "adversarial", "examples": [{"frames": [None] * frames}]}
+        for i, frames in enumerate((2, 5, 1, 9, 9))
+    ]
+    assert page._explored(prompts, arm_styles(sampled))[0]["prompts"] == [3, 4, 1, 0]
 
 
 def test_ids_are_there_once(html):
