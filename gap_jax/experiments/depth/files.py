@@ -30,6 +30,7 @@ from gap_jax.models.torch_modules.module import TorchModule, as_network
 from gap_jax.stages.evaluate import SetKey
 from gap_jax.tasks.depth import NEGATIVE_PROMPT
 from gap_jax.weights.depth import load_depth, save_depth
+from gap_jax.weights.identify import warn_of_another_condition
 
 UNET_SIZE = 256  # side of the images that XTC's U-Net was trained on
 TARGET_TEXTS = {"fog": "a photo of a room in fog", "blur": "a blurry photo of a room"}
@@ -56,6 +57,7 @@ def build(config: DepthFiles, held_out: int) -> World:
     domains, targets = shifts(
         config.domains, config.targets, clean, tested, held_out, len(original[0]["image"])
     )
+    warn_of_another_condition(config.controlnet or Path(config.pipeline, "controlnet"), "depth")
     generator = load_generator(config, config.controlnet)
     return World(
         title="Depth",
@@ -82,7 +84,7 @@ def build(config: DepthFiles, held_out: int) -> World:
 
 def _network(model: str, size: int | None = None) -> Network:
     """Return a depth model that resizes images to `size`; None: to what it was trained at."""
-    module, params = load_depth(model)
+    module, params = load_depth(model, size=size)
     side = size or getattr(module, "image_size", None) or UNET_SIZE
 
     def resize(images: jax.Array) -> jax.Array:
