@@ -221,7 +221,7 @@ def local_rows(mesh: Mesh, rows: int) -> slice:
 def feed(mesh: Mesh, rows: int, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     """Return a global batch of `rows`, split over `data`, made from the `local_rows` that each process gives.
 
-    Raises ValueError if this process gives another number of rows.
+    Raises ValueError if this process gives another number of rows, or integers that JAX cannot hold.
     """
     sharding = NamedSharding(mesh, P("data"))
     fed = local_rows(mesh, rows)
@@ -231,6 +231,12 @@ def feed(mesh: Mesh, rows: int, batch: Mapping[str, np.ndarray]) -> dict[str, ja
             raise ValueError(
                 f"{name} must have rows {fed.start} to {fed.stop} of {rows}, which this process feeds; found "
                 f"{len(local)} rows"
+            )
+        held = jax.dtypes.canonicalize_dtype(local.dtype)  # 32 bits for 64
+        if local.dtype.kind in "iu" and (changed := local[local.astype(held) != local]).size:
+            raise ValueError(
+                f"{name} must be in the range of {held}, which JAX computes with, found {changed[0]}: leave "
+                "it out of the examples, or make it a string"
             )
 
         def rows_of(index: Any) -> np.ndarray:

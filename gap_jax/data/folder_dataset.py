@@ -45,10 +45,10 @@ class FolderDataset(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
         """
         digest = hashlib.sha256(f"{layout} {root.resolve()}".encode()).hexdigest()[:8]
         config = FolderConfig(name=f"{size}_{digest}", layout=layout, size=size, tolerance=tolerance)
-        builder = cls(config=config, data_dir=data_dir, file_format="array_record")
-        if not builder.data_path.exists() and not any(root.glob("*")):
-            raise FileNotFoundError(f"{root} is missing or empty: it must hold the files of {layout}")
         with hide_progress_bars():
+            builder = cls(config=config, data_dir=data_dir, file_format="array_record")
+            if not builder.data_path.exists() and not any(root.glob("*")):
+                raise FileNotFoundError(f"{root} is missing or empty: it must hold the files of {layout}")
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=root))
         return builder
 
@@ -59,6 +59,13 @@ class FolderDataset(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     def _example(self, paths: Any) -> dict[str, Any]:
         """Read an example as its features, with images as PNG files; raise `Fault` if it cannot be used."""
         raise NotImplementedError
+
+    def _log_download_bytes(self) -> None:
+        """Say where the data set is written; TFDS itself would say that it downloads something."""
+        print(f"preparing {self.data_dir}")
+
+    def _log_download_done(self) -> None:
+        """Say nothing, as the progress bars have told it."""
 
     def _check(self, inventory: Inventory) -> None:
         """Raise ValueError for an error of the examples as a whole."""
