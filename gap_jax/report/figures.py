@@ -63,7 +63,7 @@ def losses(prompt: Prompt, arm: ArmStyle) -> Figure:
     count = len(prompt.losses)
     figure, axes = _panels(0.75 * count + 0.55, count, left=0.62, bottom=0.45, top=0.1)
     for i, (axis, (term, values)) in enumerate(zip(axes, prompt.losses.items(), strict=True)):
-        axis.plot(values, color=arm.colour)
+        axis.plot(values, color=arm.colour, marker="o" if len(values) == 1 else None)
         axis.set_xlim(0, max(prompt.steps, 1))
         axis.yaxis.set_major_locator(MaxNLocator(3))
         axis.grid(axis="y")

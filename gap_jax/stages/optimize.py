@@ -6,6 +6,7 @@ prompt, `prompts/{i}/learned_embeds.safetensors`.
 """
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ def optimize(
                 record = on_host({"embeddings": state.embeddings, **metrics})
                 values = {name: value for name, value in record.items() if name != "embeddings"}
                 if done == 0:
-                    _check_sign(optimizer.early_stop, values)
+                    _check_threshold(optimizer.early_stop, values)
                 trajectory.records[done] = record
                 writer.write(done + 1, values)
                 if draw is not None and (done + 1) % picture_every == 0:
@@ -245,8 +246,11 @@ def _compiled_render(render: Callable[..., jax.Array], mesh: Mesh) -> Callable[.
     return jax.jit(mapped)
 
 
-def _check_sign(early_stop: EarlyStop | None, values: Mapping[str, np.ndarray]) -> None:
-    """Raise ValueError if the threshold of early stopping and the first adversarial loss differ in sign."""
+def _check_threshold(early_stop: EarlyStop | None, values: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError if the threshold of early stopping and the first adversarial loss differ in sign.
+
+    Warn if the first loss is below the threshold already.
+    """
     if early_stop is None:
         return
     loss = float(np.mean(values["adversarial"]))
@@ -254,6 +258,13 @@ def _check_sign(early_stop: EarlyStop | None, values: Mapping[str, np.ndarray]) 
         raise ValueError(
             f"early_stop's threshold {early_stop.threshold} has the wrong sign: the adversarial loss, which "
             f"is minimised, begins at {loss:.4g}; did you mean {-early_stop.threshold}?"
+        )
+    if loss < early_stop.threshold:
+        warnings.warn(
+            f"early_stop's threshold {early_stop.threshold} is passed at the first step, where the "
+            f"adversarial loss is {loss:.4g}: prompts are not optimised any further. Set a lower threshold, "
+            f"such as {loss - abs(loss) / 2:.2g}, or None",
+            stacklevel=3,
         )
 
 

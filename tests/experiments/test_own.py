@@ -90,6 +90,9 @@ def test_classes_with_masks_run_from_files_to_the_report(folder, networks, tmp_p
     work = tmp_path / "runs" / "own"
     assert (work / "report" / "index.html").stat().st_size > 50_000
     results = load(work / "results.json")
+    assert "fine-tuned on 24 images of mine and tested on 3 others" in results.summary.replace(
+        f"{tmp_path}/", ""
+    )
     assert results.title == "mine" and {prompt.target for prompt in results.prompts if prompt.target} == {
         "night"
     }
@@ -178,6 +181,8 @@ def test_the_kind_of_a_folder_chooses_the_preset_and_the_targets_choose_the_arms
         assert kind_of(root) == kind
         root.rename(tmp_path / kind)
     assert next(iter(experiment(["--data", "depth", "--preset", "masks"]).presets)) == "masks"
+    args = ["--data", "depth", "--loss", "midas"]
+    assert [experiment(args[:n]).presets["depth"].settings.optimizing.threshold for n in (2, 4)] == [-0.2, -1]
     guided = [
         [arm for arm in presets("masks", targets)["masks"].settings.arms if ARMS[arm].guided]
         for targets in ([], [str(tmp_path)], ["a photo at night"], [str(tmp_path), "a photo at night"])
