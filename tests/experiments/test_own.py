@@ -222,7 +222,13 @@ def remove(root, name):
             "masks",
             lambda root: (root / "masks").rename(root / "mask"),
             "",
-            "mine must hold files of one kind",
+            "mine must hold files of one kind.*Found the folders images, mask: rename them",
+        ),
+        (
+            "classes",
+            lambda root: [(root / "images" / name).rename(root.parent / name) for name in ("cat", "dog")],
+            "",
+            "mine must have a folder for each of two classes or more, found fox alone",
         ),
         ("masks", lambda root: remove(root, "masks/cat/03.png"), "", r"1 of 30 (.|\n)*has no mask: .*cat/03"),
         ("masks", lambda root: (root / "images/owl").mkdir(), "", r"examples to train on; found none of owl"),
@@ -264,7 +270,7 @@ def test_what_is_wrong_is_told_before_a_network_is_loaded(
     model = [] if "classifier" in message else ["--model", __file__]
     with pytest.raises(SystemExit, match=f"error: .*{message}") as error:
         main(
-            ["--data", "mine", *model, *SHORT, "--far", "10000"][: -2 if kind == "masks" else None]
+            ["--data", "mine", *model, *SHORT, "--far", "10000"][: None if kind == "depth" else -2]
             + options.split()
         )
     assert len(str(error.value)) < 500

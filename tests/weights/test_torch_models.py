@@ -35,6 +35,7 @@ def flat_depth(): return Net(8, 8)
 def depth(): return Net(1, 8, 8)
 def segmenter(): return Net(5, 8, 8)
 def text(): return "a net"
+def transposed(): return Net(8, 8, 5)
 def breaks(): return Net(5) + 1
 def of_32_pixels(): return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 5))
 """
@@ -126,7 +127,8 @@ def test_factories_are_loaded_for_their_task(factories, tmp_path):
         ("segmenter", gap_jax.load_depth, r"must predict \[B,1,H,W\] or \[B,H,W\] for depth; found"),
         ("classifier", gap_jax.load_depth, r"shape \[2, 5\] for 2 images of 224x224 pixels"),
         ("text", gap_jax.load_depth, "must return a torch.nn.Module, found str"),
-        ("breaks", gap_jax.load_depth, r"but it raises TypeError: unsupp.* \(my_networks.py, line 17\)"),
+        ("transposed", gap_jax.load_segmentation, r"must predict \[B,K,H,W\].* shape \[2, 8, 5, 8\]"),
+        ("breaks", gap_jax.load_depth, r"but it raises TypeError: unsupp.* \(my_networks.py, line 18\)"),
         ("of_32_pixels", gap_jax.load_classifier, "images of 224x224 pixels: RuntimeError: .* give the size"),
         ("absent", gap_jax.load_depth, "my_networks has no function absent: check the name"),
     ],

@@ -47,7 +47,8 @@ WRITTEN = (
 def build(config: DepthFiles, held_out: int) -> World:
     """Return the world, with at most `held_out` images in each held-out set.
 
-    Raises FileNotFoundError and ValueError for data and models that are missing or unlike what is expected.
+    Raises FileNotFoundError and ValueError for data and models that are missing or unlike what is expected,
+    before the generator is loaded.
     """
     held_out_data = config.held_out or config.data
     validation, test = (Prepared(held_out_data, split).sample(held_out) for split in ("validation", "test"))
@@ -57,17 +58,17 @@ def build(config: DepthFiles, held_out: int) -> World:
     domains, targets = shifts(
         config.domains, config.targets, clean, tested, held_out, len(original[0]["image"])
     )
+    models = Models(
+        model=_network(config.model, config.size),
+        critic=_network(config.critic or config.model, config.size),
+        others=load_others(config.models, _network),
+    )
     warn_of_another_condition(config.controlnet or Path(config.pipeline, "controlnet"), "depth")
-    generator = load_generator(config, config.controlnet)
     return World(
         title="Depth",
         summary=f"The depth model {config.model} is fine-tuned on {config.data} and tested under shift.",
-        generator=generator,
-        models=Models(
-            model=_network(config.model, config.size),
-            critic=_network(config.critic or config.model, config.size),
-            others=load_others(config.models, _network),
-        ),
+        generator=load_generator(config, config.controlnet),
+        models=models,
         task=depth_task(config.loss, NEGATIVE_PROMPT),
         data=DataSets(
             original=original,

@@ -87,8 +87,9 @@ def kind_of(root: Path) -> str:
         if kind.fits(folder):
             return name
     needs = "; ".join(f"{kind.needs} ({name})" for name, kind in KINDS.items())
-    found = ", ".join(list_folders(folder)) or "none"
-    raise ValueError(f"{folder} must hold files of one kind: {needs}. Found the folders {found}: rename them")
+    names = ", ".join(list_folders(folder))
+    found = f"the folders {names}: rename them" if names else "no folder: put the files into such folders"
+    raise ValueError(f"{folder} must hold files of one kind: {needs}. Found {found}")
 
 
 def presets(first: str, targets: Sequence[str], loss: str = "l1") -> dict[str, Preset]:

@@ -213,7 +213,11 @@ def _check_prediction(wrapped: TorchModule, params: dict, task: TaskName, source
     size = wrapped.preprocessing.size or PROBED_SIZE
     images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
     shape = jax.eval_shape(wrapped.apply, {"params": params}, images).shape
-    right = len(shape) == (2 if task == "classification" else 4) and (task != "depth" or shape[-1] == 1)
+    if task == "classification":
+        right = len(shape) == 2
+    else:  # a map of the images' aspect ratio
+        right = len(shape) == 4 and shape[1] * size[1] == shape[2] * size[0]
+        right = right and (task != "depth" or shape[3] == 1)
     if not right:
         raise ValueError(
             f"{source} must predict {AXES[task]} for {task}; found a prediction of shape {list(shape)} for "
