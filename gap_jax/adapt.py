@@ -51,10 +51,10 @@ def main(config: Adapt) -> None:
     range and for a folder that another process works in.
     """
     check_ranges(config)
-    from gap_jax import parallel
+    from gap_jax import ownership, parallel
 
     parallel.initialize()
-    with exit_when_stopped(), parallel.only_job(config.work):
+    with exit_when_stopped(), ownership.only_job(config.work):
         _adapt(config)
 
 

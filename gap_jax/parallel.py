@@ -7,12 +7,9 @@ is a mesh of one, on which the same programs run.
 import functools
 import itertools
 import os
-import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from math import gcd
-from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -21,7 +18,6 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gap_jax.errors import Terminated
-from gap_jax.files import writing
 
 _Tree = TypeVar("_Tree")
 POPULATION_AXES = ("prompt", "population")  # over which a `population_step` maps its prompts, outermost first
@@ -240,7 +236,7 @@ def local_rows(mesh: Mesh, rows: int) -> slice:
 def feed(mesh: Mesh, rows: int, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     """Return a global batch of `rows`, split over `data`, made from the `local_rows` that each process gives.
 
-    Raises ValueError if this process gives another number of rows.
+    Raises ValueError if this process gives another number of rows, or integers that JAX cannot hold.
     """
     sharding = NamedSharding(mesh, P("data"))
 
@@ -284,6 +280,12 @@ def _checked(batch: Mapping[str, np.ndarray], fed: slice, rows: int) -> dict[str
             raise ValueError(
                 f"{name} must have rows {fed.start} to {fed.stop} of {rows}, which this process feeds; found "
                 f"{len(local)} rows"
+            )
+        held = jax.dtypes.canonicalize_dtype(local.dtype)  # 32 bits for 64
+        if local.dtype.kind in "iu" and (changed := local[local.astype(held) != local]).size:
+            raise ValueError(
+                f"{name} must be in the range of {held}, which JAX computes with, found {changed[0]}: leave "
+                "it out of the examples, or make it a string"
             )
     return arrays
 
@@ -350,45 +352,6 @@ def local_values(tree: Any) -> Any:
         return np.concatenate([np.asarray(shards[start].data) for start in sorted(shards)])
 
     return jax.tree.map(rows, tree)
-
-
-@contextmanager
-def only_job(folder: Path) -> Iterator[None]:
-    """Own a folder as long as the block runs. Every process of a job calls it.
-
-    Raises ValueError if another job owns the folder. The owner is process 0, by a lock on the file `.lock`,
-    which the system gives back when the process ends in any way. On a system without such locks (Windows) and
-    on file systems without them (some network ones), nothing is locked.
-    """
-    if jax.process_index() != 0:
-        yield
-        return
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a+")
-    with file:
-        _lock(file, folder)
-        yield
-
-
-def _lock(file: IO[str], folder: Path) -> None:
-    """Lock a file of a folder and write into it who holds it; raise ValueError if another process does."""
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.seek(0)
-        owner = file.read(100) or "another process"
-        raise ValueError(
-            f"{folder} is in use by {owner}: wait until it ends, or use another folder"
-        ) from error
-    except (ImportError, OSError):
-        return
-    with writing(folder / ".lock"):
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
 
 
 def all_agree(condition: bool) -> bool:

@@ -28,6 +28,7 @@ FLOORS = (  # from top to bottom: a module imports from its own floor and from t
     ("data",),
     (
         "parallel",
+        "ownership",
         "checkpoint",
         "metrics",
         "checks",

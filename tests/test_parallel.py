@@ -112,6 +112,15 @@ def test_a_single_process_feeds_the_whole_batch():
         parallel.feed(mesh, rows, {"depth": depth[:1]})
 
 
+@pytest.mark.parametrize("values", [np.array([1, 2**31]), np.array([1, 2**32], np.uint64)])
+def test_integers_that_jax_would_change_are_refused(values):
+    mesh = parallel.make_mesh(devices=jax.devices()[:1])
+    with pytest.raises(ValueError, match=rf"time must be in the range of u?int32, .* found {values[1]}"):
+        parallel.feed(mesh, 2, {"time": values})
+    fed = parallel.feed(mesh, 2, {"time": values - 1})["time"]
+    np.testing.assert_array_equal(np.asarray(fed), values - 1)
+
+
 def test_an_array_that_occurs_twice_is_copied_once():
     mesh = parallel.make_mesh()
     unet = jax.numpy.ones(3)

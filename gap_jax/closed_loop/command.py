@@ -192,7 +192,7 @@ def execute(experiment: Experiment, options: Options) -> None:
     """
     import jax
 
-    from gap_jax import parallel
+    from gap_jax import ownership, parallel
     from gap_jax.checkpoint import check_config
 
     parallel.use_all_cores()
@@ -204,7 +204,7 @@ def execute(experiment: Experiment, options: Options) -> None:
         return
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(options.work.absolute() / "compiled"))
-    with exit_when_stopped(), parallel.only_job(options.work):
+    with exit_when_stopped(), ownership.only_job(options.work):
         _run(experiment, options)
 
 

@@ -14,6 +14,8 @@ from PIL.PngImagePlugin import PngInfo
 from gap_jax.ranges import FILE_NAME, is_file_name
 
 DEPTH_SCALE = 65535  # stored depth is depth in [0,1] times this, rounded to uint16
+_STORED = {"image": (np.uint8, 255), "depth": (np.uint16, DEPTH_SCALE)}
+_INT32 = np.iinfo(np.int32)
 Kind = Literal["value", "image", "depth", "mask", "classes", "map", "list"]
 
 
@@ -21,21 +23,41 @@ def as_arrays(example: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Convert a stored example to the arrays that losses and alignments take.
 
     `image` (uint8) and `depth` (uint16) become float32 in [0,1]; every other uint8 array `[H,W,C]` is a mask
-    and becomes bool; single integers become int32. Other arrays and numbers stay as they are; strings are
-    dropped.
+    and becomes bool; single integers become int32 if that holds them. Other arrays and numbers stay as they
+    are; strings are dropped.
+
+    Raises ValueError for an image or depth of another dtype, and for a mask of other values than 0 and 255.
     """
-    scales = {"image": 255, "depth": DEPTH_SCALE}
     arrays: dict[str, Any] = {}
     for name, value in example.items():
-        if name in scales:
-            arrays[name] = value.astype(np.float32) / scales[name]
-        elif np.ndim(value) == 3 and value.dtype == np.uint8:
-            arrays[name] = value > 0
-        elif np.ndim(value) == 0 and isinstance(value, int | np.integer) and not isinstance(value, bool):
-            arrays[name] = np.int32(value)
-        elif np.asarray(value).dtype.kind in "biuf":
-            arrays[name] = np.asarray(value)[()]
+        array = np.asarray(value)
+        if name in _STORED:
+            dtype, scale = _STORED[name]
+            if array.dtype != dtype:
+                raise ValueError(
+                    f"stored {name} must be {np.dtype(dtype)}, 0 to {scale}, found {array.dtype}: store it "
+                    "so, or give it another name"
+                )
+            arrays[name] = array.astype(np.float32) / scale
+        elif array.ndim == 3 and array.dtype == np.uint8:
+            arrays[name] = as_mask(name, array)
+        elif array.ndim == 0 and array.dtype.kind in "iu":
+            fits = _INT32.min <= array <= _INT32.max
+            arrays[name] = array.astype(np.int32)[()] if fits else array[()]
+        elif array.dtype.kind in "biuf":
+            arrays[name] = array[()]
     return arrays
+
+
+def as_mask(name: str, stored: np.ndarray) -> np.ndarray:
+    """Return a stored mask, uint8, as bool; raise ValueError, naming it, for values besides 0 and 255."""
+    is_mask = (stored == 0) | (stored == 255)
+    if not is_mask.all():
+        raise ValueError(
+            f"{name} must have the values 0 and 255 of a mask, found {stored[~is_mask][0]}: store a class "
+            "map, or a map of other numbers, as a tensor of int32"
+        )
+    return stored > 0
 
 
 def kind_of(name: str, value: np.ndarray) -> Kind:
@@ -51,7 +73,8 @@ def kind_of(name: str, value: np.ndarray) -> Kind:
     """
     array = np.asarray(value)
     single = array.ndim == 3 and array.shape[-1] == 1
-    if array.dtype.kind not in "biufU" or (array.dtype.kind == "U" and array.ndim):
+    is_number = array.dtype.kind in "biuf" and array.dtype.itemsize <= 8
+    if not is_number and not (array.dtype.kind == "U" and array.ndim == 0):
         raise ValueError(
             f"the field {name} must have numbers, bools or one string per example, found {array.dtype} of "
             f"shape {list(array.shape)}: convert it, or leave it out"
@@ -87,7 +110,8 @@ def png(pixels: np.ndarray, software: str = "") -> bytes:
     if pixels.dtype == bool:
         pixels = pixels[..., 0].astype(np.uint8) * 255
     elif np.issubdtype(pixels.dtype, np.floating):
-        pixels = np.round(pixels[..., 0] * DEPTH_SCALE).astype(np.uint16)
+        precise = pixels.astype(np.promote_types(pixels.dtype, np.float32))  # float16 ends at 65504
+        pixels = np.round(precise[..., 0] * DEPTH_SCALE).astype(np.uint16)
     stream, text = BytesIO(), PngInfo()
     if software:
         text.add_text("Software", software)

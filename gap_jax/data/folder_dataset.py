@@ -48,7 +48,7 @@ class FolderDataset(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
         with hide_progress_bars():
             builder = cls(config=config, data_dir=data_dir, file_format="array_record")
             if not builder.data_path.exists() and not any(root.glob("*")):
-                raise FileNotFoundError(f"{root} is missing or empty: it must hold the files of {layout}")
+                raise FileNotFoundError(f"{root} is missing or empty: it must hold the data set's files")
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=root))
         return builder
 

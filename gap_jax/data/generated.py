@@ -22,7 +22,7 @@ import numpy as np
 from gap_jax.data.encoding import kind_of, png
 from gap_jax.data.tfds_progress import hide_progress_bars
 from gap_jax.data.writing.fields import describe_fields
-from gap_jax.data.writing.image_folder import METADATA, write_image_folder
+from gap_jax.data.writing.image_folder import METADATA, file_keys, write_image_folder
 from gap_jax.files import WriteError, free_space, write_whole
 from gap_jax.ranges import FILE_NAME, is_file_name
 
@@ -49,19 +49,36 @@ def write_chunk(folder: Path, name: str, arrays: Mapping[str, np.ndarray]) -> No
         raise WriteError(error.errno, message) from error
 
 
-def check_fields(batch: Mapping[str, np.ndarray]) -> None:
-    """Raise ValueError for a batch `[n,…]` whose fields cannot be kept with the images."""
-    if taken := sorted(set(batch) & set(RESERVED)):
+def check_names(names: Collection[str], taken: Collection[str]) -> None:
+    """Raise ValueError if one of the `names` of the data's fields is taken by a field of generation's own."""
+    if both := sorted(set(names) & set(taken)):
         raise ValueError(
-            f"no field of the data may be named {', '.join(taken)}: generated examples have fields of these "
+            f"no field of the data may be named {', '.join(both)}: generated examples have fields of these "
             "names; rename yours"
         )
+
+
+def check_fields(batch: Mapping[str, np.ndarray], class_names: Collection[str] | None = None) -> None:
+    """Raise ValueError for a batch `[n,…]` whose fields cannot be kept with the images.
+
+    With `class_names`, the field `label` must have the number of one for each example.
+    """
+    check_names(
+        batch, [*RESERVED, METADATA, *(key for name in batch if name != "image" for key in file_keys(name))]
+    )
     for name, array in batch.items():
         kind = kind_of(name, array[0])
         if kind == "depth" and not (np.min(array) >= 0 and np.max(array) <= 1):
             raise ValueError(
                 f"depth must be in [0,1], found {np.min(array):.4g} to {np.max(array):.4g}: divide it by the "
                 "largest distance, or give it another name, under which any values are kept"
+            )
+    if class_names is not None:
+        label = np.asarray(batch.get("label", np.nan))
+        if label.dtype.kind not in "iu" or not ((label >= 0) & (label < len(class_names))).all():
+            raise ValueError(
+                f"label must be an integer from 0 to {len(class_names) - 1}, the number of one of the "
+                f"{len(class_names)} classes, found {np.unique(label)[[0, -1]]}: correct the labels"
             )
 
 
@@ -169,19 +186,18 @@ def write_tfds(
 
     def feature(name: str, value: Any) -> Any:
         kind = kind_of(name, value)
-        if kind == "value":
+        if kind == "value" and value.dtype != np.float64:  # of which a TFDS scalar has 32 bits
             return tfds.features.Text() if value.dtype.kind == "U" else tfds.features.Scalar(value.dtype)
         if kind in PNG_IN_TFDS:
             dtype = np.uint16 if kind == "depth" else np.uint8
             return tfds.features.Image(shape=value.shape, dtype=dtype, encoding_format="png")
-        number = np.int32 if value.dtype == np.uint8 else value.dtype  # uint8 is for masks
+        number = np.int32 if value.dtype == np.uint8 else value.dtype.newbyteorder("=")  # uint8 is for masks
         return tfds.features.Tensor(shape=value.shape, dtype=number, encoding="zlib")
 
     def stored(name: str, value: Any) -> Any:
-        kind = kind_of(name, value)
-        if kind == "value":
-            return value.item()
-        return png(value) if kind in PNG_IN_TFDS else value.astype(features[name].np_dtype)
+        if kind_of(name, value) in PNG_IN_TFDS:
+            return png(value)
+        return value.item() if value.dtype.kind == "U" else value.astype(features[name].np_dtype)
 
     features = tfds.features.FeaturesDict({name: feature(name, value) for name, value in first.items()})
 

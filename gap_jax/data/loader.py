@@ -1,5 +1,6 @@
 """Training batches by Grain: shuffled, endless, and the same for any number of processes."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -30,8 +31,24 @@ class Subset:
 
 
 def stack(examples: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Stack one or more examples, whose arrays have the same names and shapes, into a batch."""
-    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+    """Stack one or more examples, whose arrays have the same names and shapes, into a batch.
+
+    Raises ValueError naming a field that some examples lack, or that has other shapes in some.
+    """
+    return {name: _stack_field(name, examples) for name in dict.fromkeys(itertools.chain(*examples))}
+
+
+def _stack_field(name: str, examples: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+    if not all(name in example for example in examples):
+        raise ValueError(f"all examples must have the same fields, but some lack {name}: leave it out of all")
+    arrays = [np.asarray(example[name]) for example in examples]
+    forms = sorted({f"{'a string' if array.dtype.kind == 'U' else list(array.shape)}" for array in arrays})
+    if len(forms) > 1:
+        raise ValueError(
+            f"{name} must have one shape in all examples, found {' and '.join(forms[:2])}: fill it up with "
+            "rows that mean nothing, such as boxes of zeros, or leave it out"
+        )
+    return np.stack(arrays)
 
 
 def unstack(batch: HostBatch, fields: Sequence[str] | None = None) -> list[dict[str, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""A switch for the progress bars of TFDS, which show no totals, and for its warnings of usual things."""
+"""A switch for what TFDS shows by itself: progress bars without totals, and notices."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def hide_progress_bars() -> Iterator[None]:
-    """Hide TFDS's own progress bars, and what it logs below errors, inside a `with` block."""
+    """Hide TFDS's own progress bars and notices inside a `with` block; errors are shown."""
     import tensorflow_datasets as tfds
     from absl import logging
 
-    level = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
+    verbosity = logging.get_verbosity()
     tfds.display_progress_bar(False)
+    logging.set_verbosity(logging.ERROR)
     try:
         yield
     finally:
         tfds.display_progress_bar(True)
-        logging.set_verbosity(level)
+        logging.set_verbosity(verbosity)

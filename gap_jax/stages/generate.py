@@ -169,11 +169,13 @@ def generate(
                 sources, prompts = planned.source[numbers], planned.prompt[numbers]
                 keys = image_keys(seed, sources, prompts, repeats[numbers])
                 loaded = load(sources)
-                generated.check_fields(loaded)
+                generated.check_fields(loaded, class_names)
                 batch = {**loaded, "prompt": prompts}
                 seen = {name: array for name, array in batch.items() if array.dtype.kind != "U"}
                 fed = parallel.feed(mesh, images_per_step, {**seen, "key": keys})
                 fed_keys = jax.random.wrap_key_data(fed.pop("key"))
+                if not made_here:
+                    generated.check_names(loaded, jax.eval_shape(program, weights, fed, fed_keys)[1])
                 with compiling(bar, not made_here):
                     images, values = parallel.local_values(program(weights, fed, fed_keys))
                 if not made_here:

@@ -28,7 +28,7 @@ from gap_jax.flops import flops_to_report
 from gap_jax.metrics import MetricsWriter
 from gap_jax.progress import compiling, speed, traced_steps
 from gap_jax.stages.joined import join
-from gap_jax.stages.prompt_optimizer import EarlyStop, PromptOptimizer, PromptState, PromptWeights
+from gap_jax.stages.prompt_optimizer import PromptOptimizer, PromptState, PromptWeights
 
 _Draw = Callable[[jax.Array], np.ndarray]
 
@@ -241,8 +241,9 @@ class _Member:
         """Keep its rows of what all prompts started a round with and measured in it."""
         own, done = {name: value[self.rows] for name, value in record.items()}, self.first + rounds
         values = {name: value for name, value in own.items() if name != "embeddings"}
-        if done == 0:
-            _check_sign(self.run.optimizer.early_stop, values)
+        optimizer = self.run.optimizer
+        if done == 0 and optimizer.early_stop is not None and np.isfinite(optimizer.weights.threshold):
+            optimizer.early_stop.check_first(float(np.mean(values["adversarial"])))
         self._trajectory.records[done] = own
         self._writer.write(done + 1, values)
 
@@ -365,18 +366,6 @@ def _compiled_render(render: Callable[..., jax.Array], mesh: Mesh) -> Callable[.
     specs = P(), P("prompt"), P(), P()
     mapped = jax.shard_map(of_prompts, mesh=mesh, in_specs=specs, out_specs=P("prompt"), check_vma=False)
     return jax.jit(mapped)
-
-
-def _check_sign(early_stop: EarlyStop | None, values: Mapping[str, np.ndarray]) -> None:
-    """Raise ValueError if the threshold of early stopping and the first adversarial loss differ in sign."""
-    if early_stop is None:
-        return
-    loss = float(np.mean(values["adversarial"]))
-    if np.sign(loss) * np.sign(early_stop.threshold) < 0:
-        raise ValueError(
-            f"early_stop's threshold {early_stop.threshold} has the wrong sign: the adversarial loss, which "
-            f"is minimised, begins at {loss:.4g}; did you mean {-early_stop.threshold}?"
-        )
 
 
 def save_prompts(

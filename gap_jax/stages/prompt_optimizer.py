@@ -9,6 +9,7 @@ generates images with the prompt and follows the gradient of the objective throu
 `stages.optimize` runs the steps, for several prompts at once, and saves the results.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -39,6 +40,24 @@ class EarlyStop(NamedTuple):
 
     window: int
     threshold: float | np.float32 | jax.Array
+
+    def check_first(self, loss: float) -> None:
+        """Raise ValueError if the threshold and the first adversarial loss differ in sign.
+
+        Warn if the first loss is below the threshold already.
+        """
+        if np.sign(loss) * np.sign(self.threshold) < 0:
+            raise ValueError(
+                f"early_stop's threshold {self.threshold} has the wrong sign: the adversarial loss, which is "
+                f"minimised, begins at {loss:.4g}; did you mean {-self.threshold}?"
+            )
+        if loss < self.threshold:
+            warnings.warn(
+                f"early_stop's threshold {self.threshold} is passed at the first step, where the adversarial "
+                f"loss is {loss:.4g}: prompts are not optimised any further. Set a lower threshold, such as "
+                f"{loss - abs(loss) / 2:.2g}, or None",
+                stacklevel=2,
+            )
 
 
 class PromptState(NamedTuple):

@@ -43,6 +43,7 @@ def load_classifier(
     dtype: Any = "float32",
     *,
     part: str = "waterbirds",
+    size: int | None = None,
     image_mean: tuple[float, ...] | None = None,
     image_std: tuple[float, ...] | None = None,
     revision: str | None = None,
@@ -64,7 +65,8 @@ def load_classifier(
     - `"wildlife"`, the small world. Its `part` is `"waterbirds"` or `"iwildcam"`, trained on the pictures of
       that experiment, or `"waterbirds_critic"` or `"iwildcam_critic"`, stronger and trained on all pictures.
 
-    `dtype`, of parameters and computation, is `float32`, `bfloat16` or `float16`. `image_mean` and
+    `dtype`, of parameters and computation, is `float32`, `bfloat16` or `float16`. `size` is the side of the
+    images that a factory's module takes, in pixels; None: any. `image_mean` and
     `image_std` normalise images in [0,1], one value per channel. Their default is what the folder says or,
     for a file, ImageNet's. For a network trained on images in [0,1], such as ALIA's for iWildCam, give
     `(0, 0, 0)` and `(1, 1, 1)`.
@@ -78,7 +80,7 @@ def load_classifier(
         return load_torchvision(path, fields)
     options: dict[str, Any] = {"variant": variant, "revision": revision, "local_files_only": local_files_only}
     if is_factory(model):
-        return _normalising(*load_torch(model, "classification", dtype, **options), normalisation)
+        return _normalising(*load_torch(model, "classification", dtype, size=size, **options), normalisation)
     repo = Repo(shipped(model, part), revision=revision, local_files_only=local_files_only)
     config, source = read_config(repo, "")
     if config.get("model_type") not in KINDS and fits(config, "classification"):

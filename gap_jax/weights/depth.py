@@ -27,6 +27,7 @@ def load_depth(
     part: str = "depth",
     dtype: Any = "float32",
     *,
+    size: int | None = None,
     revision: str | None = None,
     variant: str | None = None,
     local_files_only: bool = False,
@@ -45,7 +46,8 @@ def load_depth(
     - `"small"`, the small world. Its `part` is `"depth"`, the supervised model, trained on one narrow style,
       or `"critic"`, the stronger one, trained on all styles.
 
-    `dtype`, of parameters and computation, is `float32`, `bfloat16` or `float16`. Raises as `load_pipeline`,
+    `dtype`, of parameters and computation, is `float32`, `bfloat16` or `float16`. `size` is the side of the
+    images that a factory's module takes, in pixels; None: any. Raises as `load_pipeline`,
     and ImportError for a pickle without torch.
     """
     dtypes = network_dtypes(dtype)
@@ -53,7 +55,7 @@ def load_depth(
         return load_depth_checkpoint(path, dtypes)
     options: dict[str, Any] = {"variant": variant, "revision": revision, "local_files_only": local_files_only}
     if is_factory(model):
-        return load_torch(model, "depth", dtype, **options)
+        return load_torch(model, "depth", dtype, size=size, **options)
     repo = Repo(shipped(model, part), revision=revision, local_files_only=local_files_only)
     config, source = read_config(repo, "")
     module: DepthUNet | DPT

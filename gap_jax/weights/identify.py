@@ -1,7 +1,16 @@
-"""The kind of a model file, told by the names of its tensors: for messages about files of another kind."""
+"""The kind of a model, for messages about models of another kind.
+
+A file is told by the names of its tensors, and a ControlNet's condition by its own name: nothing else in its
+files depends on it.
+"""
 
 import re
+import warnings
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from gap_jax.weights.repo import FILES, read_json
 
 _KINDS = {  # a pattern that a tensor's name has in files of this kind alone; the first that matches counts
     r"lora_|\.lora\.|\.lora_[AB]\.": "a LoRA: give it to load_pipeline as `lora`, beside a pipeline",
@@ -25,6 +34,31 @@ _KINDS = {  # a pattern that a tensor's name has in files of this kind alone; th
     r"^conv_proj\.|^vit\.": "a ViT: read it with load_classifier",
     r"^dpt\.|^scratch\.|^down_blocks\.\d+\.bn1\.": "a depth model: read it with load_depth",
 }
+Condition = Literal["depth", "class maps"]
+_EXAMPLES: dict[Condition, str] = {
+    "depth": "lllyasviel/sd-controlnet-depth",
+    "class maps": "lllyasviel/sd-controlnet-seg",
+}
+_CONDITIONS = {  # by the words of the names that lllyasviel's and thibaud's models have on the hub
+    "depth": "depth",
+    "zoedepth": "depth",
+    "seg": "class maps",
+    "segmentation": "class maps",
+    "ade20k": "class maps",
+    "canny": "Canny edges",
+    "hed": "soft edges",
+    "softedge": "soft edges",
+    "inpaint": "masked images",
+    "ip2p": "images to edit",
+    "lineart": "line art",
+    "mlsd": "straight lines",
+    "normal": "surface normals",
+    "normalbae": "surface normals",
+    "openpose": "poses",
+    "scribble": "scribbles",
+    "shuffle": "shuffled images",
+    "tile": "blurred images",
+}
 
 
 def kind_of(names: Iterable[str]) -> str | None:
@@ -40,3 +74,29 @@ def identify(names: Iterable[str]) -> str:
     """Return the kind of a file as `kind_of` does, or else the first names of its tensors."""
     names = list(names)
     return kind_of(names) or ", ".join(names[:3])[:200] or "no tensors"
+
+
+def named_conditions(controlnet: str | Path) -> set[str]:
+    """Return the conditions that the name of a ControlNet tells, in words; none if it tells nothing.
+
+    `controlnet` is a folder, file or hub id, whose last part counts. Of a folder that diffusers has saved,
+    `_name_or_path` in `config.json` counts too, the name of the model that was loaded.
+    """
+    path = Path(controlnet).expanduser()
+    names, config = [path.stem if path.suffix in FILES else path.name], path / "config.json"
+    if config.is_file():
+        names.append(Path(str(read_json(config).get("_name_or_path"))).name)
+    words = {word for name in names for word in re.split(r"[^a-z0-9]+", name.lower())}
+    return {_CONDITIONS[word] for word in words & _CONDITIONS.keys()}
+
+
+def warn_of_another_condition(controlnet: str | Path, wanted: Condition) -> None:
+    """Warn if a ControlNet is named after other conditions than the `wanted` one."""
+    found = named_conditions(controlnet)
+    if found and wanted not in found:
+        warnings.warn(
+            f"the ControlNet {controlnet} must be one for {wanted}, but its name tells of "
+            f"{' and '.join(sorted(found))}: images that it draws would not keep their labels. Give another, "
+            f"such as {_EXAMPLES[wanted]}, or ignore this if the name misleads",
+            stacklevel=3,
+        )

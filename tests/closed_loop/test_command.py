@@ -70,8 +70,8 @@ def test_a_signal_stops_it_with_what_is_done(tmp_path, capsys, monkeypatch, numb
 OWNER = """
 import sys, time
 from pathlib import Path
-from gap_jax import parallel
-with parallel.only_job(Path(sys.argv[1])):
+from gap_jax import ownership
+with ownership.only_job(Path(sys.argv[1])):
     print("owned", flush=True)
     time.sleep(60)
 """

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gap_jax.data.loader import Batches
+from gap_jax.data.loader import Batches, stack
 
 SOURCE = [{"number": i} for i in range(10)]
 
@@ -55,3 +55,20 @@ def test_seeds_differ():
 def test_an_empty_source_is_refused():
     with pytest.raises(ValueError, match="the data set has no examples: check its folder and its split"):
         Batches([], transform, size=1, seed=0)
+
+
+BOXES = np.zeros((2, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ({"boxes": BOXES[:1]}, r"boxes must have one shape .*found \[1, 4\] and \[2, 4\]: fill it up"),
+        ({"boxes": np.array("none")}, r"boxes must have one shape .*found \[2, 4\] and a string"),
+        ({}, "all examples must have the same fields, but some lack boxes"),
+        ({"boxes": BOXES, "age": 3}, "all examples must have the same fields, but some lack age"),
+    ],
+)
+def test_examples_that_make_no_batch_are_refused_by_the_field(second, message):
+    with pytest.raises(ValueError, match=message):
+        stack([{"boxes": BOXES}, second])

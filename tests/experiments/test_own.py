@@ -90,6 +90,9 @@ def test_classes_with_masks_run_from_files_to_the_report(folder, networks, tmp_p
     work = tmp_path / "runs" / "own"
     assert (work / "report" / "index.html").stat().st_size > 50_000
     results = load(work / "results.json")
+    assert "fine-tuned on 24 images of mine and tested on 3 others" in results.summary.replace(
+        f"{tmp_path}/", ""
+    )
     assert results.title == "mine" and {prompt.target for prompt in results.prompts if prompt.target} == {
         "night"
     }
@@ -178,6 +181,8 @@ def test_the_kind_of_a_folder_chooses_the_preset_and_the_targets_choose_the_arms
         assert kind_of(root) == kind
         root.rename(tmp_path / kind)
     assert next(iter(experiment(["--data", "depth", "--preset", "masks"]).presets)) == "masks"
+    args = ["--data", "depth", "--loss", "midas"]
+    assert [experiment(args[:n]).presets["depth"].settings.optimizing.threshold for n in (2, 4)] == [-0.2, -1]
     guided = [
         [arm for arm in presets("masks", targets)["masks"].settings.arms if ARMS[arm].guided]
         for targets in ([], [str(tmp_path)], ["a photo at night"], [str(tmp_path), "a photo at night"])
@@ -217,7 +222,13 @@ def remove(root, name):
             "masks",
             lambda root: (root / "masks").rename(root / "mask"),
             "",
-            "mine must hold files of one kind",
+            "mine must hold files of one kind.*Found the folders images, mask: rename them",
+        ),
+        (
+            "classes",
+            lambda root: [(root / "images" / name).rename(root.parent / name) for name in ("cat", "dog")],
+            "",
+            "mine must have a folder for each of two classes or more, found fox alone",
         ),
         ("masks", lambda root: remove(root, "masks/cat/03.png"), "", r"1 of 30 (.|\n)*has no mask: .*cat/03"),
         ("masks", lambda root: (root / "images/owl").mkdir(), "", r"examples to train on; found none of owl"),
@@ -259,7 +270,7 @@ def test_what_is_wrong_is_told_before_a_network_is_loaded(
     model = [] if "classifier" in message else ["--model", __file__]
     with pytest.raises(SystemExit, match=f"error: .*{message}") as error:
         main(
-            ["--data", "mine", *model, *SHORT, "--far", "10000"][: -2 if kind == "masks" else None]
+            ["--data", "mine", *model, *SHORT, "--far", "10000"][: None if kind == "depth" else -2]
             + options.split()
         )
     assert len(str(error.value)) < 500

@@ -131,9 +131,13 @@ def prepared(tmp_path):
 def test_ones_own_images_make_a_world(prepared, factories, monkeypatch):
     monkeypatch.setattr(files, "load_generator", lambda *given: given)
     numbers = (3, 0, 5, 7, 19, 8)
-    config = SegmentationFiles(data=prepared(5), model="my_segmenters:segmenter", ade20k=numbers)
-    built = files.build(config, held_out=4)
-    assert built.generator == (config, "lllyasviel/sd-controlnet-seg")
+    other = "lllyasviel/sd-controlnet-depth"
+    config = SegmentationFiles(
+        data=prepared(5), model="my_segmenters:segmenter", ade20k=numbers, controlnet=other
+    )
+    with pytest.warns(UserWarning, match=f"{other} must be one for class maps, but its name tells of depth"):
+        built = files.build(config, held_out=4)
+    assert built.generator == (config, other)
     assert set(built.data.test) == {"image", "classes"} and len(built.data.test["image"]) == 1
     built.task.check(built.data.test)
     seen = (

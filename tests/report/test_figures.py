@@ -93,3 +93,11 @@ def test_a_prompt_that_was_not_optimised_has_no_losses_to_show(sampled):
     fixed = next(prompt for prompt in sampled.prompts if not prompt.losses)
     with pytest.raises(ValueError, match="has no losses: it was not optimised"):
         figures.losses(fixed, arm_styles(sampled)[fixed.arm])
+
+
+def test_losses_of_a_single_step_are_drawn_as_points(sampled):
+    prompt = optimised(sampled)
+    first = {term: values[:1] for term, values in prompt.losses.items()}
+    short = dataclasses.replace(prompt, losses=first, examples=(), stopped=1)
+    figure = figures.losses(short, arm_styles(sampled)[prompt.arm])
+    assert {axis.lines[0].get_marker() for axis in figure.axes} == {"o"}

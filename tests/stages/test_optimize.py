@@ -225,6 +225,11 @@ def test_a_threshold_of_the_wrong_sign_is_refused(sd15, tmp_path):
         run(sd15, tmp_path, optimizer=toy_optimizer(EarlyStop(2, 0.2)))
 
 
+def test_a_threshold_that_the_first_step_passes_is_warned_of(sd15, tmp_path):
+    with pytest.warns(UserWarning, match=r"threshold -0.001 is passed at the first step, .*, or None"):
+        run(sd15, tmp_path, steps=1, optimizer=toy_optimizer(EarlyStop(1, -0.001)))
+
+
 def test_labels_are_checked_before_each_step(sd15, tmp_path):
     def check(batch):
         raise ValueError("image 0: its mask is all false")

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import gap_jax
-from gap_jax.models.torch_modules.module import TorchModule
+from gap_jax.models.torch_modules.module import TorchModule, as_network
 from gap_jax.weights.torch_models.loading import is_factory
 from tests.torch_references.folders import nchw
 from tests.torch_references.modules import build
@@ -35,6 +35,9 @@ def flat_depth(): return Net(8, 8)
 def depth(): return Net(1, 8, 8)
 def segmenter(): return Net(5, 8, 8)
 def text(): return "a net"
+def transposed(): return Net(8, 8, 5)
+def breaks(): return Net(5) + 1
+def of_32_pixels(): return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 5))
 """
 
 
@@ -124,12 +127,25 @@ def test_factories_are_loaded_for_their_task(factories, tmp_path):
         ("segmenter", gap_jax.load_depth, r"must predict \[B,1,H,W\] or \[B,H,W\] for depth; found"),
         ("classifier", gap_jax.load_depth, r"shape \[2, 5\] for 2 images of 224x224 pixels"),
         ("text", gap_jax.load_depth, "must return a torch.nn.Module, found str"),
+        ("transposed", gap_jax.load_segmentation, r"must predict \[B,K,H,W\].* shape \[2, 8, 5, 8\]"),
+        ("breaks", gap_jax.load_depth, r"but it raises TypeError: unsupp.* \(my_networks.py, line 18\)"),
+        ("of_32_pixels", gap_jax.load_classifier, "images of 224x224 pixels: RuntimeError: .* give the size"),
         ("absent", gap_jax.load_depth, "my_networks has no function absent: check the name"),
     ],
 )
 def test_factories_that_do_not_fit_are_refused(factories, factory, load, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         load(f"my_networks:{factory}")
+    assert len(str(error.value)) < 500
+
+
+def test_a_factorys_module_may_take_images_of_one_size_only(factories):
+    module, params = gap_jax.load_classifier("my_networks:of_32_pixels", size=32)
+    assert module.image_size == 32
+    network = as_network(module, params)
+    expected = module.module(nchw(IMAGES)).detach()
+    np.testing.assert_allclose(network.predict(params, IMAGES), expected, rtol=1e-4, atol=1e-6)
+    assert network.predict(params, np.ones((1, 48, 48, 3), np.float32)).shape == (1, 5)
 
 
 def test_a_factory_in_no_module_is_refused():

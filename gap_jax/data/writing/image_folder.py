@@ -9,6 +9,11 @@ from gap_jax.data.writing.fields import Field, Record, content, in_json
 METADATA = "metadata.jsonl"
 
 
+def file_keys(name: str) -> tuple[str, str]:
+    """Return the keys of `metadata.jsonl` that name a field's PNG file and its NumPy file."""
+    return f"{name}_file_name", f"{name}_npy"
+
+
 def write_image_folder(
     records: Iterable[Record],
     fields: Mapping[str, Field],
@@ -38,11 +43,8 @@ def write_image_folder(
                 if field.form == "json":
                     line[name] = in_json(record[name])
                     continue
-                key = (
-                    "file_name"
-                    if name == "image"
-                    else f"{name}_{'npy' if field.form == 'npy' else 'file_name'}"
-                )
+                png_key, npy_key = file_keys(name)
+                key = npy_key if field.form == "npy" else "file_name" if name == "image" else png_key
                 line.setdefault(key, f"{name}/{number}.{field.suffix}")
                 path = folder / line[key]
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from gap_jax.data.encoding import DEPTH_SCALE
+from gap_jax.data.encoding import DEPTH_SCALE, as_mask
 from gap_jax.data.inventory import sample_evenly
 from gap_jax.data.prepared import builder_of, find_dataset, read_example
 from gap_jax.data.writing.fields import Field, Record, describe_fields
@@ -106,13 +106,7 @@ def _array(name: str, value: Any, dtype: Any) -> np.ndarray:
     if name == "depth" and array.dtype == np.uint16:
         return array.astype(np.float32) / DEPTH_SCALE
     if name != "image" and array.ndim == 3 and array.shape[-1] == 1 and array.dtype == np.uint8:
-        is_mask = (array == 0) | (array == 255)
-        if not is_mask.all():
-            raise ValueError(
-                f"{name} must have the values 0 and 255 of a mask, found {array[~is_mask][0]}: store a class "
-                "map as a tensor of int32"
-            )
-        return array > 0
+        return as_mask(name, array)
     return array
 
 

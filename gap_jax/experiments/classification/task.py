@@ -133,7 +133,7 @@ def classifier(
       the running ones, whatever `trained` says; in `evaluation`, the running statistics never change.
     - `options`: further arguments of `load_classifier`.
     """
-    module, params = load_classifier(model, **options)
+    module, params = load_classifier(model, size=size, **options)
 
     def seen(images: jax.Array) -> jax.Array:
         if crop is not None:

@@ -90,10 +90,11 @@ def parts_from_files(
 
     `field` is the integer field that the arm "balanced" samples evenly.
     """
+    models = models_from(config)  # their errors come before the generator is loaded
     return Parts(
         title=title,
         generator=generator_from(config),
-        models=models_from(config),
+        models=models,
         original=Prepared(config.data, "train", fields=FIELDS),
         grouped=Prepared(config.data, "train", fields=(*FIELDS, field)),
         validation=validation,

@@ -30,6 +30,7 @@ from gap_jax.models.torch_modules.module import TorchModule, as_network
 from gap_jax.stages.evaluate import SetKey
 from gap_jax.tasks.depth import NEGATIVE_PROMPT
 from gap_jax.weights.depth import load_depth, save_depth
+from gap_jax.weights.identify import warn_of_another_condition
 
 UNET_SIZE = 256  # side of the images that XTC's U-Net was trained on
 TARGET_TEXTS = {"fog": "a photo of a room in fog", "blur": "a blurry photo of a room"}
@@ -46,7 +47,8 @@ WRITTEN = (
 def build(config: DepthFiles, held_out: int) -> World:
     """Return the world, with at most `held_out` images in each held-out set.
 
-    Raises FileNotFoundError and ValueError for data and models that are missing or unlike what is expected.
+    Raises FileNotFoundError and ValueError for data and models that are missing or unlike what is expected,
+    before the generator is loaded.
     """
     held_out_data = config.held_out or config.data
     validation, test = (Prepared(held_out_data, split).sample(held_out) for split in ("validation", "test"))
@@ -56,16 +58,17 @@ def build(config: DepthFiles, held_out: int) -> World:
     domains, targets = shifts(
         config.domains, config.targets, clean, tested, held_out, len(original[0]["image"])
     )
-    generator = load_generator(config, config.controlnet)
+    models = Models(
+        model=_network(config.model, config.size),
+        critic=_network(config.critic or config.model, config.size),
+        others=load_others(config.models, _network),
+    )
+    warn_of_another_condition(config.controlnet or Path(config.pipeline, "controlnet"), "depth")
     return World(
         title="Depth",
         summary=f"The depth model {config.model} is fine-tuned on {config.data} and tested under shift.",
-        generator=generator,
-        models=Models(
-            model=_network(config.model, config.size),
-            critic=_network(config.critic or config.model, config.size),
-            others=load_others(config.models, _network),
-        ),
+        generator=load_generator(config, config.controlnet),
+        models=models,
         task=depth_task(config.loss, NEGATIVE_PROMPT),
         data=DataSets(
             original=original,
@@ -82,7 +85,7 @@ def build(config: DepthFiles, held_out: int) -> World:
 
 def _network(model: str, size: int | None = None) -> Network:
     """Return a depth model that resizes images to `size`; None: to what it was trained at."""
-    module, params = load_depth(model)
+    module, params = load_depth(model, size=size)
     side = size or getattr(module, "image_size", None) or UNET_SIZE
 
     def resize(images: jax.Array) -> jax.Array:

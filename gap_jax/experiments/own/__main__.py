@@ -31,6 +31,7 @@ def experiment(args: Sequence[str]) -> Experiment:
     first.add_argument("--data", type=Path, default=OwnFolder.data)
     first.add_argument("--preset", choices=KINDS)
     first.add_argument("--targets", nargs="*", default=[])
+    first.add_argument("--loss", default=OwnDepth.loss)
     first.add_argument("--work", type=Path, default=Path("runs", "own"))
     given, _ = first.parse_known_args(args)
     kind = given.preset or (kind_of(given.data) if given.data.is_dir() else "masks")
@@ -44,7 +45,9 @@ def experiment(args: Sequence[str]) -> Experiment:
             return worlds.build_segmented(config, given.work, held_out)
         return worlds.build_classes(config, given.work, held_out)
 
-    return Experiment("own", __doc__, presets(kind, given.targets[1::2]), build_world, sign, prefix="")
+    return Experiment(
+        "own", __doc__, presets(kind, given.targets[1::2], given.loss), build_world, sign, prefix=""
+    )
 
 
 def sign(config: OwnDepth | OwnSegmented | OwnMasked) -> int:

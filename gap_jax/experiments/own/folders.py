@@ -18,10 +18,18 @@ from gap_jax.weights.classifier import label_names
 
 
 def class_names(config: OwnMasked, layout: ClassFolders) -> tuple[str, ...]:
-    """Return the classes in the order of the model's labels, as far as that is known, and print them."""
+    """Return the classes in the order of the model's labels, as far as that is known, and print them.
+
+    Raises ValueError for a folder of one class.
+    """
     if config.classes:
         return config.classes
     found, known = layout.class_names(config.data), label_names(config.model)
+    if len(found) == 1:
+        raise ValueError(
+            f"{config.data} must have a folder for each of two classes or more, found {found[0]} alone: add "
+            "images of another class"
+        )
     agree = set(found) == set(known)
     if jax.process_index() == 0:
         order = "named as the model's labels" if agree else "in the order of their names"

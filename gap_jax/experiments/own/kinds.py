@@ -15,7 +15,7 @@ from gap_jax.data.files import IMAGE_SUFFIXES
 from gap_jax.data.image_folder import METADATA
 from gap_jax.data.reading.listing import list_folders
 from gap_jax.data.reading.splits import split_folders
-from gap_jax.experiments.depth.settings import UNET
+from gap_jax.experiments.depth.settings import DPT, UNET
 from gap_jax.experiments.own.settings import OwnDepth, OwnFolder, OwnMasked, OwnSegmented, OwnWhole
 from gap_jax.experiments.segmentation.settings import FILES
 from gap_jax.experiments.waterbirds.settings import PAPER as WATERBIRDS
@@ -87,15 +87,16 @@ def kind_of(root: Path) -> str:
         if kind.fits(folder):
             return name
     needs = "; ".join(f"{kind.needs} ({name})" for name, kind in KINDS.items())
-    found = ", ".join(list_folders(folder)) or "none"
-    raise ValueError(f"{folder} must hold files of one kind: {needs}. Found the folders {found}: rename them")
+    names = ", ".join(list_folders(folder))
+    found = f"the folders {names}: rename them" if names else "no folder: put the files into such folders"
+    raise ValueError(f"{folder} must hold files of one kind: {needs}. Found {found}")
 
 
-def presets(first: str, targets: Sequence[str]) -> dict[str, Preset]:
+def presets(first: str, targets: Sequence[str], loss: str = "l1") -> dict[str, Preset]:
     """Return the preset of each kind of data, that of the kind `first` as the default.
 
-    The arms are those that `targets` serve, the folders, files and texts of the target domains; without any,
-    the targets are images.
+    The settings of depth are the paper's for that `loss`. The arms are those that `targets` serve, the
+    folders, files and texts of the target domains; without any, the targets are images.
     """
     images = [value for value in targets if Path(value).expanduser().exists()]
     guided = {
@@ -112,5 +113,8 @@ def presets(first: str, targets: Sequence[str]) -> dict[str, Preset]:
             *_BASELINES.get(name, ()),
         }
         arms = tuple(arm for arm in ARMS if arm in chosen)
-        found[name] = Preset(dataclasses.replace(KINDS[name].settings, arms=arms), KINDS[name].world)
+        settings = KINDS[name].settings
+        if name == "depth" and loss == "midas":
+            settings = _without_curves(DPT)
+        found[name] = Preset(dataclasses.replace(settings, arms=arms), KINDS[name].world)
     return found

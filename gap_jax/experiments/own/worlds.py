@@ -33,7 +33,7 @@ def build_depth(config: OwnDepth, work: Path, held_out: int) -> World:
         targets = {
             name: dataclasses.replace(target, text=PHOTO_TEXTS[name]) for name, target in targets.items()
         }
-    return dataclasses.replace(world, **_words(config), targets=targets)
+    return dataclasses.replace(world, **_words(config, world.data), targets=targets)
 
 
 def build_segmented(config: OwnSegmented, work: Path, held_out: int) -> World:
@@ -41,7 +41,8 @@ def build_segmented(config: OwnSegmented, work: Path, held_out: int) -> World:
     layout = SegmentedFolderLayout(config.first, config.unlabelled)
     data, domains = prepare(config, layout, SegmentedFolder, work)
     ready = dataclasses.replace(config, data=data, domains=domains, targets=_targets(config, domains))
-    return dataclasses.replace(segmentation.build(ready, held_out), **_words(config))
+    world = segmentation.build(ready, held_out)
+    return dataclasses.replace(world, **_words(config, world.data))
 
 
 def build_classes(config: OwnMasked, work: Path, held_out: int) -> World:
@@ -70,18 +71,19 @@ def build_classes(config: OwnMasked, work: Path, held_out: int) -> World:
     if whole:
         drawn = dataclasses.replace(drawn, name="original image", label=lambda label: label["image"])
         task = dataclasses.replace(task, align=_from_original, generation_align=None)
+    data_sets = DataSets(
+        original=parts.original,
+        validation={"clean": validation},
+        test=test,
+        domains=tested,
+        subsets=worlds.class_subsets(labels, kept | whole, classes, keep=config.keep_classes),
+    )
     world = World(
-        **_words(config),
+        **_words(config, data_sets),
         generator=parts.generator,
         models=parts.models,
         task=dataclasses.replace(task, pictures=drawn),
-        data=DataSets(
-            original=parts.original,
-            validation={"clean": validation},
-            test=test,
-            domains=tested,
-            subsets=worlds.class_subsets(labels, kept | whole, classes, keep=config.keep_classes),
-        ),
+        data=data_sets,
         targets=targets,
         baselines=baselines(parts.original, parts.grouped, "group", kept),
     )
@@ -97,12 +99,13 @@ def _targets(config: OwnDepth | OwnSegmented | OwnMasked, domains: dict[str, Pat
     }
 
 
-def _words(config: OwnDepth | OwnSegmented | OwnMasked) -> dict[str, Any]:
+def _words(config: OwnDepth | OwnSegmented | OwnMasked, data: DataSets) -> dict[str, Any]:
     """Return the fields of a `World` that say in words what it is about."""
     texts = [value for value in config.targets.values() if not Path(value).expanduser().exists()]
     return {
         "title": config.data.resolve().name,
-        "summary": f"The model {config.model} is fine-tuned on {config.data} and tested under shift.",
+        "summary": f"The model {config.model} is fine-tuned on {len(data.original)} images of {config.data} "
+        f"and tested on {len(data.test['image'])} others, also under shift.",
         "prompts": FixedPrompts(agnostic=config.subject, written=tuple(texts or PHOTO_TEXTS.values())),
     }
 

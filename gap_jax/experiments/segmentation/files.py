@@ -1,5 +1,7 @@
 """The segmentation experiment's world from files: images with class maps, Stable Diffusion, your model."""
 
+from pathlib import Path
+
 import numpy as np
 
 from gap_jax.closed_loop.world import (
@@ -18,6 +20,7 @@ from gap_jax.experiments.segmentation.network import load_network, num_classes
 from gap_jax.experiments.segmentation.settings import SegmentationFiles
 from gap_jax.experiments.segmentation.world import segmentation_task
 from gap_jax.tasks.depth import NEGATIVE_PROMPT
+from gap_jax.weights.identify import warn_of_another_condition
 
 FIELDS = ("image", "classes")
 WRITTEN = ("a photo in fog", "a dark photo at night", "a blurry photo", "a photo in bright sunlight")
@@ -41,6 +44,7 @@ def build(config: SegmentationFiles, held_out: int) -> World:
     domains, targets = shifts(
         config.domains, config.targets, clean, tested, held_out, len(original[0]["image"]), PHOTO_TEXTS
     )
+    warn_of_another_condition(config.controlnet or Path(config.pipeline, "controlnet"), "class maps")
     return World(
         title="Segmentation",
         summary=f"The model {config.model} is fine-tuned on {config.data} and tested under shift.",

@@ -32,11 +32,11 @@ def parse(args: Sequence[str]) -> Recipe:
 
 def main(recipe: Recipe) -> None:
     """Train the models that are not trained yet, and write all of them."""
-    from gap_jax import parallel
+    from gap_jax import ownership, parallel
 
     parallel.use_all_cores()
     parallel.initialize()
-    with exit_when_stopped(), parallel.only_job(recipe.work):
+    with exit_when_stopped(), ownership.only_job(recipe.work):
         _pretrain(recipe)
 
 

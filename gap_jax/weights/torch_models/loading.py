@@ -2,13 +2,20 @@
 
 import importlib
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from gap_jax.models.torch_modules.module import TorchModule, first_prediction, to_torch, wrap
+from gap_jax.models.torch_modules.module import (
+    PROBED_SIZE,
+    TorchModule,
+    first_prediction,
+    to_torch,
+    wrap,
+)
 from gap_jax.models.torch_modules.preprocessing import Preprocessing
 from gap_jax.weights.component import replace_folder, write_json, writing_tensors
 from gap_jax.weights.repo import Repo
@@ -46,6 +53,7 @@ def load_torch(
     dtype: Any = "float32",
     *,
     preprocessing: Preprocessing | None = None,
+    size: int | None = None,
     revision: str | None = None,
     variant: str | None = None,
     local_files_only: bool = False,
@@ -61,10 +69,11 @@ def load_torch(
       `[B,H,W]` for depth, `[B,K,H,W]` for segmentation; an output of transformers will do, too.
 
     `dtype`, of parameters and computation, is `float32`, `bfloat16` or `float16`. `preprocessing`: how images
-    become the module's; None: as the folder's processor says or, for a factory, images in [0,1] as they are.
+    become the module's; None: as the folder's processor says or, for a factory, images in [0,1] of `size` ×
+    `size` pixels, or of any size if that is None.
 
-    Raises ImportError without torch, torchax or transformers; ValueError for a model of another task, or one
-    whose prediction has another shape; and what the factory raises.
+    Raises ImportError without torch, torchax or transformers; ValueError for a model of another task, one
+    whose prediction has another shape, and for a factory or a module that raises an error.
     """
     try:
         import torch
@@ -73,12 +82,22 @@ def load_torch(
 
     if is_factory(model):
         module, source = _made_by_factory(str(model)), f"the module of {model}"
+        preprocessing = preprocessing or Preprocessing(size=None if size is None else (size, size))
     else:
         repo = Repo(model, revision=revision, local_files_only=local_files_only)
         module, source = _from_transformers(repo, task, variant), repo.model
         preprocessing = preprocessing or _processor(repo)
     module = module.to(getattr(torch, jnp.dtype(dtype).name)).eval()
-    wrapped, params = wrap(module, preprocessing, _depth_map if task == "depth" else None)
+    try:
+        wrapped, params = wrap(module, preprocessing, _depth_map if task == "depth" else None)
+    except ImportError:
+        raise
+    except Exception as error:  # torch, torchax and the module raise errors of many types
+        seen = size or PROBED_SIZE[0]
+        raise ValueError(
+            f"{source} cannot predict anything for images of {seen}x{seen} pixels: {_reason(error)}. Correct "
+            "it, or give the size of the images that it takes"
+        ) from error
     _check_prediction(wrapped, params, task, source)
     return wrapped, params
 
@@ -119,14 +138,31 @@ def _made_by_factory(model: str) -> "torch.nn.Module":
             f"{model}: there is no Python module {name}; give a module in the current folder or one that is "
             "installed"
         ) from error
+    except Exception as error:  # whatever the user's code raises
+        raise ValueError(
+            f"{model}: the Python module {name} cannot be imported: {_reason(error)}: correct it"
+        ) from error
     if not callable(found):
         raise ValueError(f"{model}: the module {name} has no function {factory}: check the name")
-    module = found()
+    try:
+        module = found()
+    except Exception as error:  # whatever the user's code raises
+        raise ValueError(
+            f"{model} must return a torch module when it is called without arguments, but it raises "
+            f"{_reason(error)}: correct it"
+        ) from error
     if not isinstance(module, torch.nn.Module):
         raise ValueError(
             f"{model} must return a torch.nn.Module, found {type(module).__name__}: return the module itself"
         )
     return module
+
+
+def _reason(error: Exception) -> str:
+    """Return the type of an error, the first line of its message and the place where it was raised."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    first = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first[:200]} ({Path(place.filename).name}, line {place.lineno})"
 
 
 def _from_transformers(repo: Repo, task: TaskName, variant: str | None) -> "torch.nn.Module":
@@ -174,10 +210,14 @@ def _depth_map(returned: Any) -> "torch.Tensor":
 
 
 def _check_prediction(wrapped: TorchModule, params: dict, task: TaskName, source: str) -> None:
-    size = wrapped.preprocessing.size or (224, 224)
+    size = wrapped.preprocessing.size or PROBED_SIZE
     images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
     shape = jax.eval_shape(wrapped.apply, {"params": params}, images).shape
-    right = len(shape) == (2 if task == "classification" else 4) and (task != "depth" or shape[-1] == 1)
+    if task == "classification":
+        right = len(shape) == 2
+    else:  # a map of the images' aspect ratio
+        right = len(shape) == 4 and shape[1] * size[1] == shape[2] * size[0]
+        right = right and (task != "depth" or shape[3] == 1)
     if not right:
         raise ValueError(
             f"{source} must predict {AXES[task]} for {task}; found a prediction of shape {list(shape)} for "

@@ -190,6 +190,23 @@ def test_coco_has_all_masks_class_maps_and_boxes(stage, tmp_path):
         np.testing.assert_array_equal(boxes, FIELDS["boxes"][number][real])
 
 
+def test_pycocotools_decodes_the_same_masks(stage, tmp_path):
+    reader = pytest.importorskip("pycocotools.coco", reason="pycocotools is not installed")
+    options = ("--boxes", "boxes", "--box-format", "xyxy")
+    folder = export(stage, tmp_path / "rooms", "coco", "--leave-out", *MAPS_FOR_COCO, *options)
+    coco = reader.COCO(str(folder / "annotations" / "instances_train.json"))
+    for number, image in enumerate(sorted(coco.imgs)):
+        keep, parts = np.zeros((SIDE, 24, 1), bool), np.full((SIDE, 24, 1), 99)
+        for entry in coco.loadAnns(coco.getAnnIds([image])):
+            category = coco.cats[entry["category_id"]]
+            if category["supercategory"] == "keep":
+                keep |= coco.annToMask(entry)[..., None] > 0
+            elif category["supercategory"] == "parts":
+                parts[coco.annToMask(entry) > 0] = category["value"]
+        np.testing.assert_array_equal(keep, FIELDS["keep"][number])
+        np.testing.assert_array_equal(parts, FIELDS["parts"][number])
+
+
 def test_tfds_opens_the_copy_whose_card_has_recipe_prompts_and_licence(stage, tmp_path):
     folder = export(stage, tmp_path / "rooms", "tfds", "--prompts", stage.parent / "optimize")
     builder = tfds.builder_from_directory(folder / "generated" / "1.0.0")

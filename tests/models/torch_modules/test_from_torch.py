@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -86,6 +87,23 @@ def assert_equal_to_torch(network, module, side, train):
 def test_predictions_and_all_gradients_equal_torch(kind, train):
     module, side = build(kind)
     assert_equal_to_torch(gap_jax.from_torch(module, engine="torchax"), module, side, train)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("library", "name"),
+    [
+        ("timm", "mobilenetv3_small_050"),
+        ("torchvision", "resnet18"),
+        ("torchvision", "mobilenet_v3_small"),
+    ],
+)
+def test_networks_of_other_libraries_equal_torch(library, name):
+    found = pytest.importorskip(library, reason=f"{library} is not installed")
+    torch.manual_seed(0)
+    make = partial(found.create_model, name) if library == "timm" else getattr(found.models, name)
+    module = make(num_classes=5).eval()
+    assert_equal_to_torch(gap_jax.from_torch(module, engine="torchax"), module, 64, train=False)
 
 
 @pytest.mark.parametrize("train", [False, True], ids=["evaluation", "training"])
