@@ -54,7 +54,8 @@ def toy_optimizer(early_stop=None):
         return embeddings
 
     init = partial(initial_state, optimizer=TX, early_stop=early_stop)
-    weights = PromptWeights({}, jnp.float32(1), (), None)
+    threshold = np.float32(early_stop.threshold if early_stop else -np.inf)
+    weights = PromptWeights({}, jnp.float32(1), (), None, threshold)
     return PromptOptimizer(init, step, spoken, render, weights, early_stop)
 
 
