@@ -66,9 +66,8 @@ FILES = dataclasses.replace(
 _DEFAULTS = Settings(arms=(*arms_of("depth"), "oracle"))
 SMALL = dataclasses.replace(
     _DEFAULTS,
-    sampling=dataclasses.replace(_DEFAULTS.sampling, guidance_scale=3.0),
     # the first prompts have a cross-entropy of 0.9 to 1.4; a guess among six classes has 1.8
-    optimizing=dataclasses.replace(_DEFAULTS.optimizing, learning_rate=2e-3, threshold=-2.0),
+    optimizing=dataclasses.replace(_DEFAULTS.optimizing, learning_rate=5e-4, threshold=-1.8),
 )
 PRESETS = {
     "small": Preset(SMALL, SegmentedRooms()),
