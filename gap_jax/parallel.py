@@ -282,7 +282,8 @@ def _checked(batch: Mapping[str, np.ndarray], fed: slice, rows: int) -> dict[str
                 f"{len(local)} rows"
             )
         held = jax.dtypes.canonicalize_dtype(local.dtype)  # 32 bits for 64
-        if local.dtype.kind in "iu" and (changed := local[local.astype(held) != local]).size:
+        narrowed = local.dtype.kind in "iu" and held != local.dtype
+        if narrowed and (changed := local[local.astype(held) != local]).size:
             raise ValueError(
                 f"{name} must be in the range of {held}, which JAX computes with, found {changed[0]}: leave "
                 "it out of the examples, or make it a string"

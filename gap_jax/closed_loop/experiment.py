@@ -53,16 +53,16 @@ def optimize_jointly(runs: Sequence[Run]) -> None:
 
     Their arms find them finished. Populations that run alone wait for their arm's turn.
     """
-    work = {
+    by_place = {
         (task.folder, task.prompt_set.label): (run, task)
         for run in runs
         for name in run.settings.arms
         for task in run.tasks(name, run.world.models.model.params)
     }
-    places = list(work)
-    for group in runs[0].programs.groups([task for _, task in work.values()]):
+    work = list(by_place.values())
+    for group in runs[0].programs.groups([task for _, task in work]):
         if len(group) > 1:
-            populations = [work[places[i]] for i in group]
+            populations = [work[i] for i in group]
             names = [
                 f"seed {run.seed} {task.folder.parent.name} {task.prompt_set.label}"
                 for run, task in populations

@@ -140,9 +140,7 @@ class Run:
             initial = initial_prompts(arm, world, self.settings.optimizing, self.seed, owner)
             self._save_random(initial, self._optimize_folder(name, iteration))
             return initial
-        tasks = self.tasks(name, params, iteration)
-        ends = optimize_populations([(self, task) for task in tasks])
-        optimized = [task.prompt_set._replace(embeddings=end) for task, end in zip(tasks, ends, strict=True)]
+        optimized = optimize_populations([(self, task) for task in self.tasks(name, params, iteration)])
         return [in_words(world.generator, prompt_set) for prompt_set in optimized] if arm.words else optimized
 
     def tasks(self, name: str, params: Any, iteration: int = 0) -> list[PopulationTask]:
@@ -313,19 +311,19 @@ class Run:
         measure(critic.predict, {ModelKey(CRITIC): critic.params}, real.items())
 
 
-def optimize_populations(work: Sequence[tuple[Run, PopulationTask]]) -> list[np.ndarray]:
-    """Optimise populations of the runs of an experiment; return the final embeddings of each.
+def optimize_populations(work: Sequence[tuple[Run, PopulationTask]]) -> list[PromptSet]:
+    """Optimise populations of the runs of an experiment; return the prompts of each as they end.
 
-    They are float32 `[prompts,n,D]`. Populations run as one where `Programs.groups` says so.
+    Populations run as one where `Programs.groups` says so.
     """
     ends: dict[int, np.ndarray] = {}
     for group in work[0][0].programs.groups([task for _, task in work]) if work else ():
         ends |= zip(group, optimize_as_one([work[i] for i in group]), strict=True)
-    return [ends[i] for i in range(len(work))]
+    return [task.prompt_set._replace(embeddings=ends[i]) for i, (_, task) in enumerate(work)]
 
 
 def optimize_as_one(work: Sequence[tuple[Run, PopulationTask]]) -> list[np.ndarray]:
-    """Optimise populations that share a program as one; return the final embeddings of each."""
+    """Optimise populations that share a program as one; return the ends of each, float32 `[prompts,n,D]`."""
     programs, population = work[0][0].programs, sum(len(task.prompt_set.texts) for _, task in work)
     world, config = programs.world, programs.settings.optimizing
     return optimize_together(

@@ -64,15 +64,11 @@ class SeveralModels:
         owner = f"{run.token_owner(self.arm)} against {name}"
         if jax.process_index() == 0:
             print(f"seed {run.seed}: prompts against {name}", flush=True)
-        initial = initial_prompts(arm, run.world, run.settings.optimizing, run.seed, owner)
         tasks = [
             PopulationTask(arm, network.params, prompt_set, folder / "optimize", name)
-            for prompt_set in initial
+            for prompt_set in initial_prompts(arm, run.world, run.settings.optimizing, run.seed, owner)
         ]
-        ends = optimize_populations([(run, task) for task in tasks])
-        prompt_sets = [
-            prompt_set._replace(embeddings=end) for prompt_set, end in zip(initial, ends, strict=True)
-        ]
+        prompt_sets = optimize_populations([(run, task) for task in tasks])
         return Produced(
             key=ModelKey(self.arm),
             prompt_sets=prompt_sets,
