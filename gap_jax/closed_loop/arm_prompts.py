@@ -10,7 +10,7 @@ import numpy as np
 
 from gap_jax import prompts
 from gap_jax.closed_loop.arms import ARMS, Arm
-from gap_jax.closed_loop.settings import Optimizing, Settings
+from gap_jax.closed_loop.settings import Optimizing
 from gap_jax.closed_loop.world import Generator, TargetDomain, World
 from gap_jax.diffusion.pipeline import Params, Pipeline
 
@@ -46,10 +46,13 @@ def prompts_owner(arm: str, iteration: int) -> str:
     return arm if iteration else ARMS[arm].prompts_of or arm
 
 
-def token_owner(settings: Settings, seed: int, arm: str, iteration: int = 0) -> str:
-    """Return the words that tell the tokens of an arm's prompts from all others of an experiment."""
+def token_owner(seed: int, arm: str, iteration: int = 0) -> str:
+    """Return the words that tell the tokens of an arm's prompts from all others of an experiment.
+
+    Seed 0, which most runs are alone with, is not named.
+    """
     parts = [prompts_owner(arm, iteration)]
-    if len(settings.seeds) > 1:
+    if seed:
         parts.insert(0, f"seed-{seed}")
     if iteration:
         parts.append(f"iteration-{iteration + 1}")

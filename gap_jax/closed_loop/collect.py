@@ -35,7 +35,7 @@ from gap_jax.stages.generate import read_summary
 from gap_jax.stages.guidance import FeatureStatistics
 from gap_jax.stages.optimize import load_trajectory
 
-FRAMES = 8  # steps of an optimisation that are drawn, besides the one that was chosen
+FRAMES = 5  # steps of an optimisation that are drawn, besides the one that was chosen
 SHOWN = 16  # prompts that are drawn of each population or list of texts
 CORRUPTIONS = ("cc", "3dcc")
 _ITERATION_MARKERS = "1234x+"
@@ -74,7 +74,14 @@ def collect(runs: Sequence[Run], produced: Sequence[Sequence[Produced]], root: P
         critic_real=tuple(seed[ModelKey(CRITIC)][ORIGINAL][main] for seed in scores),
         critic_constant=tuple(seed[ModelKey(CONSTANT)][ORIGINAL][main] for seed in scores),
         efficiency={
-            target.name: _efficiency(scores, names, target, _images_per_seed(generated, len(runs)), main)
+            target.name: _efficiency(
+                scores,
+                names,
+                target,
+                _images_per_seed(generated, len(runs)),
+                settings.evaluating.efficiency,
+                main,
+            )
             for target in [AVERAGE_SET, *targets, WORST_SET]
             if target in scores[0][next(iter(names.values()))]
         },
@@ -155,11 +162,13 @@ def _efficiency(
     arms: Mapping[str, ModelKey],
     target: SetKey,
     images: Mapping[str, int],
+    fewer: Sequence[int],
     metric: str,
 ) -> dict[str, tuple[Point, ...]]:
     """Return the metric on a test set against the number of generated images, for each arm.
 
     - `images`: the number of images that each arm generated per seed. 0 images is the arm `control`.
+    - `fewer`: the smaller numbers of images, of which those that were measured for every seed are shown.
     """
     curves = {}
     for arm, key in arms.items():
@@ -168,9 +177,9 @@ def _efficiency(
         models = {images[arm]: key}
         if "control" in arms:
             models[0] = arms["control"]
-        for other in set(scores[0]).intersection(*scores[1:]):  # those measured for every seed
-            if other.images is not None and other._replace(images=None) == key:
-                models.setdefault(other.images, other)
+        for count in fewer:
+            if all(key._replace(images=count) in seed for seed in scores):
+                models.setdefault(count, key._replace(images=count))
         curves[arm] = tuple(
             Point(count, tuple(seed[models[count]][target][metric] for seed in scores))
             for count in sorted(models)

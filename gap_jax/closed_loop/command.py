@@ -65,10 +65,23 @@ class Options:
     world: Any
     profile: CountOrZero = 0  # number of steps of each stage to trace; no part of what a run is
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the values, as JSON, that tell this run from another one."""
-        values = self.settings.to_json() | {"world": dataclasses.asdict(self.world)}
-        return json.loads(json.dumps(values, default=str))
+    def identity(self) -> dict[str, Any]:
+        """Return, as JSON, the values that all runs in the work folder must share."""
+        world = json.loads(json.dumps(dataclasses.asdict(self.world), default=str))
+        return self.settings.identity() | {"world": world}
+
+    def reported(self) -> bool:
+        """Return whether the work folder has a report of these very settings, with readable results."""
+        try:
+            results = json.loads((self.work / "results.json").read_bytes())
+            return self.page.exists() and results["config"] == self.settings.to_json()
+        except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError):
+            return False
+
+    @property
+    def page(self) -> Path:
+        """The page of the report."""
+        return self.work / "report" / "index.html"
 
 
 def parse(experiment: Experiment, args: Sequence[str]) -> Options:
@@ -185,6 +198,8 @@ def shortened(settings: Settings) -> Settings:
 def execute(experiment: Experiment, options: Options) -> None:
     """Run what is not done yet, up to the chosen stage.
 
+    Another run in the same work folder may add seeds and arms; its report has the ones that it names.
+
     Ctrl-C and SIGTERM, by which SLURM, Kubernetes and preemptible machines announce the end, save what is
     done and exit with status 130 or 143.
 
@@ -197,10 +212,9 @@ def execute(experiment: Experiment, options: Options) -> None:
 
     parallel.use_all_cores()
     parallel.initialize()
-    check_config(options.work / "config.json", options.to_json(), save=False)
-    page = options.work / "report" / "index.html"
-    if page.exists():
-        print(f"nothing to do: the report {page} exists; delete it to make it again")
+    check_config(options.work / "config.json", options.identity(), save=False)
+    if parallel.all_agree(options.reported()):
+        print(f"nothing to do: the report {options.page} exists; delete it to make it again")
         return
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(options.work.absolute() / "compiled"))
@@ -218,7 +232,7 @@ def _run(experiment: Experiment, options: Options) -> None:
 
     world = experiment.build_world(options.world, options.settings.evaluating.images)
     check_requirements(options.settings, world)  # before the folder belongs to these settings
-    check_config(options.work / "config.json", options.to_json())
+    check_config(options.work / "config.json", options.identity())
     with tracing(options.profile, options.work / "profile"):
         page = run_experiment(options.settings, world, options.work, options.stage)
     if page is not None and jax.process_index() == 0:

@@ -81,15 +81,21 @@ def read_measurements(path: Path) -> Scores:
 class Measuring:
     """The scores that go into the file `path`, while they are measured.
 
-    After each test set they are saved in a file beside it, from which a stopped evaluation continues. Every
-    process of a job makes the same calls; process 0 writes.
+    After each test set they are saved in a file beside it, from which a stopped evaluation continues. The
+    scores of an earlier evaluation are kept. Every process of a job makes the same calls; process 0 writes.
+
+    - `finished`: True if an earlier evaluation ended and no later one began.
 
     Raises ValueError, naming the file and what to do, if the saved scores are damaged.
     """
 
     def __init__(self, path: Path):
         self._path, self._unfinished = path, path.with_name(f"unfinished-{path.name}")
-        self.scores: Scores = read_measurements(self._unfinished) if self._unfinished.exists() else {}
+        began, ended = (parallel.all_agree(file.exists()) for file in (self._unfinished, path))
+        self.finished = ended and not began
+        self.scores: Scores = {}
+        if began or ended:
+            self.scores = read_measurements(self._unfinished if began else path)
         parallel.barrier(f"measuring {path}")  # process 0 writes when all processes have read
 
     def sets(self, models: Iterable[ModelKey]) -> set[SetKey]:

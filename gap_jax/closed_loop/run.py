@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gap_jax import parallel
 from gap_jax.closed_loop.arm_prompts import (
     PromptSet,
     generating_rows,
@@ -66,7 +65,7 @@ class Run:
         self.settings: Settings = programs.settings
         self.world: World = programs.world
         self.folder = work / f"seed-{seed}"
-        self.config = self.settings.to_json() | {"seed": seed}
+        self.config = self.settings.identity() | {"seed": seed}
         size = self.settings.sampling.size
         self.originals: Source = self.world.data.original  # as images are generated from them
         if size is not None:
@@ -124,7 +123,7 @@ class Run:
 
     def token_owner(self, arm: str, iteration: int = 0) -> str:
         """Return the words that tell an arm's tokens from all others of the experiment."""
-        return token_owner(self.settings, self.seed, arm, iteration)
+        return token_owner(self.seed, arm, iteration)
 
     def prompts(self, name: str, params: Any, iteration: int) -> list[PromptSet]:
         """Return an arm's prompts, optimised against the model `params` if the arm optimises."""
@@ -277,9 +276,9 @@ class Run:
 
     def evaluate(self, models: Mapping[ModelKey, Any]) -> None:
         """Measure every model, the constant prediction and the critic; write `evaluate.json`."""
-        if parallel.all_agree(self.measurements.exists()):
-            return
         measuring = Measuring(self.measurements)
+        if measuring.finished and set(models) <= set(measuring.scores):
+            return
         self._measure(models, measuring)
         for by_set in measuring.scores.values():
             add_summaries(by_set, self.world.data.summarised, self.world.task.metrics)

@@ -1,7 +1,8 @@
 """Several models: prompts found against each of them, and all models measured on the images of all prompts.
 
 The arm's work on the model under improvement is part of the usual run. Everything else of a seed is in its
-folder `models`: `{model}/optimize` and `{model}/generate` for each further model, and `measurements.json`.
+folder `models/{arm}`: `{model}/optimize` and `{model}/generate` for each further model, and
+`measurements.json`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from gap_jax import parallel
 from gap_jax.closed_loop.arm_prompts import initial_prompts
 from gap_jax.closed_loop.arms import ARMS, adversarial_arm
 from gap_jax.closed_loop.gallery import Gallery
@@ -35,6 +35,7 @@ class SeveralModels:
     def __init__(self, run: Run, produced: Sequence[Produced]):
         self.run = run
         self.arm = adversarial_arm(run.settings.arms)
+        self.folder = run.folder / "models" / self.arm
         self.networks: dict[str, Network] = {MODEL: run.world.models.model, **run.world.models.others}
         own = {work.key: work for work in produced}
         self.produced: dict[SetKey, Produced] = {}
@@ -56,11 +57,11 @@ class SeveralModels:
     @property
     def measurements(self) -> Path:
         """The file that the stage `evaluate` writes."""
-        return self.run.folder / "models" / "measurements.json"
+        return self.folder / "measurements.json"
 
     def _found_against(self, name: str, network: Network) -> Produced:
         """Return the work of the arm against another model, whose prompts are optimised first."""
-        run, arm, folder = self.run, ARMS[self.arm], self.run.folder / "models" / name
+        run, arm, folder = self.run, ARMS[self.arm], self.folder / name
         owner = f"{run.token_owner(self.arm)} against {name}"
         if jax.process_index() == 0:
             print(f"seed {run.seed}: prompts against {name}", flush=True)
@@ -79,9 +80,9 @@ class SeveralModels:
 
     def _measure(self, count: int) -> None:
         """Measure every model on the original images and on those of every row."""
-        if parallel.all_agree(self.measurements.exists()):
-            return
         measuring = Measuring(self.measurements)
+        if measuring.finished and set(self.produced) <= measuring.sets(map(ModelKey, self.networks)):
+            return
         for name, network in self.networks.items():
             evaluate(
                 network.predict,

@@ -99,8 +99,8 @@ def evaluate(
     - `images_per_step`: the number of images per call of the compiled program, rounded up to a multiple of
       the number of devices.
     - `total`: the number of sets, for the progress bar.
-    - `measured`: results of an earlier call, which was stopped. They become part of the results, and sets
-      that all models were measured on are passed over.
+    - `measured`: results of an earlier call, which become part of the results. A model is not measured again
+      on a set that it has there.
     - `save(results)`: called after each set with all results so far.
 
     The program is compiled once for the same `predict` and metrics, in this call and all later ones.
@@ -118,7 +118,8 @@ def evaluate(
         for number, (test_set, batch) in enumerate(new_sets):
             begin_step()
             with compiling(bar, number == 0):
-                for key in order:
+                missing = [key for key in order if test_set not in results[key]]
+                for key in missing:
                     if key != on_devices:
                         params = None  # the memory of the last model is free before the next one needs it
                         params, on_devices = to_local_devices(models[key]), key
@@ -133,7 +134,7 @@ def evaluate(
             save(results)
             parallel.stop_if_preempted()
             bar.update()
-            images = len(batch["image"]) * len(models)
+            images = len(batch["image"]) * len(missing)
             bar.set_postfix(speed(bar, images, None if each is None else each * images))
     return results
 

@@ -43,8 +43,8 @@ def load_depth(
       that returns a torch module: see `load_torch`. These need the extra `torch-models`;
     - a file of XTC's U-Net (`rgb2depth_consistency.pth`) or of Omnidata's DPT-hybrid (`.ckpt`). These pickles
       need torch, which reads only their weights and runs no code;
-    - `"small"`, the small world. Its `part` is `"depth"`, the supervised model, trained on one narrow style,
-      or `"critic"`, the stronger one, trained on all styles.
+    - `"small"`, the small world. Its `part` is `"depth"` or `"dpt"`, a U-Net and a DPT-hybrid that were
+      trained on one narrow style, or `"critic"`, a stronger U-Net, trained on all styles.
 
     `dtype`, of parameters and computation, is `float32`, `bfloat16` or `float16`. `size` is the side of the
     images that a factory's module takes, in pixels; None: any. Raises as `load_pipeline`,

@@ -7,7 +7,7 @@ from typing import Any
 FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # suffixes of files with weights
 ASSETS = Path(__file__).parents[1] / "assets"
 SHIPPED = {  # the models that come with gap_jax, one set per small world, and their parts; "" is the pipeline
-    "small": ("", "clip", "depth", "critic", "segmentation"),
+    "small": ("", "clip", "depth", "critic", "dpt", "segmentation"),
     "wildlife": ("", "clip", "waterbirds", "waterbirds_critic", "iwildcam", "iwildcam_critic"),
 }
 

@@ -100,7 +100,7 @@ def test_a_curve_has_the_control_fewer_images_of_every_seed_and_all(in_both):
     both = [*models, (few, 0.2), (ModelKey("agnostic", images=10), 0.35)]
     seeds = [scores(*both), scores(*(both if in_both else models))]
     arms = {name: ModelKey(name) for name in ("control", "guided")}
-    curves = _efficiency(seeds, arms, TARGET, {"guided": 64}, "l1")
+    curves = _efficiency(seeds, arms, TARGET, {"guided": 64}, (10,), "l1")
     expected = [(0, (0.4, 0.4)), (10, (0.2, 0.2)), (64, (0.1, 0.1))]
     if not in_both:
         del expected[1]

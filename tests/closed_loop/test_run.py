@@ -11,9 +11,9 @@ from safetensors.numpy import load_file
 from gap_jax.closed_loop import programs as programs_module
 from gap_jax.closed_loop import run as module
 from gap_jax.closed_loop.arm_prompts import PromptSet
-from gap_jax.closed_loop.measurements import ModelKey
+from gap_jax.closed_loop.measurements import ModelKey, read_measurements
 from gap_jax.closed_loop.programs import Programs
-from gap_jax.closed_loop.run import Run, example_rows
+from gap_jax.closed_loop.run import CLEAN, Run, example_rows
 from gap_jax.closed_loop.settings import Evaluating, Optimizing, SamplingSettings, Settings
 from gap_jax.diffusion.schedule import euler
 from gap_jax.experiments.depth.settings import SmallRooms
@@ -43,6 +43,22 @@ def test_the_progress_bar_of_evaluation_counts_every_set(world, tmp_path, monkey
     run.evaluate({ModelKey("control"): None})
     total, count = bars[0]
     assert total == count == 1 + len(data.domains) + 2 * (15 + 10) + 2
+
+
+def test_an_evaluation_measures_only_models_that_no_earlier_one_has_measured(world, tmp_path):
+    settings = dataclasses.replace(SETTINGS, evaluating=Evaluating(images=2, severities=()))
+    run = Run(Programs(settings, world), tmp_path, seed=0)
+    params = world.models.model.params
+    control, adversarial = ModelKey("control"), ModelKey("adversarial")
+    run.evaluate({control: params})
+    earlier = read_measurements(run.measurements)[control]
+    untouched = run.measurements.stat().st_mtime_ns
+    run.evaluate({control: params})
+    assert run.measurements.stat().st_mtime_ns == untouched
+    wrong = jax.tree.map(np.zeros_like, params)
+    run.evaluate({control: wrong, adversarial: params})
+    later = read_measurements(run.measurements)
+    assert later[control] == later[adversarial] == earlier and CLEAN in earlier
 
 
 def test_images_are_drawn_by_the_solver_of_the_settings_and_without_a_negative_prompt(world, monkeypatch):

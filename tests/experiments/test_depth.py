@@ -131,7 +131,7 @@ def test_all_models_are_measured_on_the_images_of_prompts_against_each(finished)
     models = build(WORLD, held_out=1).models
     networks = {"f": models.model, "critic": models.others["critic"]}
     predict = {name: jax.jit(network.predict) for name, network in networks.items()}
-    folders = {"f": "guided-adversarial", "critic": "models/critic"}
+    folders = {"f": "guided-adversarial", "critic": "models/guided-adversarial/critic"}
     for against, folder in folders.items():
         row = rows[f"prompts against {against}"]
         assert list(row.scores) == list(networks)
@@ -220,7 +220,7 @@ def test_a_preset_sets_defaults_and_arguments_change_them():
     assert (config.settings.finetuning.steps, config.settings.finetuning.learning_rate) == (7, 1e-5)
     short = parse(EXPERIMENT, ["--preset", "taskonomy-dpt", "--quick"])
     assert short.settings.finetuning.learning_rate == 1e-5 and short.settings.optimizing.steps == 4
-    assert short.to_json()["world"]["data"] == "data/taskonomy"
+    assert short.identity()["world"]["data"] == "data/taskonomy"
     with pytest.raises(SystemExit):
         parse(EXPERIMENT, ["--preset", "taskonomy-vit"])
 
@@ -293,6 +293,20 @@ def test_stopped_in_every_stage_it_ends_with_the_same_table(finished, tmp_path):
             assert status == 130 and "run the same command again to continue" in printed
     subprocess.run(command(work), env=environment(), check=True)
     assert_same_end(work, finished[0])
+
+
+@pytest.mark.slow
+def test_a_run_to_which_arms_were_added_ends_like_one_with_all_of_them(finished, tmp_path):
+    work = tmp_path / "grown"
+    few = command(work)
+    few.remove("adversarial-sdedit")
+    subprocess.run(few, env=environment(), check=True)
+    model = work / "seed-0" / "control" / "finetune" / "model" / "model.safetensors"
+    kept = model.stat().st_mtime_ns
+    assert set(load(work / "results.json").arms) == set(ARMS) - {"adversarial-sdedit"}
+    subprocess.run(command(work), env=environment(), check=True)
+    assert_same_end(work, finished[0])
+    assert model.stat().st_mtime_ns == kept
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ LOADERS = {
     ("small", "clip"): gap_jax.load_clip,
     ("small", "depth"): gap_jax.load_depth,
     ("small", "critic"): lambda name: gap_jax.load_depth(name, "critic"),
+    ("small", "dpt"): lambda name: gap_jax.load_depth(name, "dpt"),
     ("small", "segmentation"): gap_jax.load_segmentation,
     ("wildlife", ""): gap_jax.load_pipeline,
     ("wildlife", "clip"): gap_jax.load_clip,

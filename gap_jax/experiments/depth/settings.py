@@ -29,8 +29,9 @@ class SmallRooms:
     # other target domains: name, and a folder of images, a file of features, or a text; without any, targets
     # are validation rooms in fog and under defocus blur, also given in words
     targets: dict[FileName, Text] = dataclasses.field(default_factory=dict)
+    model: Literal["unet", "dpt"] = "unet"  # depth model to improve: the small world's U-Net or DPT-hybrid
     # further depth models: prompts are found against each, and all models are measured on all their images;
-    # "critic" is the small world's own, others are files, folders or hub ids
+    # "unet", "dpt" and "critic" are the small world's own, others are files, folders or hub ids
     models: Annotated[tuple[Text, ...], DISTINCT] = ()
 
 

@@ -45,7 +45,8 @@ WRITTEN = (
     "a pixelated room",
     "a red room",
 )
-CRITIC = "critic"  # the small world's stronger model
+OWN_MODELS = {"unet": "depth", "dpt": "dpt", "critic": "critic"}  # the small world's: the folder of each
+MODEL_TITLES = {"unet": "U-Net", "dpt": "DPT-hybrid"}
 FIRST_TARGET = 10_000  # target domains show rooms from this number on, which no other set has
 
 
@@ -70,12 +71,13 @@ def build(config: SmallRooms, held_out: int) -> World:
     shown = _plain_rooms(validation, range(FIRST_TARGET, FIRST_TARGET + config.target_images))
     return World(
         title="Depth in the small world",
-        summary="A depth U-Net trained on sharp pictures of grey and beige rooms meets fog and blur.",
+        summary=f"A depth {MODEL_TITLES[config.model]} trained on sharp pictures of grey and beige rooms "
+        "meets fog and blur.",
         generator=load_generator(GeneratorFiles(pipeline="small", clip="small")),
         models=Models(
-            model=_network("small"),
-            critic=_network("small", CRITIC),
-            others=load_others(config.models, _other),
+            model=_network(config.model),
+            critic=_network("critic"),
+            others=load_others(config.models, _network),
         ),
         task=depth_task(condition=rooms.condition),
         data=DataSets(
@@ -118,12 +120,8 @@ def _styled_rooms(seed: int, count: int, styles: Mapping[str, rooms.Style]) -> d
     }
 
 
-def _other(model: str) -> Network:
-    return _network("small", CRITIC) if model == CRITIC else _network(model)
-
-
-def _network(model: str, part: str = "depth") -> Network:
-    module, params = load_depth(model, part)
+def _network(model: str) -> Network:
+    module, params = load_depth("small", OWN_MODELS[model]) if model in OWN_MODELS else load_depth(model)
     if isinstance(module, TorchModule):
         return as_network(module, params)._replace(save=partial(save_depth, module))
     return Network(

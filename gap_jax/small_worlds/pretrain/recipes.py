@@ -9,7 +9,7 @@ from gap_jax.ranges import Count, Positive, Seed, Text
 PARTS = (  # a part's position here decides its random numbers, so new parts go to the end
     *("vae", "clip", "depth", "critic", "diffusion", "refine"),
     *("waterbirds", "waterbirds_critic", "iwildcam", "iwildcam_critic", "polish", "animals"),
-    "segmentation",
+    *("segmentation", "dpt"),
 )
 
 
@@ -66,6 +66,8 @@ class RoomsRecipe(Recipe):
     critic: TrainingPart = TrainingPart(900, 32, 3e-3, "muon")
     # the segmentation model, trained on rooms of a narrow style
     segmentation: TrainingPart = TrainingPart(500, 32, 3e-3, "muon")
+    # the small DPT-hybrid, trained on rooms of a narrow style like `depth`
+    dpt: TrainingPart = TrainingPart(2000, 16, 3e-3, "muon")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The pretraining of the small world of rooms.
 
-Beside the generator, two depth models are trained: `depth`, on rooms of a narrow style, and `critic`, on all;
-and a segmentation model, by `segmentation.py`.
+Beside the generator, three depth models are trained: the U-Net `depth` and the DPT-hybrid `dpt`, on rooms of
+a narrow style, and the U-Net `critic`, on all; and a segmentation model, by `segmentation.py`.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,10 @@ from gap_jax.data.encoding import as_arrays
 from gap_jax.data.loader import stack
 from gap_jax.diffusion.align import Sampling
 from gap_jax.diffusion.pipeline import Pipeline
+from gap_jax.models.bit import BitConfig
 from gap_jax.models.clip import Clip
 from gap_jax.models.depth_unet import DepthUNet
+from gap_jax.models.dpt import DPT
 from gap_jax.small_worlds import rooms
 from gap_jax.small_worlds.pretrain.examples import augment_image, example_arrays, first_examples, image_grid
 from gap_jax.small_worlds.pretrain.recipes import RoomsRecipe, TrainingPart
@@ -72,27 +74,50 @@ def sample_probe(pipe: Pipeline, frozen: Params, clip: Clip, clip_params: Params
 
 
 def train_supervised(training: Training, folder: Path) -> None:
-    """Train and save the depth model `depth`, its `critic`, and the segmentation model.
+    """Train and save the depth models `depth`, `critic` and `dpt`, and the segmentation model.
 
-    The parameters of `depth` are not averaged: an average would be less sensitive to corruptions.
+    The parameters of `depth` and `dpt` are not averaged: an average would be less sensitive to corruptions.
     """
     recipe = training.recipe
     assert isinstance(recipe, RoomsRecipe)
-    for name, part, styles, width, transform, average in (
-        ("depth", recipe.depth, "narrow", 8, example_arrays(), None),
-        ("critic", recipe.critic, "every", 16, example_arrays(augment_image), 0.999),
+    for name, part, model, styles, transform, average in (
+        ("depth", recipe.depth, depth_unet(training, 8), "narrow", example_arrays(), None),
+        ("critic", recipe.critic, depth_unet(training, 16), "every", example_arrays(augment_image), 0.999),
+        ("dpt", recipe.dpt, depth_dpt(training), "narrow", example_arrays(), None),
     ):
-        model = DepthUNet(levels=3, width=width, non_negative=True, **training.dtypes)
         params = train_depth(training, name, part, model, styles, transform, average)
         save_depth(model, to_float16(params), folder / name)
     train_segmentation(training, folder)
+
+
+def depth_unet(training: Training, width: int) -> DepthUNet:
+    """Return XTC's U-Net in small."""
+    return DepthUNet(levels=3, width=width, non_negative=True, **training.dtypes)
+
+
+def depth_dpt(training: Training) -> DPT:
+    """Return DPT-hybrid in small: 16 tokens of 96 features from a ResNet, and four transformer layers."""
+    return DPT(
+        image_size=64,
+        hidden_size=96,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=384,
+        backbone_config=BitConfig(
+            embedding_size=16, hidden_sizes=(32, 64, 128), depths=(1, 1, 2), num_groups=8
+        ),
+        backbone_out_indices=(0, 1, 1, 3),
+        neck_hidden_sizes=(32, 64, 96, 96),
+        fusion_hidden_size=32,
+        **training.dtypes,
+    )
 
 
 def train_depth(
     training: Training,
     name: str,
     part: TrainingPart,
-    model: DepthUNet,
+    model: DepthUNet | DPT,
     styles: str,
     transform: Transform,
     average: float | None,
@@ -125,8 +150,9 @@ def train_depth(
 
     def init(key):
         params = initialiser(model)(key)
+        last = "last_conv2" if isinstance(model, DepthUNet) else "head.head.4"
         positive_bias = jnp.full((1,), 0.4)  # the last ReLU would never recover from an output below 0
-        return params | {"last_conv2": params["last_conv2"] | {"bias": positive_bias}}
+        return params | {last: params[last] | {"bias": positive_bias}}
 
     return training.train(name, part, loss, init, batches, measure, average=average)
 

@@ -58,6 +58,7 @@ SHOWN_STYLES = (  # the styles in pictures
     Style("grey", camera="grainy"),
     Style("beige", "bright", "clear", "pixelated"),
 )
+DEPTH_MODELS = {"f": "depth", "dpt": "dpt", "critic": "critic"}  # the folder of each
 ALIGN = controlnet(rooms.condition)
 Errors = Callable[[np.ndarray, rooms.RenderedRooms], np.ndarray]  # images and their rooms to errors `[n]`
 
@@ -68,7 +69,7 @@ class RoomsProbe:
 
     model: str = "small"  # Stable Diffusion pipeline: a folder, or `small` for the shipped models
     clip: str = "small"  # CLIP: a folder, or `small`
-    depth: str = "small"  # depth models: a folder with the folders `depth` (f) and `critic`, or `small`
+    depth: str = "small"  # depth models: a folder with the folders of `DEPTH_MODELS`, or `small`
     rooms_per_style: int = 5  # number of rooms in each of the 150 styles
     guidance_scale: float = 1.5  # classifier-free guidance scale; 1 is without guidance
     steps: tuple[int, ...] = (5, 15)  # numbers of denoising steps to measure, each in turn
@@ -81,7 +82,8 @@ def main(config: RoomsProbe) -> dict[str, Any]:
     """Measure everything, print it and return it."""
     pipe, params = load_pipeline(config.model)
     clip, clip_params = load_clip(config.clip)
-    f, critic = (depth_model_errors(config.depth, part) for part in ("depth", "critic"))
+    models = {name: depth_model_errors(config.depth, part) for name, part in DEPTH_MODELS.items()}
+    critic = models["critic"]
     seed = rooms.SPLITS[config.split]
     styles = EVERY_STYLE * config.rooms_per_style
     truth = rooms.render(seed, range(len(styles)), styles)
@@ -102,7 +104,7 @@ def main(config: RoomsProbe) -> dict[str, Any]:
         errors[f"generated_{steps}_steps"] = critic(images, truth)
     results["critic_l1"] = {name: mean_by_word(values, styles, AXES) for name, values in errors.items()}
     results["label_fidelity"] = label_fidelity(errors, styles, config.steps)
-    results["f_l1"] = l1_of_shifts(f, critic, mean_depth, seed)
+    results["f_l1"] = l1_of_shifts(models, mean_depth, seed)
     print_results(results, config.output)
     if config.picture is not None:
         sampling = Sampling(max(config.steps), config.guidance_scale)
@@ -173,18 +175,16 @@ def label_fidelity(
 
 
 def l1_of_shifts(
-    f: Errors, critic: Errors, mean_depth: np.ndarray, seed: int, count: int = 64
+    models: Mapping[str, Errors], mean_depth: np.ndarray, seed: int, count: int = 64
 ) -> dict[str, dict[str, float]]:
-    """Return the L1 of `f`, the critic and the mean map on the same rooms in each style of `SHIFTS`."""
+    """Return the L1 of the models and of the mean map on the same rooms in each style of `SHIFTS`."""
     table = {}
     for name, style in SHIFTS.items():
         truth = rooms.render(seed, range(count), [style] * count)
         image = truth.as_batch()["image"]
-        table[name] = {
-            "f": float(f(image, truth).mean()),
-            "critic": float(critic(image, truth).mean()),
-            "mean_map": float(mean_map_errors(mean_depth, truth).mean()),
-        }
+        errors = {model: measure(image, truth) for model, measure in models.items()}
+        errors["mean_map"] = mean_map_errors(mean_depth, truth)
+        table[name] = {model: float(values.mean()) for model, values in errors.items()}
     return table
 
 

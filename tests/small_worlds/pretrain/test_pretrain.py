@@ -17,11 +17,11 @@ DIFFUSION = ("diffusion", "refine", "polish")
 GENERATOR = ("vae", "clip", *DIFFUSION)
 CLASSIFIERS = ("animals", "waterbirds", "waterbirds_critic", "iwildcam", "iwildcam_critic")
 PARTS = {
-    "rooms": (*GENERATOR, "depth", "critic", "segmentation"),
+    "rooms": (*GENERATOR, "depth", "critic", "dpt", "segmentation"),
     "wildlife": (*GENERATOR, *CLASSIFIERS),
 }
 FOLDERS = {"rooms": "small", "wildlife": "wildlife"}
-FILES = {"rooms": 8, "wildlife": 8}
+FILES = {"rooms": 9, "wildlife": 8}
 
 
 def start(world, work, cache):

@@ -97,9 +97,19 @@ def test_a_room_alone_is_a_usual_one():
     assert min(accuracy[axis] for axis in ("light", "air", "camera")) > 0.7, accuracy
 
 
-def test_the_supervised_model_fails_in_fog_and_the_critic_does_not():
+def test_torch_transformers_predicts_the_same_with_the_dpt(truth):
+    model, params = gap_jax.load_depth("small", "dpt")
+    theirs = transformers.DPTForDepthEstimation.from_pretrained(shipped("small", "dpt")).float().eval()
+    images = truth.image.astype(np.float32) / 255
+    with torch.no_grad():
+        expected = theirs(nchw((images - 0.5) / 0.5)).predicted_depth
+    depth = jax.jit(model.apply)({"params": params}, images)
+    np.testing.assert_allclose(depth[..., 0], expected, atol=1e-5)
+
+
+def test_the_supervised_models_fail_in_fog_and_the_critic_does_not():
     seed, mean_depth = rooms.SPLITS["test"], probe.mean_depth_map(128)
-    models = {part: probe.depth_model_errors("small", part) for part in ("depth", "critic")}
+    models = {part: probe.depth_model_errors("small", part) for part in ("depth", "dpt", "critic")}
 
     def errors(style):
         truth = rooms.render(seed, range(32), [style] * 32)
@@ -108,6 +118,7 @@ def test_the_supervised_model_fails_in_fog_and_the_critic_does_not():
         return l1 | {"mean map": probe.mean_map_errors(mean_depth, truth).mean()}
 
     clean, foggy = errors(rooms.Style()), errors(rooms.Style(air="foggy"))
-    assert clean["depth"] < 0.5 * clean["mean map"]
-    assert foggy["depth"] > 2 * clean["depth"]
+    for part in ("depth", "dpt"):
+        assert clean[part] < 0.5 * clean["mean map"]
+        assert foggy[part] > 2 * clean[part]
     assert foggy["critic"] < 0.5 * foggy["mean map"]
