@@ -53,7 +53,7 @@ FIRST_TARGET = 10_000  # target domains show rooms from this number on, which no
 def small_world(*, original: int = 512, target_images: int = 8, held_out: int = 32) -> World:
     """Return the built-in world of the depth experiment, which needs no files and no network.
 
-    It has rooms with exact depth maps, 64 × 64 pixels; a Stable Diffusion, a CLIP and two depth models that
+    It has rooms with exact depth maps, 64 × 64 pixels; a Stable Diffusion, a CLIP and depth models that
     were trained on rooms; and the target domains `fog` and `blur`.
 
     - `original`: the number of rooms that images are generated from and the model is fine-tuned on.
