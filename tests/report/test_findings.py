@@ -6,7 +6,7 @@ import pytest
 
 from gap_jax.report import tables
 from gap_jax.report.findings import findings, headline
-from gap_jax.report.results import ArmStyle, Column, Results
+from gap_jax.report.results import AVERAGE, WORST, ArmStyle, Column, Results
 from gap_jax.tasks.metric import MetricStyle
 
 SEEDS = (0, 1, 2)
@@ -75,7 +75,7 @@ def test_the_headline_is_the_largest_gain():
     assert head(made) == "No arm is better than the control on any test set"
 
 
-def test_the_headline_says_on_how_many_shifts_the_papers_arms_beat_the_baselines():
+def test_the_headline_says_where_the_papers_arms_beat_the_baselines():
     """Means and their standard errors: the difference of 0.010 in rain is less than both errors together."""
     fog = {"control": (0.2, 0.21, 0.19), "agnostic": (0.1, 0.1, 0.1), "adversarial": (0.15, 0.15, 0.15)}
     fog |= {"guided-adversarial": (0.05, 0.05, 0.05), "other": (0.01, 0.01, 0.01)}
@@ -83,15 +83,41 @@ def test_the_headline_says_on_how_many_shifts_the_papers_arms_beat_the_baselines
     rain |= {"guided-adversarial": (0.01, 0.01, 0.01), "other": (0.01, 0.01, 0.01)}
     assert head(results(fog=fog, rain=rain)) == (
         "Training on images of the arm “guided-adversarial” cuts M (×100) on “Rain” from 10.00 to 1.00. "
-        "“adversarial” beats “control” on 1 of 2 shifts and “agnostic” on 1; “guided-adversarial” beats "
-        "“control” on 2 and “agnostic” on 2, each time by more than both standard errors over 3 seeds"
+        "“adversarial” beats “control” on “Fog” and “agnostic” on “Rain”; “guided-adversarial” beats "
+        "“control” and “agnostic” on “Fog” and “Rain”, each time by more than both standard errors over "
+        "3 seeds"
     )
     once = {arm: values[:1] for arm, values in rain.items() if arm not in ("agnostic", "guided-adversarial")}
     assert head(results(rain=once)) == (
         "Training on images of the arm “adversarial” cuts M (×100) on “Rain” from 10.00 to 9.00. "
-        "“adversarial” beats “control” on 1 of 1 shift; one seed does not say how sure this is"
+        "“adversarial” beats “control” on “Rain”, as in the paper; one seed does not say how sure this is"
     )
-    assert head(results(True, rain=once)).startswith("“adversarial” beats “control” on 0 of 1 shift")
+    assert head(results(True, rain=once)).startswith("“adversarial” beats “control” nowhere;")
+    many = dict.fromkeys(("fog", "rain", "snow", "night"), once)
+    assert "“adversarial” beats “control” on 4 of 4 shifts, as in the paper" in head(results(**many))
+
+
+def test_the_headline_is_about_corruptions_if_there_are_any():
+    fog = {"control": (0.2,), "agnostic": (0.1,), "adversarial": (0.3,), "guided-adversarial": (0.3,)}
+    made = results(fog=fog)
+    scores = {"control": 0.2, "agnostic": 0.19, "adversarial": 0.1, "guided-adversarial": 0.15}
+    corrupted = [
+        Column(kind, name, severity, {arm: {"m": (value,)} for arm, value in scores.items()})
+        for kind, name in (("cc", "frost"), ("3dcc", "flash"))
+        for severity in (2, 4)
+    ]
+    made = dataclasses.replace(made, columns=(*made.columns, *corrupted))
+    assert head(made) == (
+        "Training on images of the arm “adversarial” cuts M (×100) on “Common Corruptions” from 20.00 to "
+        "10.00. “adversarial” and “guided-adversarial” beat “control” and “agnostic” on “Common Corruptions” "
+        "and “3D Common Corruptions”, as in the paper; one seed does not say how sure this is"
+    )
+
+
+def test_the_headline_is_about_the_average_and_the_worst_of_several_domains_if_there_are_these():
+    group = {"control": (0.2,), "adversarial": (0.6,)}
+    made = results(True, **{"land": group, AVERAGE: group, WORST: {"control": (0.0,), "adversarial": (0.0,)}})
+    assert "“adversarial” beats “control” on “Average”; one seed" in head(made)
 
 
 def test_where_higher_is_better_the_gain_is_a_rise():
