@@ -198,7 +198,7 @@ def shortened(settings: Settings) -> Settings:
 def execute(experiment: Experiment, options: Options) -> None:
     """Run what is not done yet, up to the chosen stage.
 
-    Another run in the same work folder may add seeds and arms; its report has the ones that it names.
+    Another run in the same work folder may add seeds, arms and iterations; its report has what it names.
 
     Ctrl-C and SIGTERM, by which SLURM, Kubernetes and preemptible machines announce the end, save what is
     done and exit with status 130 or 143.

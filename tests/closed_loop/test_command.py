@@ -19,8 +19,8 @@ pytestmark = pytest.mark.usefixtures("one_process")
 ROOT = Path(__file__).parents[2]
 
 
-def options(work, seed=0, iterations=1):
-    settings = Settings(seeds=(seed,), iterations=iterations)
+def options(work, seed=0, iterations=1, written=None):
+    settings = Settings(seeds=(seed,), iterations=iterations, written=written)
     return Options(stage="report", preset="small", work=work, settings=settings, world=SmallRooms())
 
 
@@ -103,6 +103,7 @@ def test_a_world_that_cannot_be_built_leaves_the_folder_free(tmp_path):
     assert not (tmp_path / "config.json").exists()
     (tmp_path / "config.json").write_text(json.dumps(options(tmp_path, seed=1).identity()))
     with pytest.raises(FileNotFoundError):
-        execute(experiment(missing), options(tmp_path, seed=2))  # other seeds may share the folder
-    with pytest.raises(ValueError, match=r"iterations is 2, saved was 1.* or delete .* to start anew"):
-        execute(experiment(missing), options(tmp_path, iterations=2))
+        execute(experiment(missing), options(tmp_path, seed=2, iterations=2))  # these may share the folder
+    (tmp_path / "prompts.txt").write_text("a room in fog")
+    with pytest.raises(ValueError, match=r"written is .*fog.*, saved was None.* or delete .* to start anew"):
+        execute(experiment(missing), options(tmp_path, written=tmp_path / "prompts.txt"))
