@@ -236,9 +236,8 @@ class Settings:
     def identity(self) -> dict[str, Any]:
         """Return, as JSON, the settings that work in a folder must share: all but those of what is compared.
 
-        Seeds, arms, iterations and the numbers of images for curves may change in a folder, where earlier work
-        is kept.
-        Raises the errors of `written_lines`.
+        Seeds, arms, iterations and the numbers of images for curves may change in a folder, where earlier
+        work is kept. Raises the errors of `written_lines`.
         """
         values = self.to_json()
         del values["seeds"], values["arms"], values["iterations"], values["evaluating"]["efficiency"]
