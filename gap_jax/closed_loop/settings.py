@@ -184,7 +184,7 @@ class Evaluating:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings of all stages. The defaults suit the small world of rooms."""
+    """The settings of all stages. The defaults suit a short run in the small world of rooms."""
 
     # random seeds; the whole experiment is repeated with each
     seeds: Annotated[tuple[Seed, ...], NOT_EMPTY, DISTINCT] = (0,)

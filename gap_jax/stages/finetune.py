@@ -76,10 +76,13 @@ def finetune(
     - `validation`: sets by name, each a batch of any size. Every `probe_every` steps, the mean loss of each
       set is reported, and the mean over the sets as `mean`.
     - `select`: the name of a validation set, or `mean`. None returns the last parameters.
-    - `folder`, `config`: as in `train`.
+    - `folder`: the folder of the checkpoints and of the metrics.
+    - `config`: JSON values that tell this run from others. A folder of another config is refused.
     - `training`: what training uses in place of `predict`; see `Network`.
 
-    It can be resumed, and runs data-parallel on all devices. Raises the errors of `train`.
+    If it is started again with the same folder, it continues from the last checkpoint and reaches the same
+    result. It runs data-parallel on all devices. Raises ValueError for another config, and FloatingPointError
+    after too many updates in a row that are not finite, once the last good state is saved.
     """
     mean_loss, image_losses = _loss_functions(predict, loss, training)
 

@@ -52,11 +52,13 @@ class Plan(NamedTuple):
 
 
 def plan(count: int, pools: Sequence[np.ndarray], seed: int, proportional: bool = False) -> Plan:
-    """Return a plan of `count` images; each of `pools` holds the source numbers of one prompt, int `[n]`.
+    """Return a plan of `count` images: the prompt and the original example that each one is generated from.
 
-    The prompts take turns, so that any stretch of the plan has them in even shares; with `proportional`, the
-    shares are random, in proportion to the sizes of their pools. Prompts with equal pools share one, and
-    repeat no source before all of its sources were used.
+    - `pools`: for each prompt, the numbers of the original examples that it may use, int `[n]`. Prompts with
+      equal pools share one, and use no example again before all of its examples were used.
+    - `seed`: chooses the order of prompts and examples.
+    - `proportional`: if False, the prompts take turns, so that any stretch of the plan has them in even
+      shares; if True, their shares are random, in proportion to the sizes of their pools.
 
     Raises ValueError if there is nothing to generate: no image, no prompt or an empty pool.
     """
@@ -123,7 +125,7 @@ def generate(
     what their measured values come to (`means`) and where the TFDS data set is (`tfds`). If the process is
     killed and started again, only missing images are generated.
 
-    All fields of an example but `image` are kept as they are; docs/data.md lists the kinds.
+    All fields of an example but `image` are kept as they are; "Labels of any kind" in docs/data.md lists them.
 
     Raises OSError for a full disk, with all earlier chunks kept; ValueError for another config, for class
     names that folders cannot have, for a field that cannot be kept, before the first image, and if the plan

@@ -41,7 +41,10 @@ class Sample(NamedTuple):
 class Term(NamedTuple):
     """The term `weight · loss(params, sample)` of an objective, minimised from optimisation step `start` on.
 
-    - `loss(params, sample)`: returns `[B]`, which is then averaged, or a scalar.
+    - `loss(params, sample)`: returns `[B]`, which is then averaged, or a scalar. A sample has the generated
+      `images`, float `[B,H,W,3]` in [0,1]; `context`, the text states of the prompt, `[B or 1,L,D]`;
+      `prediction`, what the model under improvement predicts from the images; `label`, the labels that these
+      were generated from; and `key` `[B]`, the random keys.
     - `params`: a pytree of everything large, such as the weights of a network or statistics of target images.
       It becomes an argument of the compiled program instead of a constant in it. `loss` may close over static
       values.
@@ -93,7 +96,12 @@ def alone(name: str, features: jax.Array) -> jax.Array:
 
 
 def adversarial(loss: Callable[[Any, Batch], jax.Array], weight: float = 1.0, start: int = 0) -> Term:
-    """Return the term named `adversarial`, made of a task's loss `(prediction, batch) -> [B]`."""
+    """Return the term named `adversarial`.
+
+    - `loss(prediction, batch)`: returns `[B]`, which prompts minimise: a task's `adversarial` loss, such as
+      minus the error of the model.
+    - `weight`, `start`: as in `Term`.
+    """
     return Term("adversarial", lambda _, sample: loss(sample.prediction, sample.label), None, weight, start)
 
 

@@ -145,9 +145,9 @@ def prompt_optimizer(
     """Return the optimisation of a prompt `<0>,<1>,…` whose generated images minimise the sum of `terms`.
 
     - `model`: the network that the images are shown to; its prediction goes to the terms.
-    - `terms`: see `stages.objective`. Early stopping watches the term named `adversarial`.
+    - `terms`: each `Term` or `SetTerm` to minimise. Early stopping watches the term named `adversarial`.
     - `alignment`: the way to keep images faithful to the labels in a batch.
-    - `optimizer`: any optax optimiser of the float32 embeddings; `adamw` below is the paper's.
+    - `optimizer`: any optax optimiser of the float32 embeddings; `adamw` is the paper's.
     - `placeholders`: the number n of placeholder tokens.
     - `negative_prompt`: encoded once, here. None switches classifier-free guidance off.
     - `accumulation`: the number A of micro-batches in a step's batch. They run one after another and their
@@ -163,6 +163,9 @@ def prompt_optimizer(
       default if there are `words`, prompts consist of them, as in PEZ (Wen et al., arXiv 2302.03668): images
       are generated with the words of the largest cosine similarity to the embeddings, and the gradient with
       respect to these words updates the embeddings.
+
+    `optimize` runs the result. Its function `render(weights, embeddings [n,D], batch, keys [B])` draws a
+    prompt's images, float32 `[B,H,W,3]` in [0,1], and its field `weights` has the weights for that.
 
     A pipeline in float16 gets dynamic loss scaling (Micikevicius et al., arXiv 1710.03740), because gradients
     with respect to pixels and activations are often too small for float16. The scale starts at 2^16. It is

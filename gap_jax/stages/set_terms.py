@@ -46,17 +46,18 @@ def soft_chamfer(features: jax.Array, targets: jax.Array, temperature: float) ->
 
 
 def set_guidance(clip: Clip, clip_params: Params, targets: np.ndarray, temperature: float = 0.02) -> SetLoss:
-    """Return the middle of a set term: the distance between the images of a population and target images.
+    """Return the features, loss and parameters of a set term: the distance of all images to a set of targets.
 
-    It is `soft_chamfer` between the pooled, unprojected CLIP features of all images and those of the targets:
-    every image should be near some target, and every target near some image. `guidance.image_guidance` looks
-    at the targets' mean alone, which one kind of image can match even if the targets are of several kinds.
+    `SetTerm("fog", *set_guidance(clip, clip_params, targets))` is the term. The distance is a smoothed Chamfer
+    distance between the pooled, unprojected CLIP features of all images and those of the targets: every image
+    should be near some target, and every target near some image. `image_guidance` looks at the targets' mean
+    alone, which one kind of image can match even if the targets are of several kinds.
 
     - `targets` float `[n,H,W,3]` in [0,1], of any size.
     - `temperature`: the smoothing of the nearest pair, in units of the distance. A high temperature blurs the
       difference between kinds of targets; a low one lets each target pull only the image that is nearest.
 
-    Raises ValueError for a temperature that is not positive, and as `guidance.image_guidance` does.
+    Raises ValueError for a temperature that is not positive, and as `image_guidance` does.
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be positive; found {temperature}")
@@ -69,11 +70,12 @@ def set_guidance(clip: Clip, clip_params: Params, targets: np.ndarray, temperatu
 
 
 def diversity(clip: Clip, clip_params: Params) -> SetLoss:
-    """Return the middle of a set term: the mean similarity of images of different prompts, to be minimised.
+    """Return the features, loss and parameters of a set term: how similar images of different prompts are.
 
-    It is the cosine similarity of the images' pooled, unprojected CLIP features, averaged over all pairs of
-    images that two different prompts of the population generated; in [-1,1]. Images of one prompt are not
-    compared with each other: a prompt may have one look, as long as others have another.
+    `SetTerm("diversity", *diversity(clip, clip_params))` is the term. Its loss, in [-1,1], is the cosine
+    similarity of the images' pooled, unprojected CLIP features, averaged over all pairs of images that two
+    different prompts of the population generated. Images of one prompt are not compared with each other: a
+    prompt may have one look, as long as others have another.
 
     The loss raises ValueError for a single prompt.
     """

@@ -145,10 +145,12 @@ def add_controlnet(
 ) -> tuple[Pipeline, Params]:
     """Load a ControlNet for a pipeline; return the pipeline and parameters with it.
 
-    Its dtypes, `attention` and `recompute` are the UNet's.
-    `controlnet` is a folder in diffusers' layout, a hub id, or a file, `.safetensors` or `.pth`, with the
-    names of the original code or of diffusers; it replaces any ControlNet that the pipeline has. Several of
-    them are used at once. Other arguments and errors are those of `load_pipeline`.
+    - `controlnet`: a folder in diffusers' layout, a hub id, or a file, `.safetensors` or `.pth`, with the
+      names of the original code or of diffusers. Several of them are used at once. They replace any
+      ControlNet that the pipeline has.
+
+    The ControlNet computes as the UNet does: its dtypes, `attention` and `recompute` are the UNet's. Other
+    arguments and errors are those of `load_pipeline`.
     """
     if not isinstance(controlnet, str | Path):
         if not controlnet:

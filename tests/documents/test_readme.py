@@ -30,6 +30,7 @@ from tests.documents.blocks import (
 )
 
 TASK, DIFFUSION = ROOT / "docs" / "how-to" / "task.md", ROOT / "docs" / "diffusion.md"
+DRAWING = ROOT / "docs" / "architecture.svg"
 (OWN_TASK,) = code_blocks(TASK)
 EXPERIMENTS = ("depth", "segmentation", "waterbirds", "iwildcam")
 every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=IDS)
@@ -99,15 +100,15 @@ def test_links_lead_to_files_and_headings(path):
 
 
 def test_the_architecture_names_files_that_exist():
-    page, drawing = ROOT / "docs" / "architecture.md", ROOT / "docs" / "architecture.svg"
-    for name in set(re.findall(r"`((?:\w+/)*\w+\.py|(?:\w+/)+)`", read(page))):
+    for name in set(re.findall(r"`((?:\w+/)*\w+\.py|(?:\w+/)+)`", read(ROOT / "docs" / "architecture.md"))):
         assert (ROOT / "gap_jax" / name).exists(), name
-    for name in set(re.findall(r"\w+\.py", read(drawing))):
+    for name in set(re.findall(r"\w+\.py", read(DRAWING))):
         assert list((ROOT / "gap_jax").rglob(name)), name
 
 
-def test_every_layer_has_a_place_in_the_layout():
+def test_every_layer_has_a_place_in_the_layout_and_in_the_drawing():
     table = read(ROOT / "CONTRIBUTING.md").partition("## Where things live")[2]
+    drawn = set(re.findall(r"[\w.]+", " ".join(re.findall(r"<text[^>]*>([^<]*)", read(DRAWING)))))
     layers = [
         path
         for path in (ROOT / "gap_jax").iterdir()
@@ -115,6 +116,7 @@ def test_every_layer_has_a_place_in_the_layout():
     ]
     for path in layers:
         assert f"`{path.name}{'/' if path.is_dir() else ''}`" in table, path.name
+        assert path.name in {*drawn, "__init__.py"}, path.name
 
 
 @every_document
