@@ -43,7 +43,7 @@ class Economy(NamedTuple):
     guided_steps: tuple[int, int] | None = None
 
     def check(self) -> None:
-        """Raise ValueError for numbers that mean nothing."""
+        """Raise ValueError for numbers of steps that are too small or in the wrong order."""
         if self.backprop_steps is not None and self.backprop_steps < 1:
             raise ValueError(f"backprop_steps must be at least 1, found {self.backprop_steps}")
         if self.shortcut_steps < 0:

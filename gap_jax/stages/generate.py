@@ -45,7 +45,7 @@ class Filter(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The source number and the prompt number of each image to generate, int `[count]`."""
+    """The numbers of the original example, `source`, and of the prompt of each image; int `[count]`."""
 
     source: np.ndarray
     prompt: np.ndarray
@@ -108,7 +108,7 @@ def generate(
       images float32 `[B,H,W,3]` in [0,1] and measured values by name, `[B]` or `[B,n]` each. Its batch is
       that of `load` with `prompt`, the number of each image's prompt. Every device calls it with its part of
       the batch, so that an image must not depend on the others.
-    - `load(sources)`: returns the batch of these sources, whose labels are kept.
+    - `load(sources)`: returns the batch of the original examples with these numbers, whose labels are kept.
     - `images_per_step`: the number of images in a global batch, rounded up to a multiple of the devices.
     - `config`: JSON values that tell this run from others. A folder of another config is refused.
     - `prompt_names`: a name for each prompt, kept as `text` with its images.
