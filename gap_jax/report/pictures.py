@@ -46,7 +46,7 @@ def depth(values: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
 def error(prediction: np.ndarray, values: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
     """Return `|prediction - values|` as a picture, uint8 `[H,W,3]`.
 
-    Black is no error, pale yellow `LARGEST_ERROR` or more. Both depth maps are `[H,W,1]`; `mask` is that of
+    Black is no error, pale yellow an error of 0.25 or more. Both depth maps are `[H,W,1]`; `mask` is that of
     `depth`. Raises ValueError for other shapes.
     """
     if np.shape(prediction) != np.shape(values):

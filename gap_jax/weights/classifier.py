@@ -107,9 +107,9 @@ def label_names(model: str | Path) -> tuple[str, ...]:
 def save_classifier(module: ResNet | ViT | TorchModule, params: dict, folder: str | Path) -> None:
     """Write a folder that `load_classifier` and transformers read.
 
-    The classes get the module's `label_names`, or `LABEL_0`, `LABEL_1` and so on. An existing model is replaced, and
-    any other folder refused, as by `save_pipeline`. A torch module is written by `save_torch`. Raises
-    ValueError unless there is one name per class.
+    The classes get the module's `label_names`, or `LABEL_0`, `LABEL_1` and so on. An existing model is
+    replaced, and any other folder refused, as by `save_pipeline`. A torch module is written by `save_torch`.
+    Raises ValueError unless there is one name per class.
     """
     if isinstance(module, TorchModule):
         save_torch(module, params, folder)
