@@ -15,6 +15,11 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, by which SLURM, Kubernetes and preemptible machines announce the end."""
 
 
+def how_to_install(extra: str) -> str:
+    """Return how an extra of gap_jax is installed, to be part of an error message."""
+    return f"pip install -e '.[{extra}]' in the checkout of gap_jax installs it"
+
+
 @contextmanager
 def exit_when_stopped() -> Iterator[None]:
     """Exit with status 130 after Ctrl-C and with 143 after SIGTERM, and say how to go on.

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gap_jax.errors import how_to_install
+
 FILES = (
     "tokenizer_config.json",
     "tokenizer.json",
@@ -143,7 +145,7 @@ def clean_caption(text: str) -> str:
     try:
         import ftfy
     except ImportError as error:
-        raise ImportError("cleaning captions needs ftfy: pip install 'gap_jax[captions]'") from error
+        raise ImportError(f"cleaning captions needs ftfy: {how_to_install('captions')}") from error
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
 
 

@@ -6,6 +6,8 @@ from math import prod
 
 import jax
 
+from gap_jax.errors import how_to_install
+
 ACCELERATORS = {"v4": ("v4", 2), "v5e": ("v5litepod", 1), "v5p": ("v5p", 2), "v6e": ("v6e", 1)}
 
 
@@ -28,7 +30,7 @@ def absent_tpus(topology: str) -> Sequence[jax.Device]:
         import libtpu  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            "libtpu, which compiles for TPUs, is not installed: pip install 'gap_jax[tpu]'"
+            f"libtpu, which compiles for TPUs, is not installed: {how_to_install('tpu')}"
         ) from error
     accelerator, cores = ACCELERATORS[generation]
     chips = prod(int(side) for side in grid.split("x"))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gap_jax.errors import how_to_install
 from gap_jax.weights.repo import Repo, read_json
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")  # the suffixes of torch pickles
@@ -153,8 +154,8 @@ def load_torch(path: Path) -> Any:
         import torch
     except ImportError as error:
         raise ImportError(
-            f"{path} is a torch pickle, and torch is not installed: pip install 'gap_jax[torch]', "
-            "or convert it to safetensors"
+            f"{path} is a torch pickle, and torch is not installed: {how_to_install('torch')}; a copy of the "
+            "file in safetensors does not need it"
         ) from error
     check_has_content(path)
     try:

@@ -164,5 +164,5 @@ def test_captions_are_cleaned_as_openai_does(written, cleaned):
 
 def test_cleaning_without_ftfy_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ftfy", None)
-    with pytest.raises(ImportError, match=r"cleaning captions needs ftfy: pip install 'gap_jax\[captions\]'"):
+    with pytest.raises(ImportError, match=r"cleaning captions needs ftfy: pip install -e '\.\[captions\]'"):
         clean_caption("a room")

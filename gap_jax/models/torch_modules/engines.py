@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gap_jax.errors import how_to_install
+
 if TYPE_CHECKING:
     import torch
 
@@ -143,7 +145,7 @@ def _environment() -> Any:
         import torchax.tensor
     except ImportError as error:
         raise ImportError(
-            f"running a torch module in JAX needs torchax ({error}): install gap_jax[torch-models]"
+            f"running a torch module in JAX needs torchax ({error}): {how_to_install('torch-models')}"
         ) from error
     import torchax
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax
 import jax.numpy as jnp
 
+from gap_jax.errors import how_to_install
 from gap_jax.models.torch_modules.module import (
     PROBED_SIZE,
     TorchModule,
@@ -78,7 +79,9 @@ def load_torch(
     try:
         import torch
     except ImportError as error:
-        raise ImportError(f"{model} is a torch module: install gap_jax[torch-models] ({error})") from error
+        raise ImportError(
+            f"{model} is a torch module, and torch is not installed: {how_to_install('torch-models')}"
+        ) from error
 
     if is_factory(model):
         module, source = _made_by_factory(str(model)), f"the module of {model}"
