@@ -1,4 +1,4 @@
-"""Two Griffe extensions for the reference: fields explained by comments, and the signatures of named tuples."""
+"""Griffe extensions for the reference: fields explained by comments, and the signatures of named tuples."""
 
 import ast
 import re
@@ -8,7 +8,7 @@ import griffe
 
 
 class FieldComments(griffe.Extension):
-    """Takes a field's comment, behind or above it, as its docstring, as in `--help`, if it has no docstring."""
+    """Takes the comment behind or above a field as its docstring, as in `--help`, if it has none."""
 
     def on_attribute_instance(self, *, node: Any, attr: griffe.Attribute, **_: Any) -> None:
         """Read the comment from the source of the class."""
@@ -46,4 +46,5 @@ class NamedTuples(griffe.Extension):
             for field in fields
         ]
         own = griffe.Parameter("self", kind=griffe.ParameterKind.positional_or_keyword)
-        cls.set_member("__init__", griffe.Function("__init__", parameters=griffe.Parameters(own, *parameters)))
+        function = griffe.Function("__init__", parameters=griffe.Parameters(own, *parameters))
+        cls.set_member("__init__", function)

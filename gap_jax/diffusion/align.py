@@ -194,7 +194,7 @@ def latent_mask(mask: jax.Array, downscale: int) -> jax.Array:
 
 
 def fold_keys(keys: jax.Array, purpose: str) -> jax.Array:
-    """Return each image's random key for a purpose: "noise", "encode", "denoise" or "terms"; both are `[B]`."""
+    """Return keys for a purpose, "noise", "encode", "denoise" or "terms", from those of the images; `[B]`."""
     number = {"noise": 0, "encode": 1, "denoise": 2, "terms": 3}[purpose]
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 

@@ -157,7 +157,7 @@ def euler(schedule: Schedule, num_steps: int, strength: float = 1.0, eta: float 
     errors are those of `ddim`, but `eta` must be 0.
 
     Sampling starts from standard normal noise. With the spacings "trailing" and "linspace", diffusers starts
-    from that noise times sigma, 0.998 for Stable Diffusion. `Pipeline.add_noise` to zeros returns such a start.
+    from that noise times sigma, 0.998 for Stable Diffusion. `Pipeline.add_noise` to zeros returns it.
     """
     total = schedule.num_train_timesteps
     _check_steps(num_steps, strength, total)

@@ -89,7 +89,7 @@ def foreground(image: np.ndarray, keep: np.ndarray) -> np.ndarray:
 
 
 def save(path: str | Path, picture: np.ndarray) -> None:
-    """Write a picture `[H,W,3]`, uint8 or float in [0,1], as a PNG file; raise OSError if it cannot be written."""
+    """Write a picture `[H,W,3]`, uint8 or float in [0,1], as a PNG file; raise OSError if that fails."""
     if picture.dtype != np.uint8:
         picture = np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
     stream = BytesIO()

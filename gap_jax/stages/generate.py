@@ -125,7 +125,7 @@ def generate(
     what their measured values come to (`means`) and where the TFDS data set is (`tfds`). If the process is
     killed and started again, only missing images are generated.
 
-    All fields of an example but `image` are kept as they are; "Labels of any kind" in docs/data.md lists them.
+    All fields of an example but `image` are kept as they are: docs/data.md, "Labels of any kind".
 
     Raises OSError for a full disk, with all earlier chunks kept; ValueError for another config, for class
     names that folders cannot have, for a field that cannot be kept, before the first image, and if the plan

@@ -48,10 +48,10 @@ def soft_chamfer(features: jax.Array, targets: jax.Array, temperature: float) ->
 def set_guidance(clip: Clip, clip_params: Params, targets: np.ndarray, temperature: float = 0.02) -> SetLoss:
     """Return the features, loss and parameters of a set term: the distance of all images to a set of targets.
 
-    `SetTerm("fog", *set_guidance(clip, clip_params, targets))` is the term. The distance is a smoothed Chamfer
-    distance between the pooled, unprojected CLIP features of all images and those of the targets: every image
-    should be near some target, and every target near some image. `image_guidance` looks at the targets' mean
-    alone, which one kind of image can match even if the targets are of several kinds.
+    `SetTerm("fog", *set_guidance(clip, clip_params, targets))` is the term. The distance is a smoothed
+    Chamfer distance between the pooled, unprojected CLIP features of all images and those of the targets:
+    every image should be near some target, and every target near some image. `image_guidance` looks at the
+    targets' mean alone, which one kind of image can match even if the targets are of several kinds.
 
     - `targets` float `[n,H,W,3]` in [0,1], of any size.
     - `temperature`: the smoothing of the nearest pair, in units of the distance. A high temperature blurs the
