@@ -181,7 +181,9 @@ def test_a_notebook_runs_in_time_with_the_outputs_that_it_is_shown_with(path, tm
         assert kinds(new) == kinds(shown)
         # between machines, rounding grows over the steps of an optimisation
         np.testing.assert_allclose(numbers(new), numbers(shown), 0.2, 0.1, err_msg="".join(shown["source"]))
-    for run in tmp_path.glob("runs/*/trajectory"):
-        errors = -gap_jax.load_trajectory(run.parent)["adversarial"]
-        if run.parent.name != "guided":
-            assert errors[-4:].mean() > errors[:4].mean(), run
+        if "similarity to the target" in "".join(shown["source"]):
+            before, *guided = numbers(new)[1::2]
+            assert before < min(guided)
+    if path.stem == "adversarial":
+        errors = -gap_jax.load_trajectory(tmp_path / "runs" / "adversarial")["adversarial"]
+        assert errors[-4:].mean() > 2 * errors[:4].mean()
