@@ -83,7 +83,7 @@ def text_prompts(lines: Sequence[str], subsets: Sequence[str]) -> list[PromptSet
         )
     sets = [PromptSet(general)] if general else []
     for subset in subsets if specific else ():
-        sets.append(PromptSet(tuple(line.format(subset=subset) for line in specific), subset=subset))
+        sets.append(PromptSet(tuple(line.replace("{subset}", subset) for line in specific), subset=subset))
     return sets
 
 
@@ -161,6 +161,14 @@ def in_words(generator: Generator, prompt_set: PromptSet) -> PromptSet:
     return prompt_set._replace(texts=tuple(texts))
 
 
+def earlier_prompts(config: Optimizing) -> list[np.ndarray]:
+    """Load the embeddings of earlier prompts, float32 `[n,D]` each, that the settings name.
+
+    Raises FileNotFoundError for a file or folder without prompts, and the errors of `prompts.load`.
+    """
+    return [prompts.load(path) for path in _find(config.earlier)]
+
+
 def starts(
     pipe: Pipeline, params: Params, config: Optimizing, size: PopulationSize, key: jax.Array, *, random: bool
 ) -> np.ndarray:
@@ -170,7 +178,7 @@ def starts(
     the settings name. Raises FileNotFoundError and ValueError for earlier prompts that are missing or of
     another size.
     """
-    earlier = [prompts.load(path) for path in _find(config.earlier)]
+    earlier = earlier_prompts(config)
     _check_widths(config.earlier, earlier, prompts.vocabulary(params).shape[1])
     if earlier and config.earlier_use == "start" and not random:
         _check_lengths(config.earlier, earlier, size.placeholders)

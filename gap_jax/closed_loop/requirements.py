@@ -1,6 +1,16 @@
 """The requirements that settings make of a world, checked before anything is computed."""
 
-from gap_jax.closed_loop.arm_prompts import populations, prompts_owner, targets_of, tokens
+from collections.abc import Iterable
+
+from gap_jax.closed_loop.arm_prompts import (
+    earlier_prompts,
+    populations,
+    prompts_owner,
+    source_groups,
+    targets_of,
+    text_prompts,
+    tokens,
+)
 from gap_jax.closed_loop.arms import ARMS, Arm, adversarial_arm
 from gap_jax.closed_loop.settings import Optimizing, Settings
 from gap_jax.closed_loop.terms import guidance, weights_of
@@ -12,11 +22,16 @@ from gap_jax.stages.guidance import FeatureStatistics
 
 
 def check_requirements(settings: Settings, world: World) -> None:
-    """Raise ValueError for arms or sizes that this world cannot serve, and for labels that make no sense."""
+    """Raise ValueError for arms or sizes that this world cannot serve, and for labels that make no sense.
+
+    Raises FileNotFoundError for earlier prompts that are missing. Stable Diffusion and CLIP, which may take
+    minutes to load, are looked at last.
+    """
     arms = {name: ARMS[name] for name in settings.arms}
     _check_names(world)
     _check_labels(world)
     _check_tokens(settings, world)
+    _check_prompts(settings, world)
     for name, arm in arms.items():
         if arm.guided:
             _check_targets(name, arm, settings.optimizing, world)
@@ -30,7 +45,9 @@ def check_requirements(settings: Settings, world: World) -> None:
         )
     if world.models.others:
         adversarial_arm(settings.arms)  # raises if there is none
-    _check_size(settings.sampling.size, world)
+    world.task.align(settings.sampling.strength)  # raises for a strength that keeps no label
+    size = _generated_size(settings.sampling.size, world)
+    _check_generator(size, arms.values(), settings.optimizing, world)
 
 
 def _check_names(world: World) -> None:
@@ -82,6 +99,23 @@ def _check_tokens(settings: Settings, world: World) -> None:
             populations_by_token[token] = population
 
 
+def _check_prompts(settings: Settings, world: World) -> None:
+    """Raise ValueError for prompts that lack subsets, or images to be optimised on, and for earlier ones.
+
+    Raises FileNotFoundError for earlier prompts that are missing.
+    """
+    kinds = {ARMS[name].prompts for name in settings.arms}
+    if "agnostic" in kinds:
+        text_prompts((world.prompts.agnostic,), tuple(world.data.subsets))
+    if "written" in kinds:
+        text_prompts(settings.written_lines() or world.prompts.written, tuple(world.data.subsets))
+    for arm in map(ARMS.__getitem__, settings.arms):
+        if arm.prompts == "optimized":
+            for target, subset in populations(arm, world):
+                source_groups(world, subset, target)
+    earlier_prompts(settings.optimizing)
+
+
 def _check_targets(name: str, arm: Arm, config: Optimizing, world: World) -> None:
     """Raise ValueError if a guided arm has no target in the form it needs, or one that does not fit."""
     able = targets_of(arm, world)
@@ -96,12 +130,6 @@ def _check_targets(name: str, arm: Arm, config: Optimizing, world: World) -> Non
     weights = weights_of(arm, config)
     for term in filter(weights.get, ("guidance", "text guidance")):
         for target_name, target in able.items():
-            given = target.text if term == "text guidance" else target.images
-            try:
-                if isinstance(given, FeatureStatistics):
-                    guidance(term, world, target, config)  # raises for features of another network
-            except ValueError as error:
-                raise ValueError(f"target domain {target_name}: {error}") from error
             if term == "guidance":
                 kind, single = "image", target.pictures is not None and len(target.pictures) == 1
             else:
@@ -113,19 +141,38 @@ def _check_targets(name: str, arm: Arm, config: Optimizing, world: World) -> Non
                 )
 
 
-def _check_size(size: int | None, world: World) -> None:
-    """Raise ValueError if images cannot be generated at `size` pixels from the original ones."""
-    if size is None:
-        return
+def _generated_size(size: int | None, world: World) -> tuple[int, int]:
+    """Return the height and width of generated images; None: those of the original ones.
+
+    Raises ValueError if the original images are not square or smaller than `size` pixels.
+    """
     height, width = world.data.original[0]["image"].shape[:2]
-    downscale = world.generator.pipe.downscale
-    if size % downscale:
-        raise ValueError(
-            f"sampling.size must be a multiple of {downscale}, the factor of the VAE; found {size}"
-        )
+    if size is None:
+        return height, width
     if height != width or height < size:
         raise ValueError(
             f"images are generated at {size}x{size} pixels (sampling.size), but the original images have "
-            f"{width}x{height}: prepare the data with --size {size} or more, or set sampling.size to what "
+            f"{width}x{height}: prepare the data at {size} pixels or more, or set sampling.size to what "
             "they have"
         )
+    return size, size
+
+
+def _check_generator(size: tuple[int, int], arms: Iterable[Arm], config: Optimizing, world: World) -> None:
+    """Raise ValueError if the generator cannot draw this size, or a target's features are not of its kind."""
+    height, width = size
+    downscale = world.generator.pipe.downscale
+    if height % downscale or width % downscale:
+        raise ValueError(
+            f"generated images must have sides that are multiples of {downscale}, the factor of the VAE; "
+            f"found {width}x{height}: set sampling.size"
+        )
+    for arm in arms:
+        for term in filter(weights_of(arm, config).get, ("guidance", "text guidance")):
+            for name, target in targets_of(arm, world).items():
+                given = target.text if term == "text guidance" else target.images
+                try:
+                    if isinstance(given, FeatureStatistics):
+                        guidance(term, world, target, config)  # raises for features of another network
+                except ValueError as error:
+                    raise ValueError(f"target domain {name}: {error}") from error

@@ -3,6 +3,7 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +23,58 @@ from gap_jax.tasks.metric import ImageLoss, Metric
 from gap_jax.weights.pipeline import load_clip, load_pipeline
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Generator:
-    """Stable Diffusion, which generates images, and CLIP, which compares them with a target domain."""
+    """Stable Diffusion, which generates images, and CLIP, which compares them with a target domain.
 
-    pipe: Pipeline
-    params: Params
-    clip: Clip
-    clip_params: Params
+    They are loaded when they are first used, so that whatever is wrong with a world's data and models is told
+    before.
+
+    `load()`: returns Stable Diffusion, its parameters, CLIP, and its parameters.
+    """
+
+    load: Callable[[], tuple[Pipeline, Params, Clip, Params]]
+
+    @cached_property
+    def _loaded(self) -> tuple[Pipeline, Params, Clip, Params]:
+        return self.load()
+
+    @property
+    def pipe(self) -> Pipeline:
+        """Stable Diffusion."""
+        return self._loaded[0]
+
+    @property
+    def params(self) -> Params:
+        """The parameters of Stable Diffusion."""
+        return self._loaded[1]
+
+    @property
+    def clip(self) -> Clip:
+        """CLIP."""
+        return self._loaded[2]
+
+    @property
+    def clip_params(self) -> Params:
+        """The parameters of CLIP."""
+        return self._loaded[3]
 
 
 def load_generator(files: GeneratorFiles, controlnet: str | Sequence[str] | None = None) -> Generator:
-    """Load a generator from folders, from the hub, or from a small world by its name.
+    """Return a generator that is loaded from folders, from the hub, or from a small world by its name.
 
     `controlnet` is one ControlNet or several, as `load_pipeline` takes them; None: the pipeline's own, if
-    there is one. Raises the errors of `load_pipeline` and `load_clip`.
+    there is one. When the generator is first used, it raises the errors of `load_pipeline` and `load_clip`.
     """
-    pipe, params = load_pipeline(
-        files.pipeline, controlnet, files.dtype, attention=files.attention, recompute=files.recompute
-    )
-    clip_model, clip_params = load_clip(files.clip, files.dtype)
-    return Generator(pipe=pipe, params=params, clip=clip_model, clip_params=clip_params)
+
+    def load() -> tuple[Pipeline, Params, Clip, Params]:
+        clip = load_clip(files.clip, files.dtype)  # first: it is the smaller file
+        pipe = load_pipeline(
+            files.pipeline, controlnet, files.dtype, attention=files.attention, recompute=files.recompute
+        )
+        return *pipe, *clip
+
+    return Generator(load)
 
 
 MODEL = "f"  # the name of the model under improvement, where there are several

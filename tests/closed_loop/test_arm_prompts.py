@@ -34,10 +34,10 @@ def world():
 
 
 def test_a_text_with_a_subset_becomes_one_for_each():
-    assert text_prompts(("a {subset}", "nature"), ("cat", "dog")) == [
-        PromptSet(("nature",)),
-        PromptSet(("a cat",), subset="cat"),
-        PromptSet(("a dog",), subset="dog"),
+    assert text_prompts(("a {subset} {x", "nature {"), ("cat", "dog")) == [
+        PromptSet(("nature {",)),
+        PromptSet(("a cat {x",), subset="cat"),
+        PromptSet(("a dog {x",), subset="dog"),
     ]
     why = r"'a \{subset\}' has \{subset\}, but the data has no subsets: remove it from the prompt"
     with pytest.raises(ValueError, match=why):

@@ -10,7 +10,7 @@ from gap_jax.closed_loop.arms import adversarial_arm
 from gap_jax.closed_loop.programs import num_micro_batches
 from gap_jax.closed_loop.requirements import check_requirements
 from gap_jax.closed_loop.settings import Optimizing, SamplingSettings, Settings
-from gap_jax.closed_loop.world import load_others
+from gap_jax.closed_loop.world import FixedPrompts, Generator, load_others
 from gap_jax.data.loader import unstack
 from gap_jax.experiments.depth.settings import SmallRooms
 from gap_jax.experiments.depth.small_world import build
@@ -102,15 +102,50 @@ def test_baselines_that_the_world_does_not_have_are_refused(world):
         check_requirements(dataclasses.replace(SETTINGS, arms=("control", "cutmix")), world)
 
 
+def test_nothing_is_loaded_before_all_else_is_checked(world, tmp_path):
+    def load():
+        raise AssertionError("the generator was loaded")
+
+    def change(settings, **fields):
+        changed = dataclasses.replace(world, generator=Generator(load), **fields)
+        return lambda: check_requirements(dataclasses.replace(SETTINGS, **settings), changed)
+
+    fog = dataclasses.replace(world.targets["fog"], sources=np.array([10_000]))
+    (tmp_path / "prompts.txt").write_text("a room\na {subset} room")
+    missing = Optimizing(earlier=(tmp_path / "missing.safetensors",))
+    for check, error, why in (
+        (change({"sampling": SamplingSettings(size=128)}), ValueError, "at 128x128 pixels"),
+        (change({"optimizing": missing}), FileNotFoundError, r"missing.safetensors"),
+        (change({"arms": ("guided",)}, targets={"fog": fog}), ValueError, "no original image of .* 'fog'"),
+        (
+            change({"arms": ("agnostic",)}, prompts=FixedPrompts(agnostic="a {subset}")),
+            ValueError,
+            "the data has no subsets",
+        ),
+        (
+            change({"arms": ("written",), "written": tmp_path / "prompts.txt"}),
+            ValueError,
+            r"'a \{subset\} room' has \{subset\}, but the data has no subsets",
+        ),
+        (change({}), AssertionError, "the generator was loaded"),
+    ):
+        with pytest.raises(error, match=why):
+            check()
+
+
 def test_images_are_not_generated_larger_than_the_original_ones(world):
     def sized(size):
         return dataclasses.replace(SETTINGS, sampling=SamplingSettings(size=size))
 
-    why = r"generated at 128x128 pixels .* have 64x64: prepare the data with --size 128 or more"
+    why = r"generated at 128x128 pixels .* have 64x64: prepare the data at 128 pixels or more"
     with pytest.raises(ValueError, match=why):
         check_requirements(sized(128), world)
-    with pytest.raises(ValueError, match=r"sampling.size must be a multiple of \d+, .*; found 33"):
+    with pytest.raises(ValueError, match=r"multiples of \d+, the factor of the VAE; found 33x33"):
         check_requirements(sized(33), world)
+    odd = [{name: array[:, :33] for name, array in world.data.original[0].items()}]
+    of_odd = dataclasses.replace(world, data=dataclasses.replace(world.data, original=odd))
+    with pytest.raises(ValueError, match=r"multiples of \d+, the factor of the VAE; found 33x64"):
+        check_requirements(sized(None), of_odd)
     check_requirements(sized(64), world)
     check_requirements(sized(32), world)
 

@@ -24,9 +24,12 @@ def test_a_generator_is_loaded_as_its_files_say(monkeypatch):
 
 
 def test_a_controlnet_has_no_condition_in_images_with_classes(monkeypatch):
-    generator = SimpleNamespace(pipe=SimpleNamespace(controlnet=object()))
-    monkeypatch.setattr(worlds, "load_generator", lambda config: generator)
+    pipe = SimpleNamespace(controlnet=object())
+    monkeypatch.setattr(
+        worlds, "load_generator", lambda config: world.Generator(lambda: (pipe, {}, "clip", {}))
+    )
+    generator = worlds.generator_from(WaterbirdsFiles(pipeline="sd"))
     with pytest.raises(ValueError, match="sd has a ControlNet, which images with classes have no condition"):
-        worlds.generator_from(WaterbirdsFiles(pipeline="sd"))
-    generator.pipe.controlnet = None
-    assert worlds.generator_from(WaterbirdsFiles(pipeline="sd")) is generator
+        generator.clip  # noqa: B018 (it is loaded by that)
+    pipe.controlnet = None
+    assert generator.pipe is pipe and generator.clip == "clip"

@@ -47,19 +47,7 @@ def factories(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "my_segmenters", raising=False)
 
 
-@pytest.fixture
-def no_generator(monkeypatch):
-    """Fails a test that loads Stable Diffusion before everything else was checked."""
-
-    def load_generator(*args, **options):
-        raise AssertionError("the generator was loaded")
-
-    for module in (files, world):
-        monkeypatch.setattr(module, "load_generator", load_generator)
-
-
-def test_the_rooms_have_class_maps_in_every_set(monkeypatch):
-    monkeypatch.setattr(world, "load_generator", lambda *args: SimpleNamespace())
+def test_the_rooms_have_class_maps_in_every_set(no_generator):
     built = world.build(SegmentedRooms(original=3, target_images=2), held_out=2)
     sets = [as_batch(built.data.original), built.data.test, *built.data.domains.values()]
     sets += [*built.data.validation.values(), as_batch(built.baselines["oracle"]().added)]

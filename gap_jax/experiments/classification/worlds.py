@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,14 +29,19 @@ FIRST_TARGET = 100_000  # target domains of the small world show pictures from t
 
 
 def generator_from(config: ClassificationFiles) -> Generator:
-    """Load the generator that the configuration names; raise ValueError if it has a ControlNet."""
-    generator = load_generator(config)
-    if generator.pipe.controlnet is not None:
-        raise ValueError(
-            f"{config.pipeline} has a ControlNet, which images with classes have no condition for: give a "
-            "pipeline without one, or remove controlnet from its model_index.json"
-        )
-    return generator
+    """Return the generator that the configuration names; once used, it raises ValueError for a ControlNet."""
+    load = load_generator(config).load
+
+    def load_without_controlnet() -> Any:
+        loaded = load()
+        if loaded[0].controlnet is not None:
+            raise ValueError(
+                f"{config.pipeline} has a ControlNet, which images with classes have no condition for: give "
+                "a pipeline without one, or remove controlnet from its model_index.json"
+            )
+        return loaded
+
+    return Generator(load_without_controlnet)
 
 
 def models_from(config: ClassificationFiles) -> Models:
