@@ -40,8 +40,9 @@ STAGES = ("optimize", "generate", "finetune", "evaluate", "report")
 class GeneratorFiles:
     """Stable Diffusion and CLIP in folders, on the hub or in a small world, and how they compute."""
 
-    pipeline: Text = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # folder or hub id of Stable Diffusion
-    clip: Text = "openai/clip-vit-large-patch14"  # folder or hub id of CLIP
+    # folder or hub id of Stable Diffusion; "small" draws the small world's rooms, "wildlife" its animals
+    pipeline: Text = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    clip: Text = "openai/clip-vit-large-patch14"  # folder or hub id of CLIP, or the name of a small world
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # precision of Stable Diffusion and CLIP
     # how long sequences attend: the whole map ("xla"), blocks of queries, a fused kernel of the GPU or TPU
     # ("flash"), or what suits the machine

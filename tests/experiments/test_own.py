@@ -3,6 +3,7 @@
 import dataclasses
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,12 +15,14 @@ from gap_jax.closed_loop.command import parse
 from gap_jax.data.masked.dataset import MaskedFolder
 from gap_jax.data.masked.folder import MaskedFolderLayout
 from gap_jax.data.prepared import Prepared
+from gap_jax.experiments.depth.settings import SMALL as ROOMS
 from gap_jax.experiments.own.__main__ import experiment, main
 from gap_jax.experiments.own.folders import prepare
 from gap_jax.experiments.own.kinds import KINDS, kind_of, presets
 from gap_jax.experiments.own.settings import OwnMasked
 from gap_jax.models.resnet import ResNet
-from gap_jax.report.results import load
+from gap_jax.report.results import CONSTANT, load
+from gap_jax.small_worlds import rooms
 from gap_jax.weights.classifier import save_classifier
 from tests.data import depth_files, masked_files
 from tests.data.depth_files import save
@@ -191,6 +194,73 @@ def test_the_kind_of_a_folder_chooses_the_preset_and_the_targets_choose_the_arms
     assert guided == [[image], [image], [text], [image, text]]
 
 
+@pytest.mark.parametrize("kind", ["depth", "class-maps"])
+def test_the_small_worlds_pipeline_sees_what_it_was_trained_on(
+    folder, tmp_path, monkeypatch, kind, no_generator
+):
+    (tmp_path / "own_segmenter.py").write_text(SEGMENTER)
+    monkeypatch.syspath_prepend(tmp_path)
+    model = (
+        ["--model", "own_segmenter:segmenter", "--first", "1"]
+        if kind == "class-maps"
+        else ["--model", "small"]
+    )
+    own = experiment(args := ["--data", str(folder(kind)), "--pipeline", "small", *model])
+    options = parse(own, args)
+    settings, config = options.settings, options.world
+    assert (config.clip, config.controlnet, config.pixels, config.subject) == ("small", None, 64, "a room")
+    assert settings.sampling == dataclasses.replace(ROOMS.sampling, strength=0.6)
+    assert settings.sampling.guidance_scale == 3 and settings.generating == ROOMS.generating
+    world = own.build_world(config, 2)
+    assert world.task.negative_prompt == ""
+    pipe = SimpleNamespace(downscale=4, vae=SimpleNamespace(latent_channels=16))
+    batch = world.data.test
+    keys = jax.random.split(jax.random.key(0), len(batch["image"]))
+    seen = np.asarray(
+        jax.jit(lambda batch: world.task.align(1.0).start(pipe, {}, batch, keys, None).control)(batch)
+    )
+    if kind == "depth":
+        near = 1 - batch["depth"]
+        near -= near.min((1, 2, 3), keepdims=True)
+        np.testing.assert_allclose(seen[..., :1], near / near.max((1, 2, 3), keepdims=True), atol=1e-5)
+    assert (seen[..., 2] == 1).all() and 0.4 < np.ptp(seen[..., 1]) <= 1  # valid depth, and the pattern
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["depth", "class-maps"])
+def test_the_small_worlds_pipeline_keeps_the_labels_of_rooms(tmp_path, monkeypatch, one_process, kind):
+    monkeypatch.chdir(tmp_path)
+    drawn = rooms.render(0, range(40), [rooms.draw_style(0, i, rooms.NARROW) for i in range(40)])
+    labels = {"depth": drawn.depth * 65535, "class-maps": drawn.classes}[kind]
+    for i, (image, label) in enumerate(zip(drawn.image, labels, strict=True)):
+        save(tmp_path / "mine" / "rgb" / f"{i}.png", image)
+        if kind == "depth":
+            save(tmp_path / "mine" / "depth" / f"{i}.png", np.round(label[..., 0]).astype(np.uint16))
+        else:
+            save(tmp_path / "mine" / "classes" / f"{i}.png", label[..., 0].astype(np.uint8))
+    options = (
+        "--pipeline small --model small --arms agnostic --generating.denoising-steps 5 --generating.images 16"
+    )
+    main(["--data", "mine", *(SHORT if kind == "depth" else QUICK), *options.split()])
+    results = load(tmp_path / "runs" / "own" / "results.json")
+    (clean,) = (column for column in results.columns if column.kind == "clean")
+    metric = next(iter(results.metrics))
+    constant, found = clean.scores[CONSTANT][metric][0], results.generated["agnostic"].critic[0]
+    assert found < 0.7 * constant if kind == "depth" else found > 1.3 * constant
+
+
+def test_a_small_worlds_pipeline_draws_its_own_kinds_alone(folder):
+    root = folder("masks")
+    wild = experiment(["--data", str(root), "--pipeline", "wildlife"]).presets
+    assert wild["masks"].world.clip == "wildlife" and wild["masks"].settings.sampling.eta == 1
+    assert wild["classes"].settings.sampling.strength == 0.6
+    assert wild["depth"] == experiment(["--data", str(root)]).presets["depth"]
+    with pytest.raises(
+        SystemExit, match="the pipeline small draws no images with labels like masks: give wild"
+    ):
+        main(["--data", str(root), "--pipeline", "small"])
+
+
 def test_a_split_is_drawn_once_and_used_again(folder, tmp_path):
     root, work = folder("masks"), tmp_path / "work"
     config = OwnMasked(data=root, pixels=16, domains={"other": root})
@@ -258,13 +328,8 @@ def remove(root, name):
     ],
 )
 def test_what_is_wrong_is_told_before_a_network_is_loaded(
-    folder, tmp_path, kind, break_it, options, message, monkeypatch
+    folder, tmp_path, kind, break_it, options, message, no_generator
 ):
-    def loaded(*_, **__):
-        raise AssertionError
-
-    for module in ("depth.files", "classification.worlds"):
-        monkeypatch.setattr(f"gap_jax.experiments.{module}.load_generator", loaded)
     root = folder(kind)
     break_it(root)
     model = [] if "classifier" in message else ["--model", __file__]
@@ -276,10 +341,15 @@ def test_what_is_wrong_is_told_before_a_network_is_loaded(
     assert len(str(error.value)) < 500
 
 
-def test_a_classifier_of_other_classes_and_images_that_keep_nothing_are_refused(folder, networks, tmp_path):
+def test_settings_and_models_that_do_not_fit_the_data_are_refused_before_the_generator_is_loaded(
+    folder, networks, tmp_path, no_generator
+):
     root = folder("classes")
     with pytest.raises(SystemExit, match=r"sampling.strength below 1, such as 0.6; found 1"):
         main(["--data", str(root), *networks, *SHORT, "--sampling.strength", "1"])
+    with pytest.raises(SystemExit, match=r"at 128x128 pixels \(sampling.size\), but the original .* 64x64"):
+        main(["--data", str(root), *networks, *SHORT, "--sampling.size", "128", "--work", "larger"])
+    assert not (tmp_path / "larger" / "config.json").exists()
     (root / "images" / "dog").rename(tmp_path / "dog")
     with pytest.raises(SystemExit, match=r"the model must have 2 classes like the data; found 3"):
         main(["--data", str(root), *networks, *SHORT, "--work", "other"])

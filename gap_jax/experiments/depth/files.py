@@ -27,6 +27,7 @@ from gap_jax.experiments.depth.settings import DepthFiles
 from gap_jax.experiments.depth.task import depth_task
 from gap_jax.models.network import Network
 from gap_jax.models.torch_modules.module import TorchModule, as_network
+from gap_jax.small_worlds import rooms
 from gap_jax.stages.evaluate import SetKey
 from gap_jax.tasks.depth import NEGATIVE_PROMPT
 from gap_jax.weights.depth import load_depth, save_depth
@@ -64,12 +65,15 @@ def build(config: DepthFiles, held_out: int) -> World:
         others=load_others(config.models, _network),
     )
     warn_of_another_condition(config.controlnet or Path(config.pipeline, "controlnet"), "depth")
+    task = depth_task(config.loss, NEGATIVE_PROMPT)
+    if (config.pipeline, config.controlnet) == ("small", None):
+        task = depth_task(config.loss, condition=rooms.condition)  # as the small world's was trained
     return World(
         title="Depth",
         summary=f"The depth model {config.model} is fine-tuned on {config.data} and tested under shift.",
         generator=load_generator(config, config.controlnet),
         models=models,
-        task=depth_task(config.loss, NEGATIVE_PROMPT),
+        task=task,
         data=DataSets(
             original=original,
             validation={"clean": clean},

@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 def experiment(args: Sequence[str]) -> Experiment:
     """Return the experiment of a command line, whose default preset is of the kind of the folder `--data`.
 
-    Raises ValueError for a folder of no known kind.
+    Raises ValueError for a folder of no known kind, and for a small world's pipeline that draws another kind.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--data", type=Path, default=OwnFolder.data)
     first.add_argument("--preset", choices=KINDS)
     first.add_argument("--targets", nargs="*", default=[])
     first.add_argument("--loss", default=OwnDepth.loss)
+    first.add_argument("--pipeline", default=OwnDepth.pipeline)
     first.add_argument("--work", type=Path, default=Path("runs", "own"))
     given, _ = first.parse_known_args(args)
     kind = given.preset or (kind_of(given.data) if given.data.is_dir() else "masks")
@@ -45,9 +46,8 @@ def experiment(args: Sequence[str]) -> Experiment:
             return worlds.build_segmented(config, given.work, held_out)
         return worlds.build_classes(config, given.work, held_out)
 
-    return Experiment(
-        "own", __doc__, presets(kind, given.targets[1::2], given.loss), build_world, sign, prefix=""
-    )
+    found = presets(kind, given.targets[1::2], given.loss, given.pipeline)
+    return Experiment("own", __doc__, found, build_world, sign, prefix="")
 
 
 def sign(config: OwnDepth | OwnSegmented | OwnMasked) -> int:

@@ -1,12 +1,12 @@
 """The kinds of data that one's own folder may hold: how each is recognised, and its preset.
 
-A further kind is one more entry of `KINDS`.
+A further kind is one more entry of `KINDS`. A small world's pipeline, of `TOYS`, has settings of its own.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gap_jax.closed_loop.arms import ARMS
 from gap_jax.closed_loop.command import Preset
@@ -15,7 +15,9 @@ from gap_jax.data.files import IMAGE_SUFFIXES
 from gap_jax.data.image_folder import METADATA
 from gap_jax.data.reading.listing import list_folders
 from gap_jax.data.reading.splits import split_folders
+from gap_jax.experiments.classification.settings import SMALL as ANIMALS
 from gap_jax.experiments.depth.settings import DPT, UNET
+from gap_jax.experiments.depth.settings import SMALL as ROOMS
 from gap_jax.experiments.own.settings import OwnDepth, OwnFolder, OwnMasked, OwnSegmented, OwnWhole
 from gap_jax.experiments.segmentation.settings import FILES
 from gap_jax.experiments.waterbirds.settings import PAPER as WATERBIRDS
@@ -46,28 +48,24 @@ def _has_classes(folder: Path) -> bool:
     return not RESERVED & set(names) and any(path.suffix.lower() in IMAGE_SUFFIXES for path in images)
 
 
-def _without_curves(settings: Settings) -> Settings:
-    return dataclasses.replace(settings, evaluating=dataclasses.replace(settings.evaluating, efficiency=()))
-
-
 _MASKED = dataclasses.replace(
     WATERBIRDS,
     optimizing=dataclasses.replace(WATERBIRDS.optimizing, images=None, batch=8),
     generating=dataclasses.replace(WATERBIRDS.generating, images=1000),
-    evaluating=dataclasses.replace(WATERBIRDS.evaluating, images=1000, severities=(3,), efficiency=()),
+    evaluating=dataclasses.replace(WATERBIRDS.evaluating, images=1000, severities=(3,)),
 )
 _WHOLE = dataclasses.replace(  # SDEdit is all that keeps the class
     _MASKED, sampling=dataclasses.replace(_MASKED.sampling, strength=0.6)
 )
 KINDS = {
     "depth": OwnKind(
-        _without_curves(UNET),
+        UNET,
         OwnDepth(),
         lambda folder: _has("rgb", "depth")(folder) or (folder / METADATA).is_file(),
         "rgb/NAME.jpg and depth/NAME.png (or .npy)",
     ),
     "class-maps": OwnKind(
-        _without_curves(FILES),
+        FILES,
         OwnSegmented(),
         _has("rgb", "classes"),
         "rgb/NAME.jpg and classes/NAME.png",
@@ -78,6 +76,25 @@ KINDS = {
     "classes": OwnKind(_WHOLE, OwnWhole(), _has_classes, "CLASS/NAME.jpg"),
 }
 _BASELINES = {"masks": ("randaugment", "copy-paste"), "classes": ("randaugment",)}
+
+
+class Toy(NamedTuple):
+    """A small world's pipeline: the kinds of data that it draws, its settings, and a prompt that it knows."""
+
+    kinds: tuple[str, ...]
+    settings: Settings
+    subject: str
+
+
+TOYS = {
+    "small": Toy(  # from the original on, which data of any kind needs: the small world knows rooms alone
+        ("depth", "class-maps"),
+        dataclasses.replace(ROOMS, sampling=dataclasses.replace(ROOMS.sampling, strength=0.6)),
+        "a room",
+    ),
+    "wildlife": Toy(("masks", "classes"), ANIMALS, "a photo"),
+}
+TOY_PIXELS = 64  # side of the small worlds' images
 
 
 def kind_of(root: Path) -> str:
@@ -92,12 +109,17 @@ def kind_of(root: Path) -> str:
     raise ValueError(f"{folder} must hold files of one kind: {needs}. Found {found}")
 
 
-def presets(first: str, targets: Sequence[str], loss: str = "l1") -> dict[str, Preset]:
+def presets(first: str, targets: Sequence[str], loss: str = "l1", pipeline: str = "") -> dict[str, Preset]:
     """Return the preset of each kind of data, that of the kind `first` as the default.
 
     The settings of depth are the paper's for that `loss`. The arms are those that `targets` serve, the
-    folders, files and texts of the target domains; without any, the targets are images.
+    folders, files and texts of the target domains; without any, the targets are images. A `pipeline` of
+    `TOYS` has its own size and settings. Raises ValueError if it does not draw the kind `first`.
     """
+    toy = TOYS.get(pipeline)
+    if toy is not None and first not in toy.kinds:
+        other = next(name for name, toy in TOYS.items() if first in toy.kinds)
+        raise ValueError(f"the pipeline {pipeline} draws no images with labels like {first}: give {other}")
     images = [value for value in targets if Path(value).expanduser().exists()]
     guided = {
         "guided-adversarial": images or not targets,
@@ -112,9 +134,38 @@ def presets(first: str, targets: Sequence[str], loss: str = "l1") -> dict[str, P
             *filter(guided.get, guided),
             *_BASELINES.get(name, ()),
         }
-        arms = tuple(arm for arm in ARMS if arm in chosen)
-        settings = KINDS[name].settings
+        settings, world = KINDS[name].settings, KINDS[name].world
         if name == "depth" and loss == "midas":
-            settings = _without_curves(DPT)
-        found[name] = Preset(dataclasses.replace(settings, arms=arms), KINDS[name].world)
+            settings = DPT
+        if toy is not None and name in toy.kinds:
+            settings, world = _as_toy(settings, toy), _of_toy(world, pipeline, toy)
+        found[name] = Preset(
+            dataclasses.replace(
+                settings,
+                arms=tuple(arm for arm in ARMS if arm in chosen),
+                sampling=dataclasses.replace(settings.sampling, size=None),
+                evaluating=dataclasses.replace(settings.evaluating, efficiency=()),
+            ),
+            world,
+        )
     return found
+
+
+def _as_toy(settings: Settings, toy: Toy) -> Settings:
+    """Return a small world's settings, with what depends on the data and the model alone."""
+    strength = min(toy.settings.sampling.strength, settings.sampling.strength)
+    return dataclasses.replace(
+        toy.settings,
+        sampling=dataclasses.replace(toy.settings.sampling, strength=strength),
+        optimizing=dataclasses.replace(toy.settings.optimizing, threshold=settings.optimizing.threshold),
+        evaluating=settings.evaluating,
+    )
+
+
+def _of_toy(world: OwnFolder, pipeline: str, toy: Toy) -> OwnFolder:
+    """Return what a world is made of, with a small world's pipeline and CLIP in place of the real ones."""
+    values: dict[str, Any] = {"pipeline": pipeline, "clip": pipeline}
+    values |= {"pixels": TOY_PIXELS, "subject": toy.subject}
+    if isinstance(world, OwnDepth | OwnSegmented):
+        values["controlnet"] = None
+    return dataclasses.replace(world, **values)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gap_jax.closed_loop.world import (
@@ -12,6 +14,7 @@ from gap_jax.closed_loop.world import (
     as_batch,
     load_generator,
 )
+from gap_jax.data.batch import Batch
 from gap_jax.data.prepared import Prepared
 from gap_jax.diffusion.conditions import ADE20K_COLOURS, class_condition
 from gap_jax.experiments.depth.corrupted import PHOTO_TEXTS
@@ -19,7 +22,9 @@ from gap_jax.experiments.depth.files import shifts
 from gap_jax.experiments.segmentation.network import load_network, num_classes
 from gap_jax.experiments.segmentation.settings import SegmentationFiles
 from gap_jax.experiments.segmentation.world import segmentation_task
+from gap_jax.small_worlds import rooms
 from gap_jax.tasks.depth import NEGATIVE_PROMPT
+from gap_jax.weights.depth import load_depth
 from gap_jax.weights.identify import warn_of_another_condition
 
 FIELDS = ("image", "classes")
@@ -45,16 +50,18 @@ def build(config: SegmentationFiles, held_out: int) -> World:
         config.domains, config.targets, clean, tested, held_out, len(original[0]["image"]), PHOTO_TEXTS
     )
     warn_of_another_condition(config.controlnet or Path(config.pipeline, "controlnet"), "class maps")
+    classes = config.classes or tuple(map(str, range(count)))
+    task = segmentation_task(
+        classes, lambda batch: class_condition(batch["classes"], colours), NEGATIVE_PROMPT
+    )
+    if (config.pipeline, config.controlnet) == ("small", None):
+        task = segmentation_task(classes, _room_condition)
     return World(
         title="Segmentation",
         summary=f"The model {config.model} is fine-tuned on {config.data} and tested under shift.",
         generator=load_generator(config, config.controlnet),
         models=Models(model=model, critic=load_network(config.critic, count) if config.critic else model),
-        task=segmentation_task(
-            config.classes or tuple(map(str, range(count))),
-            lambda batch: class_condition(batch["classes"], colours),
-            NEGATIVE_PROMPT,
-        ),
+        task=task,
         data=DataSets(
             original=original,
             validation={"clean": clean},
@@ -64,6 +71,16 @@ def build(config: SegmentationFiles, held_out: int) -> World:
         targets=targets,
         prompts=FixedPrompts(agnostic="a photo", written=WRITTEN),
     )
+
+
+def _room_condition(batch: Batch) -> jax.Array:
+    """Return what the small world's ControlNet, which was trained on depth, sees of images with class maps.
+
+    It is the condition of the depth that the small world's critic finds in a batch's `image`.
+    """
+    module, params = load_depth("small", "critic")
+    depth = jnp.clip(module.apply({"params": params}, batch["image"]), 0, 1)
+    return rooms.condition({"depth": depth, "mask": jnp.ones_like(depth, bool)})
 
 
 def _colours(config: SegmentationFiles, count: int) -> np.ndarray:

@@ -7,9 +7,9 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
-from gap_jax.closed_loop.arms import arms_of
 from gap_jax.closed_loop.command import Preset
 from gap_jax.closed_loop.settings import GeneratorFiles, Settings
+from gap_jax.experiments.depth.settings import SMALL as ROOMS
 from gap_jax.experiments.depth.settings import UNET
 from gap_jax.ranges import DISTINCT, Count, FileName, Text, between
 
@@ -63,7 +63,7 @@ FILES = dataclasses.replace(
     optimizing=dataclasses.replace(UNET.optimizing, threshold=None),
     finetuning=dataclasses.replace(UNET.finetuning, batch=8),
 )
-_DEFAULTS = Settings(arms=(*arms_of("depth"), "oracle"))
+_DEFAULTS = Settings(arms=ROOMS.arms, evaluating=ROOMS.evaluating)
 SMALL = dataclasses.replace(
     _DEFAULTS,
     # the first prompts have a cross-entropy of 0.9 to 1.4; a guess among six classes has 1.8

@@ -94,8 +94,11 @@ def test_predictions_and_all_gradients_equal_torch(kind, train):
     ("library", "name"),
     [
         ("timm", "mobilenetv3_small_050"),
+        ("timm", "resnet10t"),
         ("torchvision", "resnet18"),
         ("torchvision", "mobilenet_v3_small"),
+        ("torchvision", "efficientnet_b0"),
+        ("torchvision", "swin_t"),
     ],
 )
 def test_networks_of_other_libraries_equal_torch(library, name):
