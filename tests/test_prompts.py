@@ -123,9 +123,7 @@ def test_a_pickle_without_torch_says_what_to_do(tmp_path, monkeypatch):
         return genuine(name, *arguments)
 
     monkeypatch.setattr(builtins, "__import__", without_torch)
-    with pytest.raises(
-        ImportError, match=r"a\.bin is a torch pickle.*pip install 'gap_jax\[torch\]', or convert"
-    ):
+    with pytest.raises(ImportError, match=r"a\.bin is a torch pickle.*pip install -e '\.\[torch\]'"):
         prompts.load(tmp_path / "a.bin")
 
 

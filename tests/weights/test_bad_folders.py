@@ -322,7 +322,7 @@ def test_pickled_weights_without_torch_ask_for_it(folder, monkeypatch):
     pickled(lambda file: torch.save({}, file))(folder)
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(
-        ImportError, match=r"pytorch_model\.bin is a torch pickle.*pip install 'gap_jax\[torch\]'"
+        ImportError, match=r"pytorch_model\.bin is a torch pickle.*pip install -e '\.\[torch\]'"
     ):
         gap_jax.load_pipeline(folder)
 
