@@ -69,8 +69,7 @@ def headline(results: Results, main: Table, found: Sequence[Finding]) -> str:
 
 def _columns_of_claims(main: Table) -> list[int]:
     """Return the positions of the columns that the paper's claims are about."""
-    corrupted, summarised = (SHIFTS[kind] for kind in ("cc", "3dcc")), (AVERAGE, WORST)
-    for names in (set(corrupted), {plain_name(name) for name in summarised}):
+    for names in ({SHIFTS["cc"], SHIFTS["3dcc"]}, {plain_name(AVERAGE), plain_name(WORST)}):
         if positions := [i for i, name in enumerate(main.columns) if name in names]:
             return positions
     return [i for i, name in enumerate(main.columns) if name not in (SHIFTS["clean"], FIDELITY)]

@@ -69,7 +69,8 @@ class RoomsProbe:
 
     model: str = "small"  # Stable Diffusion pipeline: a folder, or `small` for the shipped models
     clip: str = "small"  # CLIP: a folder, or `small`
-    depth: str = "small"  # depth models: a folder with the folders of `DEPTH_MODELS`, or `small`
+    # depth models: a folder with the folders `depth` (f), `dpt` and `critic`, or `small`
+    depth: str = "small"
     rooms_per_style: int = 5  # number of rooms in each of the 150 styles
     guidance_scale: float = 1.5  # classifier-free guidance scale; 1 is without guidance
     steps: tuple[int, ...] = (5, 15)  # numbers of denoising steps to measure, each in turn
