@@ -22,6 +22,8 @@ from gap_jax.stages.guidance import FeatureStatistics
 from gap_jax.tasks.metric import ImageLoss, Metric
 from gap_jax.weights.pipeline import load_clip, load_pipeline
 
+Loaded = tuple[Pipeline, Params, Clip, Params]  # Stable Diffusion and CLIP, each with its parameters
+
 
 @dataclasses.dataclass(frozen=True)
 class Generator:
@@ -33,10 +35,10 @@ class Generator:
     `load()`: returns Stable Diffusion, its parameters, CLIP, and its parameters.
     """
 
-    load: Callable[[], tuple[Pipeline, Params, Clip, Params]]
+    load: Callable[[], Loaded]
 
     @cached_property
-    def _loaded(self) -> tuple[Pipeline, Params, Clip, Params]:
+    def _loaded(self) -> Loaded:
         return self.load()
 
     @property
@@ -67,7 +69,7 @@ def load_generator(files: GeneratorFiles, controlnet: str | Sequence[str] | None
     there is one. When the generator is first used, it raises the errors of `load_pipeline` and `load_clip`.
     """
 
-    def load() -> tuple[Pipeline, Params, Clip, Params]:
+    def load() -> Loaded:
         clip = load_clip(files.clip, files.dtype)  # first: it is the smaller file
         pipe = load_pipeline(
             files.pipeline, controlnet, files.dtype, attention=files.attention, recompute=files.recompute

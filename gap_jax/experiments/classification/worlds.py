@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -11,6 +10,7 @@ from gap_jax.closed_loop.settings import GeneratorFiles
 from gap_jax.closed_loop.world import (
     FixedPrompts,
     Generator,
+    Loaded,
     Models,
     World,
     as_batch,
@@ -32,7 +32,7 @@ def generator_from(config: ClassificationFiles) -> Generator:
     """Return the generator that the configuration names; once used, it raises ValueError for a ControlNet."""
     load = load_generator(config).load
 
-    def load_without_controlnet() -> Any:
+    def load_without_controlnet() -> Loaded:
         loaded = load()
         if loaded[0].controlnet is not None:
             raise ValueError(
