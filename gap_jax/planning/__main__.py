@@ -6,7 +6,8 @@ the compiler is that of TPUs, from the extra `tpu`.
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Literal
 
 import tyro
@@ -24,11 +25,12 @@ class PlanOptions:
     # TPUs to compile for: a generation (v4, v5e, v5p or v6e) and a grid of chips, such as v5e:2x2; None: this
     # machine's devices
     topology: Text | None = None
-    # programs to compile: the gradient of the UNet's first self-attention, or a step of a stage. At full
-    # size, attention takes seconds, fine-tuning minutes, and the other two much longer
-    steps: Annotated[tuple[Literal["attention", "optimize", "generate", "finetune"], ...], DISTINCT] = (
-        "attention",
-    )
+    # programs to compile: the gradient of the UNet's first self-attention, or a step of a stage; "parts" are
+    # those of an optimisation step, with their sum. At full size, attention takes seconds, fine-tuning
+    # minutes, generation and the parts up to an hour of one core, and the whole optimisation step longer
+    steps: Annotated[
+        tuple[Literal["attention", "parts", "optimize", "generate", "finetune"], ...], DISTINCT
+    ] = ("attention",)
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"  # precision of Stable Diffusion and CLIP
     prompts: Count = 1  # number of prompts that are optimised together
     # number of parts of the devices that prompts are spread over; None: as experiments do
@@ -51,8 +53,9 @@ def main(options: PlanOptions) -> None:
     from gap_jax.chips import chip_of
     from gap_jax.models.attention import Form
     from gap_jax.parallel import layout, make_mesh
-    from gap_jax.planning.compiled import compile_step, describe
+    from gap_jax.planning.compiled import StepCost, compile_step, describe
     from gap_jax.planning.networks import Networks
+    from gap_jax.planning.parts import add_up, parts
     from gap_jax.planning.topologies import absent_tpus
 
     form: Form = options.attention
@@ -70,11 +73,21 @@ def main(options: PlanOptions) -> None:
     print(f"{options.preset}: {mesh.size} × {chip.name if chip else kind}, mesh {axes}", flush=True)
     if options.prompt_axis is None and "optimize" in options.steps:
         print(chosen.describe("optimize"), flush=True)
-    for name in options.steps:
+
+    def show(name: str, compiled: Callable[[int], StepCost]) -> StepCost:
         start = time.perf_counter()
-        step = getattr(networks, name)(mesh, options.prompts, options.images)
-        plan = compile_step(step, mesh.size)
-        print(f"{name}: {describe(plan, chip)} (compiled in {time.perf_counter() - start:.0f} s)", flush=True)
+        cost = compiled(mesh.size)
+        print(f"{name}: {describe(cost, chip)} (compiled in {time.perf_counter() - start:.0f} s)", flush=True)
+        return cost
+
+    where = mesh, options.prompts, options.images
+    for name in options.steps:
+        if name == "parts":
+            costs = [show(part.title, part.cost) for part in parts(networks, *where)]
+            total = add_up(costs, networks.optimize(*where))
+            print(f"optimize, by its parts: {describe(total, chip)}", flush=True)
+        else:
+            show(name, partial(compile_step, getattr(networks, name)(*where)))
 
 
 if __name__ == "__main__":

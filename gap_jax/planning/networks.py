@@ -83,12 +83,21 @@ class Networks:
         size = (len(images), self.model_side, self.model_side, 3)
         return self.model.apply({"params": params}, jax.image.resize(images, size, "bilinear"))
 
+    def terms(self, clip_params: Any) -> list[Term]:
+        """Return the terms that prompts minimise: the model's loss, and CLIP's distance to a target."""
+
+        def distance(params, sample):
+            features = self.clip.image_features(params, sample.images)
+            return cosine(features, FeatureStatistics(jnp.ones(features.shape[-1]), None))
+
+        return [adversarial(self.task.adversarial), Term("guidance", distance, clip_params)]
+
     def attention(self, mesh: Mesh, prompts: int, images: int) -> Step:
         """Return the gradient of the UNet's first self-attention, for `images` guided images a device."""
         unet = self.pipe.unet
         tokens = (self.side // self.pipe.downscale) ** 2
         shape = 2 * images * mesh.size, tokens, unet.block_out_channels[0]
-        inputs = _on(mesh, P(mesh.axis_names), [jax.ShapeDtypeStruct(shape, unet.dtype)] * 3)
+        inputs = on(mesh, P(mesh.axis_names), [jax.ShapeDtypeStruct(shape, unet.dtype)] * 3)
 
         def total(query, key, value):
             out = attention(query, key, value, heads=unet.heads(0), form=unet.attention)
@@ -109,15 +118,11 @@ class Networks:
         accumulation = max(config.batch // mesh.shape["data"] // images, 1)
 
         def optimizer(params, clip_params, model_params):
-            def distance(params, sample):
-                features = self.clip.image_features(params, sample.images)
-                return cosine(features, FeatureStatistics(jnp.ones(features.shape[-1]), None))
-
             return prompt_optimizer(
                 self.pipe,
                 params,
                 Network(self.predict, model_params),
-                [adversarial(self.task.adversarial), Term("guidance", distance, clip_params)],
+                self.terms(clip_params),
                 controlnet_depth(),
                 adamw(config.learning_rate, weight_decay=config.weight_decay),
                 placeholders=config.placeholders,
@@ -140,9 +145,9 @@ class Networks:
         states = jax.eval_shape(lambda w, k, s: jax.vmap(optimizer(*w).init)(k, s), weights, keys, starts)
         count = images * accumulation * mesh.shape["data"]
         arguments = (
-            _on(mesh, P(), weights),
-            _on(mesh, P("prompt"), states),
-            _on(mesh, P("data"), self.batch(count)),
+            on(mesh, P(), weights),
+            on(mesh, P("prompt"), states),
+            on(mesh, P("data"), self.batch(count)),
         )
         return Step(parallel.population_step(step, mesh), arguments, count * prompts)
 
@@ -159,8 +164,8 @@ class Networks:
         text, count = self.pipe.text_encoder, images * mesh.shape["data"]
         context = jax.ShapeDtypeStruct((1, text.max_position_embeddings, text.hidden_size), jnp.float32)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
-        weights = _on(mesh, P(), (self.params, self.model_params, context, context))
-        split = _on(mesh, P("data"), (self.batch(count), keys))
+        weights = on(mesh, P(), (self.params, self.model_params, context, context))
+        split = on(mesh, P("data"), (self.batch(count), keys))
         return Step(parallel.image_step(generation_step, mesh), (weights, *split), count)
 
     def finetune(self, mesh: Mesh, prompts: int, images: int) -> Step:
@@ -176,8 +181,8 @@ class Networks:
 
         state = jax.eval_shape(adam.init, self.model_params)
         count = images * mesh.size
-        replicated = _on(mesh, P(), (self.model_params, state))
-        return Step(step, (*replicated, _on(mesh, P(mesh.axis_names), self.batch(count))), count)
+        replicated = on(mesh, P(), (self.model_params, state))
+        return Step(step, (*replicated, on(mesh, P(mesh.axis_names), self.batch(count))), count)
 
     def batch(self, images: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Return the shapes of images with depth."""
@@ -208,6 +213,7 @@ def _stable_diffusion(dtypes: dict[str, Any], attention: Form, recompute: Recomp
     return pipe, Clip(CLIPModel(text, vision, 768, **dtypes), TOKENIZER, (0.5,) * 3, (0.5,) * 3)
 
 
-def _on(mesh: Mesh, spec: P, tree: Any) -> Any:
+def on(mesh: Mesh, spec: P, tree: Any) -> Any:
+    """Return the shapes of a tree, laid out on a mesh."""
     sharding = NamedSharding(mesh, spec)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
