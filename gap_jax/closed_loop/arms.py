@@ -30,7 +30,8 @@ class Arm:
     - `words`: True if prompts consist of real words, as in PEZ (Wen et al., arXiv 2302.03668): images are
       generated with the words nearest to the embeddings, whose gradient updates the embeddings.
     - `prompts_of`: the arm whose optimised prompts are used instead of own ones.
-    - `strength`: SDEdit's strength when images are generated, in (0,1]; 1 starts from pure noise.
+    - `sdedit`: True if generation starts from the original image with noise added (SDEdit, Meng et al., arXiv
+      2108.01073), of the strength `Generating.sdedit_strength`.
     - `baseline`: True if the arm changes the original images instead of generating new ones.
     - `experiments`: the experiments that compare it by default.
     """
@@ -44,7 +45,7 @@ class Arm:
     inversion: float = 0.0
     words: bool = False
     prompts_of: str | None = None
-    strength: float = 1.0
+    sdedit: bool = False
     baseline: bool = False
     experiments: tuple[ExperimentName, ...] = _EVERY
 
@@ -100,7 +101,7 @@ ARMS: dict[str, Arm] = {
         prompts="optimized",
         adversarial=1.0,
         prompts_of="adversarial",
-        strength=0.6,
+        sdedit=True,
         experiments=("depth",),
     ),
     "guided-adversarial": Arm(

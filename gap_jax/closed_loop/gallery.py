@@ -127,7 +127,7 @@ class Gallery:
         contexts = programs.contexts(PromptSet(texts, embeddings))
         keys = image_keys(self._run.seed, rows, np.full(len(rows), number), np.zeros(len(rows), int))
         batch = {**labels, "prompt": np.zeros(len(rows), int)}
-        program = self._program(ARMS[produced.key.arm].strength)
+        program = self._program(ARMS[produced.key.arm].sdedit)
         frames = [
             jax.device_get(program(programs.generation_weights(context[None], produced.model), batch, keys))
             for context in contexts
@@ -136,8 +136,8 @@ class Gallery:
         return DrawnFrames(np.stack(images), np.stack(predictions))
 
     @lru_cache  # noqa: B019 (the same function is compiled only once)
-    def _program(self, strength: float) -> Callable[..., tuple[jax.Array, Any]]:
-        draw, predict = self._run.programs.draw(strength), self._run.world.models.model.predict
+    def _program(self, sdedit: bool) -> Callable[..., tuple[jax.Array, Any]]:
+        draw, predict = self._run.programs.draw(sdedit), self._run.world.models.model.predict
 
         @jax.jit
         def program(weights, batch, keys):

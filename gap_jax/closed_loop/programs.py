@@ -175,17 +175,17 @@ class Programs:
         ]
 
     @lru_cache  # noqa: B019 (an object lives as long as its experiment)
-    def draw(self, strength: float) -> Callable[[GenerationWeights, Batch, jax.Array], jax.Array]:
+    def draw(self, sdedit: bool) -> Callable[[GenerationWeights, Batch, jax.Array], jax.Array]:
         """Return `draw(weights, batch, keys) -> images [B,H,W,3]`, the way that training images are drawn.
 
-        `batch` has labels and `prompt`, the number of each image's prompt; `keys` `[B]`. `strength` is the
-        arm's SDEdit strength.
+        `batch` has labels and `prompt`, the number of each image's prompt; `keys` `[B]`. With
+        `sdedit`, drawing starts from the batch's images.
         """
         world, config, general = self.world, self.settings.generating, self.settings.sampling
         scale = general.guidance_scale if config.guidance_scale is None else config.guidance_scale
         sampling = self._sampling(config.denoising_steps, scale)
         align = world.task.generation_align or world.task.align
-        alignment = align(min(strength, general.strength))
+        alignment = align(min(config.sdedit_strength, general.strength) if sdedit else general.strength)
 
         def draw(weights: GenerationWeights, batch: Batch, keys: jax.Array) -> jax.Array:
             context = weights.contexts[batch["prompt"]]
@@ -203,9 +203,9 @@ class Programs:
         return draw
 
     @lru_cache  # noqa: B019 (the same function is compiled only once)
-    def generation_step(self, strength: float) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
+    def generation_step(self, sdedit: bool) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
         """Return the step of `stages.generate`: images, and what model, critic and CLIP say of each."""
-        world, draw = self.world, self.draw(strength)
+        world, draw = self.world, self.draw(sdedit)
         metric = next(iter(world.task.metrics.values())).per_image
 
         def step(weights: GenerationWeights, batch: Batch, keys: jax.Array):

@@ -210,7 +210,7 @@ class Run:
             proportional=not config.balanced,
         )
         generate(
-            self.programs.generation_step(ARMS[name].strength),
+            self.programs.generation_step(ARMS[name].sdedit),
             self.programs.generation_weights(self.programs.arm_contexts(prompt_sets), params),
             lambda sources: select(self.originals, sources),
             Plan(planned.source[:count], planned.prompt[:count]),

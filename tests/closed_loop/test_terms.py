@@ -10,7 +10,7 @@ from gap_jax.closed_loop.arms import ARMS
 from gap_jax.closed_loop.experiment import optimize_jointly
 from gap_jax.closed_loop.programs import Programs
 from gap_jax.closed_loop.run import Run
-from gap_jax.closed_loop.settings import Generating, Optimizing, Settings
+from gap_jax.closed_loop.settings import Generating, Optimizing, SamplingSettings, Settings
 from gap_jax.closed_loop.terms import ArmTerms
 from gap_jax.experiments.depth.settings import SmallRooms
 from gap_jax.experiments.depth.small_world import build
@@ -99,6 +99,25 @@ def test_settings_that_the_new_terms_cannot_have_are_refused():
     for band in ((0.8, 0.2), (-0.1, 0.5), (0.5, 1.1)):
         with pytest.raises(ValueError, match=r"difficulty must be (two numbers, the first|between 0 and 1)"):
             Settings(generating=Generating(difficulty=band))
+
+
+@pytest.mark.parametrize(("general", "expected"), [(1.0, 0.8), (0.5, 0.5)])
+def test_sdedit_has_its_own_strength_where_images_are_generated(world, general, expected):
+    strengths = []
+
+    def align(strength):
+        strengths.append(strength)
+        return world.task.align(strength)
+
+    watched = dataclasses.replace(world, task=dataclasses.replace(world.task, align=align))
+    settings = Settings(
+        sampling=SamplingSettings(strength=general), generating=Generating(sdedit_strength=0.8)
+    )
+    programs = Programs(settings, watched)
+    strengths.clear()
+    for arm in ("adversarial-sdedit", "adversarial"):
+        programs.draw(ARMS[arm].sdedit)
+    assert strengths == [expected, general]
 
 
 def test_populations_of_arms_and_seeds_run_as_one_where_chips_would_idle(world, tmp_path, monkeypatch):
