@@ -9,8 +9,9 @@ With random weights, the gradient is ill-conditioned: in the small size, changin
 size changes it by 1e-2, so that errors of this size are rounding.
 
 torch keeps its whole graph, as the authors do, or recomputes blocks where that does not fit. On a CPU, both
-run in turn. On a GPU, torch runs first, alone, with both orders of axes; it is left out without CUDA. There,
-the part `forms` adds other choices of attention and of recomputation.
+run in turn; ours once on one device, which has all cores, and once spread over devices of a core each, as
+experiments run it. On a GPU, torch runs first, alone, with both orders of axes; it is left out without CUDA.
+There, the part `forms` adds other choices of attention and of recomputation.
 """
 
 import argparse
@@ -34,6 +35,7 @@ import transformers
 
 from benchmarks.device import describe_device, median, peak_memory
 from benchmarks.unet import SMALL, compare, from_torch
+from gap_jax import parallel
 from gap_jax.chips import chip_of
 from gap_jax.diffusion.align import Sampling, controlnet_depth
 from gap_jax.diffusion.pipeline import Pipeline
@@ -141,8 +143,14 @@ class Benchmark:
             {"params": params}, jax.image.resize(images, (len(images), side, side, 3), "bilinear")
         )
 
-    def optimizer(self, num_steps: int = STEPS, backprop_steps: int | None = None, **choices: str):
-        """Return our optimisation of a prompt; `choices` are those of `pipeline`."""
+    def optimizer(
+        self, num_steps: int = STEPS, backprop_steps: int | None = None, spread: bool = False, **choices: str
+    ):
+        """Return our optimisation of a prompt; `choices` are those of `pipeline`.
+
+        If `spread`, its step belongs into `parallel.population_step`.
+        """
+        axes = {"axis_name": "data", "population_axes": parallel.POPULATION_AXES} if spread else {}
         return prompt_optimizer(
             self.pipeline(**choices),
             self.params,
@@ -153,7 +161,24 @@ class Benchmark:
             placeholders=4,
             negative_prompt=NEGATIVE,
             sampling=Sampling(num_steps, GUIDANCE, economy=Economy(backprop_steps)),
+            **axes,
         )
+
+    def spread(self) -> Callable[[], np.ndarray]:
+        """Return a function that runs a step as experiments do: each device computes a part of the images."""
+        ours, mesh = self.optimizer(spread=True), parallel.make_mesh()
+        state = jax.tree.map(lambda x: x[None], ours.init(jax.random.key(0), self.start[0]))
+        step = parallel.population_step(ours.step, mesh)
+        arguments = (
+            parallel.replicate(mesh, ours.weights),
+            parallel.split_prompts(mesh, state),
+            parallel.feed(mesh, self.size.batch, self.batch),
+        )
+
+        def run():
+            return np.asarray(step(*arguments)[0].opt_state[0].mu[0]) / 0.1
+
+        return run
 
     def compiled(self, population: int = 0, compiler_options: dict | None = None, **options):
         """Return a compiled step, and a function that runs it and returns the gradient that AdamW saw."""
@@ -222,11 +247,12 @@ class Benchmark:
 
 
 def in_turn(bench: Benchmark, ours: Callable[[], np.ndarray], repeats: int) -> None:
-    """Compare with torch on a CPU."""
+    """Compare with torch on a CPU: a step on one device, and spread over all of them."""
     theirs = bench.torch_step()
-    error = relative_error(ours(), theirs())
     print("                     ours     torch   ratio   relative error of the gradient")
-    print(f"step            {compare(ours, theirs, repeats)}   {error:.1e}", flush=True)
+    for name, run in {"step, one device": ours, "step, spread": bench.spread()}.items():
+        error = relative_error(run(), theirs())
+        print(f"{name:16}{compare(run, theirs, repeats)}   {error:.1e}", flush=True)
 
 
 def torch_on_gpu(bench: Benchmark, repeats: int) -> np.ndarray:
@@ -331,6 +357,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     args = parser.parse_args()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs the GPU's memory too
+    parallel.use_all_cores()
     diffusers.utils.logging.set_verbosity_error()
     print(f"{args.size}, {args.dtype}; seconds on {describe_device()}", flush=True)
     gpu = jax.default_backend() == "gpu"

@@ -13,7 +13,7 @@ from gap_jax.diffusion.sampler import DO_ALL, Economy, Keep, sample
 from gap_jax.diffusion.schedule import Schedule, Solver, SolverCoefficients, ddim
 from gap_jax.models.clip import CLIPTextModel
 from gap_jax.models.controlnet import ControlNet, ControlNets
-from gap_jax.models.layers import guidance_embedding
+from gap_jax.models.layers import guidance_embedding, recomputes, row_by_row
 from gap_jax.models.tokenizer import Tokenizer
 from gap_jax.models.unet import UNet2DCondition
 from gap_jax.models.vae import AutoencoderKL
@@ -137,8 +137,11 @@ class Pipeline:
 
     @partial(jax.jit, static_argnames="self")
     def _decode(self, params, latents):
-        scaled = latents / self.vae.scaling_factor
-        images = self.vae.apply({"params": params["vae"]}, scaled, method="decode")
+        def decode(params, latents):
+            return self.vae.apply({"params": params}, latents / self.vae.scaling_factor, method="decode")
+
+        again = recomputes(self.vae.recompute, latents.shape[1:3])
+        images = (partial(row_by_row, decode) if again else decode)(params["vae"], latents)
         return jnp.clip(images / 2 + 0.5, 0, 1)
 
     def add_noise(

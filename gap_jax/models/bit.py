@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gap_jax.models.layers import GroupNorm, Layer, convolve
+from gap_jax.models.layers import Call, GroupNorm, Layer, call_block, convolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +71,7 @@ class Bit(Layer):
     """The network; returns one feature map of `[B,H,W,C]` per stage, at 1/4, 1/8, 1/16, … of its size."""
 
     config: BitConfig
+    call: Call = call_block  # of a bottleneck
 
     @nn.compact
     def __call__(self, x: jax.Array) -> list[jax.Array]:
@@ -83,8 +84,9 @@ class Bit(Layer):
             for i in range(depth):
                 stride = 2 if stage > 0 and i == 0 else 1
                 name = f"encoder.stages.{stage}.layers.{i}"
-                x = PreactivationBottleneck(
+                block = PreactivationBottleneck(
                     features, stride, config.num_groups, i == 0, name=name, **self.dtypes
-                )(x)
+                )
+                x = self.call(block, x)
             maps.append(x)
         return maps

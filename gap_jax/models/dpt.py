@@ -3,6 +3,8 @@
 The network equals transformers' `DPTForDepthEstimation`.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -11,7 +13,7 @@ import jax.numpy as jnp
 
 from gap_jax.checks import expect_divisible, expect_shape
 from gap_jax.models.bit import Bit, BitConfig
-from gap_jax.models.layers import ACTIVATIONS, Conv, Layer, resize
+from gap_jax.models.layers import ACTIVATIONS, Call, Conv, Layer, Recompute, call_block, recomputes, resize
 from gap_jax.models.vit import VisionTransformer
 
 PATCH = 16  # pixels per token along a side
@@ -42,6 +44,7 @@ class DPT(VisionTransformer):
     add_projection: bool = False
     image_mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     image_std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    recompute: Recompute = "auto"
 
     def example_inputs(self) -> tuple[jax.Array, ...]:
         """Return zeros of the smallest shapes that `init` takes."""
@@ -52,30 +55,35 @@ class DPT(VisionTransformer):
         expect_shape("images", images, (None, None, None, self.num_channels))
         expect_divisible("images", images, 2 * PATCH)
         pixels = (images.astype(jnp.float32) - jnp.array(self.image_mean)) / jnp.array(self.image_std)
+        latents = images.shape[1] // 8, images.shape[2] // 8  # of a Stable Diffusion
+        again = nn.remat if recomputes(self.recompute, latents) else lambda block: block
         x: Any = None
-        for i, features in reversed(list(enumerate(self.feature_maps(pixels.astype(self.dtype))))):
+        for i, features in reversed(list(enumerate(self.feature_maps(pixels.astype(self.dtype), again)))):
             features = self.conv(f"neck.convs.{i}", self.fusion_hidden_size, use_bias=False)(features)
-            x = self.fuse(f"neck.fusion_stage.layers.{len(FACTORS) - 1 - i}", x, features)
+            fuse = partial(DPT.fuse, prefix=f"neck.fusion_stage.layers.{len(FACTORS) - 1 - i}")
+            x = again(fuse)(self, x, features)
         if self.add_projection:
             x = nn.relu(self.conv("head.projection", self.fusion_hidden_size)(x))
         x = double_size(self.conv("head.head.0", self.fusion_hidden_size // 2)(x))
         x = nn.relu(self.conv("head.head.2", 32)(x))
         return nn.relu(self.conv("head.head.4", 1, 1)(x)).astype(jnp.float32)
 
-    def feature_maps(self, x: jax.Array) -> list[jax.Array]:
-        """Return four feature maps of `x`, at 1/4 to 1/32 of its size."""
+    def feature_maps(self, x: jax.Array, again: Callable[[Call], Call]) -> list[jax.Array]:
+        """Return four feature maps of `x`, at 1/4 to 1/32 of its size; `again` is put around blocks."""
         if self.backbone_config is None:
             name, maps = "dpt.embeddings.patch_embeddings.projection", []
             x = self.conv(name, self.hidden_size, PATCH, PATCH)(x)
         else:
-            *maps, x = Bit(self.backbone_config, name="dpt.embeddings.backbone.bit", **self.dtypes)(x)
+            name = "dpt.embeddings.backbone.bit"
+            *maps, x = Bit(self.backbone_config, again(call_block), name=name, **self.dtypes)(x)
             x = self.conv("dpt.embeddings.projection", self.hidden_size, 1)(x)
         grid = x.shape[1], x.shape[2]
         x = self.embed(x)
         states = []
         for i in range(self.num_hidden_layers):
-            name = f"dpt.encoder.layer.{i}"
-            x = self.transformer_layer(name, x, activation=self.hidden_act, qkv_bias=self.qkv_bias)
+            options = {"activation": self.hidden_act, "qkv_bias": self.qkv_bias}
+            layer = partial(DPT.transformer_layer, prefix=f"dpt.encoder.layer.{i}", **options)
+            x = again(layer)(self, x)
             if i in self.backbone_out_indices[len(maps) :]:
                 states.append(x)
         if self.is_initializing():
@@ -113,7 +121,7 @@ class DPT(VisionTransformer):
             return Enlarge(features, int(factor), name=name, **self.dtypes)(x)
         return self.conv(name, features, stride=2)(x) if factor < 1 else x
 
-    def fuse(self, prefix: str, x: jax.Array | None, features: jax.Array) -> jax.Array:
+    def fuse(self, x: jax.Array | None, features: jax.Array, prefix: str) -> jax.Array:
         """Add refined `features` to `x`, the fused coarser maps; refine the sum and double its size."""
         if x is None:
             x = features

@@ -179,20 +179,65 @@ class ResnetBlock2D(Layer):
 def block_caller(recompute: Recompute, latents: jax.Array) -> Call:
     """Return `call(block, *inputs)`, which applies a block of a network that gets `latents` `[B,h,w,C]`.
 
-    `recompute` is what the gradient computes again instead of keeping it in memory: `nothing`, or all within
-    `blocks`, of which it then keeps the inputs only. `auto` is `blocks` for latents of `LONG` pixels or more,
-    which images of 256 × 256 pixels have. Raises ValueError for another value.
+    Its gradient recomputes what `recomputes` says. Raises ValueError for another value of `recompute`.
+    """
+    return nn.remat(call_block) if recomputes(recompute, latents.shape[1:3]) else call_block
+
+
+def recomputes(recompute: Recompute, latents: Sequence[int]) -> bool:
+    """Return True if a gradient computes the insides of blocks again instead of keeping them in memory.
+
+    It then keeps the inputs of blocks only. `recompute` says what is computed again: `nothing`, `blocks`, or
+    `auto`, which is `blocks` for `latents` `(height, width)` of `LONG` pixels or more: those of images of
+    256 × 256 pixels. Raises ValueError for another value.
     """
     if recompute not in get_args(Recompute):
         raise ValueError(f"recompute must be one of {', '.join(get_args(Recompute))}; found {recompute!r}")
-    height, width = latents.shape[1:3]
-    keeps_all = recompute == "nothing" or (recompute == "auto" and height * width < LONG)
-    return call_block if keeps_all else nn.remat(call_block)
+    return recompute == "blocks" or (recompute == "auto" and latents[0] * latents[1] >= LONG)
 
 
 def call_block(block: nn.Module, *inputs: jax.Array) -> jax.Array:
     """Apply a block."""
     return block(*inputs)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def row_by_row(function: Callable[[Any, jax.Array], jax.Array], params: Any, x: jax.Array) -> jax.Array:
+    """Return `function(params, x)`, which computes each row of `x` `[B,…]` by itself.
+
+    Its gradient computes one row after another, each anew, even under `vmap`, so that its memory does not
+    grow with the number of rows. Differentiable in reverse mode only.
+    """
+    return function(params, x)
+
+
+def _row_by_row_forward(function, params, x):
+    trained = () if any(leaf.perturbed for leaf in jax.tree.leaves(params)) else None
+    params, x = jax.tree.map(lambda leaf: leaf.value, (params, x))
+    return function(params, x), (params, x, trained)
+
+
+def _row_by_row_backward(function, kept, gradient):
+    params, x, trained = kept
+    if isinstance(gradient, jax.custom_derivatives.SymbolicZero):
+        return None, None
+
+    @jax.custom_batching.sequential_vmap
+    def to_row(params, row, gradient):
+        return jax.vjp(partial(function, params), row[None])[1](gradient[None])[0][0]
+
+    def add_to_params(total, pair):
+        row, gradient = pair
+        to_params = jax.vjp(lambda params: function(params, row[None]), params)[1](gradient[None])[0]
+        return jax.tree.map(jnp.add, total, to_params), None
+
+    to_x = jax.lax.map(lambda pair: to_row(params, *pair), (x, gradient))
+    if trained is None:
+        return None, to_x
+    return jax.lax.scan(add_to_params, jax.tree.map(jnp.zeros_like, params), (x, gradient))[0], to_x
+
+
+row_by_row.defvjp(_row_by_row_forward, _row_by_row_backward, symbolic_zeros=True)
 
 
 def upsample(x: jax.Array, size: Sequence[int]) -> jax.Array:

@@ -22,7 +22,7 @@ class VisionTransformer(Layer):
     layer_norm_eps: float = 1e-12
 
     def transformer_layer(
-        self, prefix: str, x: jax.Array, *, activation: str = "gelu", qkv_bias: bool = True
+        self, x: jax.Array, prefix: str, *, activation: str = "gelu", qkv_bias: bool = True
     ) -> jax.Array:
         """Apply a transformer layer to tokens `[B,L,D]`; `prefix` is its name."""
         h = self.norm(f"{prefix}.layernorm_before")(x)
@@ -73,7 +73,7 @@ class ViT(VisionTransformer):
         pixels = (images.astype(jnp.float32) - jnp.array(self.image_mean)) / jnp.array(self.image_std)
         x = self.embed(pixels.astype(self.dtype))
         for i in range(self.num_hidden_layers):
-            x = self.transformer_layer(f"vit.encoder.layer.{i}", x)
+            x = self.transformer_layer(x, f"vit.encoder.layer.{i}")
         x = self.norm("vit.layernorm")(x[:, 0])
         return self.dense(self.head, self.num_labels)(x).astype(jnp.float32)
 
