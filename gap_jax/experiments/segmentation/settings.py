@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from gap_jax.closed_loop.command import Preset
-from gap_jax.closed_loop.settings import GeneratorFiles, Settings
+from gap_jax.closed_loop.settings import GeneratorFiles
 from gap_jax.experiments.depth.settings import SMALL as ROOMS
 from gap_jax.experiments.depth.settings import UNET
 from gap_jax.ranges import DISTINCT, Count, FileName, Text, between
@@ -63,11 +63,10 @@ FILES = dataclasses.replace(
     optimizing=dataclasses.replace(UNET.optimizing, threshold=None),
     finetuning=dataclasses.replace(UNET.finetuning, batch=8),
 )
-_DEFAULTS = Settings(arms=ROOMS.arms, evaluating=ROOMS.evaluating)
 SMALL = dataclasses.replace(
-    _DEFAULTS,
+    ROOMS,
     # the first prompts have a cross-entropy of 0.9 to 1.4; a guess among six classes has 1.8
-    optimizing=dataclasses.replace(_DEFAULTS.optimizing, learning_rate=5e-4, threshold=-1.8),
+    optimizing=dataclasses.replace(ROOMS.optimizing, threshold=-1.8),
 )
 PRESETS = {
     "small": Preset(SMALL, SegmentedRooms()),
