@@ -47,8 +47,8 @@ class GeneratorFiles:
     # how long sequences attend: the whole map ("xla"), blocks of queries, a fused kernel of the GPU or TPU
     # ("flash"), or what suits the machine
     attention: Literal["auto", "xla", "blocks", "flash"] = "auto"
-    # what gradients compute again to save memory: nothing, the blocks of Stable Diffusion, or these only for
-    # images of 256 pixels or more
+    # what gradients compute again to save memory: nothing, the blocks of Stable Diffusion and DPT, or these
+    # only for images of 256 pixels or more
     recompute: Literal["auto", "nothing", "blocks"] = "auto"
 
 

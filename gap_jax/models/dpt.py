@@ -27,7 +27,8 @@ class DPT(VisionTransformer):
     (DPT-hybrid). Convolutions fuse four of its feature maps, coarse to fine. Images are normalised with
     `image_mean` and `image_std` inside. H and W must be multiples of 32; the position embeddings, made for
     `image_size`, are resized. The checkpoint decides what the output means: depth in [0,1] in Omnidata's,
-    inverse depth up to scale and shift in MiDaS's. Other field names are those of transformers' `DPTConfig`.
+    inverse depth up to scale and shift in MiDaS's. `recompute` says what gradients compute again, as in
+    `recomputes`. Other field names are those of transformers' `DPTConfig`.
     Raises ValueError for another shape.
     """
 
@@ -81,8 +82,12 @@ class DPT(VisionTransformer):
         x = self.embed(x)
         states = []
         for i in range(self.num_hidden_layers):
-            options = {"activation": self.hidden_act, "qkv_bias": self.qkv_bias}
-            layer = partial(DPT.transformer_layer, prefix=f"dpt.encoder.layer.{i}", **options)
+            layer = partial(
+                DPT.transformer_layer,
+                prefix=f"dpt.encoder.layer.{i}",
+                activation=self.hidden_act,
+                qkv_bias=self.qkv_bias,
+            )
             x = again(layer)(self, x)
             if i in self.backbone_out_indices[len(maps) :]:
                 states.append(x)

@@ -71,7 +71,8 @@ class Networks:
         else:
             dtypes: dict[str, Any] = dict.fromkeys(("dtype", "param_dtype"), jnp.dtype(dtype))
             self.pipe, self.clip = _stable_diffusion(dtypes, attention, recompute)
-            self.model = DEPTH_MODELS[world.size]
+            model = DEPTH_MODELS[world.size]
+            self.model = model.clone(recompute=recompute) if isinstance(model, DPT) else model
             self.params = {part: shapes(getattr(self.pipe, part)) for part in PARTS}
             self.clip_params, self.model_params = shapes(self.clip.model), shapes(self.model)
             self.task = depth_task(world.loss, NEGATIVE_PROMPT)

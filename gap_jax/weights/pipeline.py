@@ -75,7 +75,8 @@ def load_pipeline(
     - `attention`: how long sequences attend: `xla`, `blocks`, `flash`, or `auto`, as it suits the platform;
       `gap_jax.models.attention` explains them.
     - `recompute`: what gradients compute again instead of keeping it in memory: `nothing`; the `blocks` of
-      UNet, ControlNet and decoder; or `auto`, which is `blocks` for images of 256 × 256 pixels or more.
+      UNet, ControlNet and decoder, and the decoder for one image after the other; or `auto`, which is
+      `blocks` for images of 256 × 256 pixels or more.
     - `revision`: a branch, tag or commit on the hub.
     - `variant`: the infix of the weights' file names; `"fp16"` reads `*.fp16.safetensors`.
     - `local_files_only`: use the cache of the hub only, not the network.

@@ -25,6 +25,8 @@ from gap_jax.data.prepared import Prepared, split_names
 from gap_jax.experiments.depth.corrupted import TARGET_IMAGES, TARGETS, corrupted
 from gap_jax.experiments.depth.settings import DepthFiles
 from gap_jax.experiments.depth.task import depth_task
+from gap_jax.models.dpt import DPT
+from gap_jax.models.layers import Recompute
 from gap_jax.models.network import Network
 from gap_jax.models.torch_modules.module import TorchModule, as_network
 from gap_jax.small_worlds import rooms
@@ -59,10 +61,11 @@ def build(config: DepthFiles, held_out: int) -> World:
     domains, targets = shifts(
         config.domains, config.targets, clean, tested, held_out, len(original[0]["image"])
     )
+    load = partial(_network, recompute=config.recompute)
     models = Models(
-        model=_network(config.model, config.size),
-        critic=_network(config.critic or config.model, config.size),
-        others=load_others(config.models, _network),
+        model=load(config.model, config.size),
+        critic=load(config.critic or config.model, config.size),
+        others=load_others(config.models, load),
     )
     warn_of_another_condition(config.controlnet or Path(config.pipeline, "controlnet"), "depth")
     task = depth_task(config.loss, NEGATIVE_PROMPT)
@@ -87,9 +90,11 @@ def build(config: DepthFiles, held_out: int) -> World:
     )
 
 
-def _network(model: str, size: int | None = None) -> Network:
+def _network(model: str, size: int | None = None, recompute: Recompute = "auto") -> Network:
     """Return a depth model that resizes images to `size`; None: to what it was trained at."""
     module, params = load_depth(model, size=size)
+    if isinstance(module, DPT):
+        module = module.clone(recompute=recompute)
     side = size or getattr(module, "image_size", None) or UNET_SIZE
 
     def resize(images: jax.Array) -> jax.Array:
