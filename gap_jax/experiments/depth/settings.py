@@ -104,7 +104,7 @@ SMALL = Settings(
     arms=("control", "agnostic", "guided", "adversarial", "guided-adversarial", "oracle"),
     sampling=SamplingSettings(guidance_scale=3.0),
     optimizing=Optimizing(prompts=8, prompts_per_target=4, learning_rate=2e-3, threshold=-0.08),
-    generating=Generating(images=128),
+    generating=Generating(images=128, sdedit_strength=0.8),
     finetuning=Finetuning(steps=400, share=0.25),
     evaluating=Evaluating(severities=(2, 4), efficiency=()),
 )
