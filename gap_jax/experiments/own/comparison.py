@@ -27,7 +27,7 @@ def compare_with_constant(world: World) -> None:
     constant = task.constant(Subset(original, rows))
     name, metric = next(iter(task.metrics.items()))
     prediction = np.broadcast_to(constant, (len(batch["image"]), *constant.shape))
-    ignorant = float(metric.over_set(np.asarray(metric.per_image(prediction, batch))))
+    ignorant = float(metric.over_set(np.asarray(metric.per_image(prediction, jax.device_put(batch)))))
     if jax.process_index() > 0:
         return
     style = metric.style
@@ -36,12 +36,12 @@ def compare_with_constant(world: World) -> None:
         f"{style.name} {style.unit} on {len(batch['image'])} clean validation images: the model has {found}, "
         f"the best prediction that ignores the image {wanted}"
     )
-    print(compared)
-    is_better = scores[name] > ignorant if style.higher_is_better else scores[name] < ignorant
-    if not is_better:
-        warnings.warn(
-            f"{compared}. Check that the model predicts what the labels hold (depth from 0 to 1, at the "
-            "value far; classes in the order of --classes), that --size is the side of the images that it "
-            "was trained on, and that images are normalised as in its training",
-            stacklevel=2,
-        )
+    if scores[name] > ignorant if style.higher_is_better else scores[name] < ignorant:
+        print(compared)
+        return
+    warnings.warn(
+        f"{compared}. Check that the model predicts what the labels hold (depth from 0 to 1, at the value "
+        "far; classes in the order of --classes), that --size is the side of the images that it was trained "
+        "on, and that images are normalised as in its training",
+        stacklevel=2,
+    )
