@@ -67,6 +67,8 @@ def losses(prompt: Prompt, arm: ArmStyle) -> Figure:
     for i, (axis, (term, values)) in enumerate(zip(axes, prompt.losses.items(), strict=True)):
         axis.plot(values, color=arm.colour, marker="o" if len(values) == 1 else "")
         axis.set_xlim(0, max(prompt.steps, 1))
+        low, high = axis.get_ylim()
+        axis.set_ylim(low, high + 0.28 * (high - low))  # room for the term above its curve
         axis.yaxis.set_major_locator(MaxNLocator(3))
         axis.grid(axis="y")
         axis.text(0.99, 0.94, plain_name(term), transform=axis.transAxes, ha="right", va="top")
@@ -122,7 +124,7 @@ def fidelity(results: Results) -> Figure:
         if values:
             axis.axvline(metric.scale * estimate(values).mean, color=INK, lw=1, ls=dashes, label=label)
     _label_rows(axis, labels)
-    axis.set_xlabel(f"critic's {metric.name} {metric.unit} on generated images")
+    axis.set_xlabel(f"critic's {metric.name_in_text} {metric.unit} on generated images")
     axis.margins(x=0.08)
     if axis.get_legend_handles_labels()[0]:
         figure.legend(loc="lower center", ncols=2)
@@ -142,7 +144,7 @@ def efficiency(results: Results, target: str) -> Figure:
     without = next((points[0].score for points in curves.values() if points[0].images == 0), ())
     if without:
         axis.axhline(metric.scale * estimate(without).mean, color=FAINT, lw=1, ls=(0, (3, 2)))
-    name = f"Average {metric.name.lower()}" if target == AVERAGE else metric.name
+    name = f"Average {metric.name_in_text}" if target == AVERAGE else metric.name
     axis.set_ylabel(f"{name} {metric.unit}")
     least = next((count for count in counts if count), 1)
     axis.set_xscale("symlog", linthresh=least, linscale=0.6)

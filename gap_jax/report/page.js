@@ -143,7 +143,7 @@
   }
 
   function browse(root) {
-    const chosen = { view: 0, which: 0 };
+    const chosen = { view: 0, which: data.start };
     const most = Math.max(...data.groups.map((group) => group.length));
 
     function render() {

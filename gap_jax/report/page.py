@@ -112,6 +112,7 @@ def _page(
     order = {name: i for i, name in enumerate(arms)}
     groups = _groups(prompts, order)
     explored = _explored(prompts, arms)
+    start = _start(groups, explored)
     main = tables.main_tables(results)
     found = findings(results, main[0]) if main else []
     return render(
@@ -122,6 +123,7 @@ def _page(
         explored=explored,
         arms_explored=[arms[group["arm"]].label for group in explored],
         groups=groups,
+        start=start,
         examples=max((len(prompt["examples"]) for prompt in prompts), default=0),
         guided=_guided(groups),
         main=main,
@@ -143,6 +145,7 @@ def _page(
             "pictures": gallery.uris,
             "small": [int(small) for small in gallery.small],
             "prompts": prompts,
+            "start": start,
             "explored": [group["prompts"] for group in explored],
             "groups": [[prompt["index"] for prompt in group["prompts"]] for group in groups],
         },
@@ -247,6 +250,13 @@ def _groups(prompts: Sequence[Mapping[str, Any]], order: Mapping[str, int]) -> l
     return sorted(groups.values(), key=lambda group: order[group["arm"]])
 
 
+def _start(groups: Sequence[Mapping[str, Any]], explored: Sequence[Mapping[str, Any]]) -> int:
+    """Return the place, in its arm, of the prompt that is explored first: all arms begin with that place."""
+    first = explored[0]["prompts"][0] if explored else None
+    places = (i for group in groups for i, prompt in enumerate(group["prompts"]) if prompt["index"] == first)
+    return next(places, 0)
+
+
 def _guided(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the targets of prompts with pictures, each with the groups that are guided towards it."""
     targets: dict[str, dict[str, Any]] = {}
@@ -270,7 +280,7 @@ def _shifts(results: Results, figures_by_name: Mapping[str, Figure]) -> list[dic
 def _fidelity(results: Results, figures_by_name: Mapping[str, Figure]) -> dict[str, Any] | None:
     if not results.generated:
         return None
-    subject = f"The critic's {results.main_metric.name} on generated images, by arm"
+    subject = f"The critic's {results.main_metric.name_in_text} on generated images, by arm"
     title = f"{subject}; the table beside it has the numbers"
     svg = figures.to_html(figures_by_name["fidelity"], "fidelity", title)
     return {"svg": svg, "table": tables.fidelity(results)}

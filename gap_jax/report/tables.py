@@ -91,7 +91,7 @@ def main(results: Results, metric: str | None = None) -> Table:
     caption = style.caption
     if metric == first and results.generated:
         values[FIDELITY] = _fidelity_by_arm(results, arms)
-        caption += f"; label fidelity is the critic's {style.name} on the generated images"
+        caption += f"; label fidelity is the critic's {style.name_in_text} on the generated images"
         real = _cell(results.critic_real, style)
         if real.mean != _NONE:
             caption += f" (on real images: {real.mean}{f' ± {real.error}' if real.error else ''})"
@@ -137,8 +137,9 @@ def fidelity(results: Results) -> Table:
         if values:
             cells = (_cell(values, metric), Cell(_NONE, ""), Cell(_NONE, ""))
             rows.append(Row(name, name.capitalize(), cells))
-    caption = f"The critic's {metric.caption}; numbers of images are totals over all seeds"
-    columns = (f"Critic's {metric.name}", "Kept", "Removed")
+    subject = f"The critic's {metric.name_in_text}"
+    caption = f"{subject} {metric.unit}, {metric.better}; numbers of images are totals over all seeds"
+    columns = (f"Critic's {metric.name_in_text}", "Kept", "Removed")
     return Table(FIDELITY, caption, "Images of", columns, tuple(rows))
 
 

@@ -1,6 +1,7 @@
 """Metrics as values: how a metric is measured, and how a report shows it."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,9 +23,20 @@ class MetricStyle:
     higher_is_better: bool = False
 
     @property
+    def name_in_text(self) -> str:
+        """The name inside a sentence: `Accuracy` becomes `accuracy`; `L1` and `mIoU` stay."""
+        is_plain = re.match(r"[A-Z][a-z]+(?=[ -]|$)", self.name)
+        return self.name[0].lower() + self.name[1:] if is_plain else self.name
+
+    @property
+    def better(self) -> str:
+        """The direction that is better, in words."""
+        return f"{'higher' if self.higher_is_better else 'lower'} is better"
+
+    @property
     def caption(self) -> str:
         """The name and the unit, followed by which direction is better."""
-        return f"{self.name} {self.unit}, {'higher' if self.higher_is_better else 'lower'} is better"
+        return f"{self.name} {self.unit}, {self.better}"
 
 
 ImageLoss = Callable[[Any, "Batch"], "jax.Array"]  # (prediction, batch) -> [B]

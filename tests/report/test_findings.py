@@ -83,16 +83,17 @@ def test_the_headline_says_where_the_papers_arms_beat_the_baselines():
     rain |= {"guided-adversarial": (0.01, 0.01, 0.01), "other": (0.01, 0.01, 0.01)}
     assert head(results(fog=fog, rain=rain)) == (
         "Training on images of the arm “guided-adversarial” cuts M (×100) on “Rain” from 10.00 to 1.00. "
-        "“adversarial” beats “control” on “Fog” and “agnostic” on “Rain”; “guided-adversarial” beats "
+        "“adversarial” beats “control” on “Fog”, and “agnostic” on “Rain”; “guided-adversarial” beats "
         "“control” and “agnostic” on “Fog” and “Rain”, each time by more than both standard errors over "
         "3 seeds"
     )
     once = {arm: values[:1] for arm, values in rain.items() if arm not in ("agnostic", "guided-adversarial")}
     assert head(results(rain=once)) == (
-        "Training on images of the arm “adversarial” cuts M (×100) on “Rain” from 10.00 to 9.00. "
-        "“adversarial” beats “control” on “Rain”, as in the paper; one seed does not say how sure this is"
+        "Training on images of the arm “adversarial” cuts M (×100) on “Rain” from 10.00 to 9.00; "
+        "the best arm there is “other” with 1.00. “adversarial” beats “control” on “Rain”, as in the "
+        "paper; one seed does not say how sure this is"
     )
-    assert head(results(True, rain=once)).startswith("“adversarial” beats “control” nowhere;")
+    assert head(results(True, rain=once)).startswith("“adversarial” does not beat “control”;")
     many = dict.fromkeys(("fog", "rain", "snow", "night"), once)
     assert "“adversarial” beats “control” on 4 of 4 shifts, as in the paper" in head(results(**many))
 
@@ -118,6 +119,50 @@ def test_the_headline_is_about_the_average_and_the_worst_of_several_domains_if_t
     group = {"control": (0.2,), "adversarial": (0.6,)}
     made = results(True, **{"land": group, AVERAGE: group, WORST: {"control": (0.0,), "adversarial": (0.0,)}})
     assert "“adversarial” beats “control” on “Average”; one seed" in head(made)
+
+
+def test_the_headline_names_a_better_arm_than_the_papers_and_baselines_that_these_do_not_beat():
+    """As in iWildCam of the small world: prompts that a person wrote are better than adversarial ones."""
+    arms = {"control": (46.0, 47.0, 48.0), "agnostic": (69.0,) * 3, "written": (75.0,) * 3}
+    arms |= {"adversarial": (57.0,) * 3, "guided-adversarial": (64.0,) * 3}
+    made = results(True, fog={arm: tuple(value / 100 for value in values) for arm, values in arms.items()})
+    assert head(made) == (
+        "Training on images of the arm “guided-adversarial” raises M (×100) on “Fog” from 47.00 to 64.00; "
+        "the best arm there is “written” with 75.00. “adversarial” and “guided-adversarial” beat “control” "
+        "on “Fog”, but not “agnostic”, each time by more than both standard errors over 3 seeds"
+    )
+    worse = dataclasses.replace(made, metrics={"m": MetricStyle("M", "×100", 100, higher_is_better=False)})
+    assert head(worse) == (
+        "“adversarial” and “guided-adversarial” beat “agnostic” on “Fog”, but not “control”, each time "
+        "by more than both standard errors over 3 seeds"
+    )
+    neither = results(fog={name: (0.1,) * 3 for name in ("control", "agnostic", "adversarial")})
+    assert head(neither) == (
+        "“adversarial” beats neither “control” nor “agnostic” by more than both standard errors over 3 seeds"
+    )
+
+
+def test_equal_arms_are_named_together():
+    (fog,) = found(results(fog={"control": (0.3,), "a": (0.1,), "b": (0.2,), "c": (0.1,)}))
+    assert (fog.arm, fog.sentence) == (
+        "a",
+        "Fog: “a” and “c” are the best (10.00, against 30.00 of the control).",
+    )
+    (fog,) = found(results(fog={"control": (0.1,), "a": (0.1,), "b": (0.1,)}))
+    assert fog.sentence.endswith("than the control (10.00); the best other ones are “a” and “b” (10.00).")
+    (fog,) = found(results(fog={arm: (0.1,) for arm in ("control", "a", "b", "c", "d")}))
+    assert fog.sentence.endswith("; the 4 best others have 10.00.")
+
+
+def test_an_arm_with_a_large_error_does_not_hide_one_that_is_clearly_better():
+    """The best mean, 4.00 ± 3.00, is not clearly better than 7.00 ± 1.00; 5.00 ± 0.00 is."""
+    fog = {"control": (0.06, 0.08), "a": (0.01, 0.07), "b": (0.05, 0.05)}
+    (fog,) = found(results(fog=fog))
+    assert (fog.arm, fog.gain) == ("b", pytest.approx(1.4))
+    assert fog.sentence.replace("\u00a0", " ") == (
+        "Fog: “b” is the best of those clearly better than the control (5.00 ± 0.00, against 7.00 ± 1.00 of "
+        "the control)."
+    )
 
 
 def test_where_higher_is_better_the_gain_is_a_rise():

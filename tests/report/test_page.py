@@ -109,7 +109,12 @@ def test_the_explorer_begins_with_the_prompt_of_most_steps(sampled):
         {"index": i, "arm": "adversarial", "examples": [{"frames": [None] * frames}]}
         for i, frames in enumerate((2, 5, 1, 9, 9))
     ]
-    assert page._explored(prompts, arm_styles(sampled))[0]["prompts"] == [3, 4, 1, 0]
+    explored = page._explored(prompts, arm_styles(sampled))
+    assert explored[0]["prompts"] == [3, 4, 1, 0]
+    groups = page._groups([{"index": 9, "arm": "agnostic", "examples": [0], "target": None}], {"agnostic": 0})
+    groups += page._groups([{**prompt, "target": None} for prompt in prompts[1:]], {"adversarial": 0})
+    assert page._start(groups, explored) == 2, "the gallery begins with the same prompt, the third of its arm"
+    assert page._start(groups, []) == 0
 
 
 def test_ids_are_there_once(html):

@@ -123,14 +123,21 @@ def read_label(
 def decode_distance(raw: np.ndarray, far: float | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Decode distances: depth is raw / `far`, at most 1; it is valid where raw is positive and finite.
 
-    The default of `far` is 65535 for integers and 1 for floats; then a larger value raises ValueError.
+    The default of `far` is 65535 for integers and 1 for floats; then a larger value raises ValueError. So
+    does a map without any depth below `far`, as of millimetres for a `far` in metres.
     """
     valid = np.isfinite(raw) & (raw > 0)
     raw = np.where(valid, raw, 0)
     full = 1.0 if raw.dtype.kind == "f" else 65535
     if far is None and raw.max() > full:
         raise ValueError(f"holds depth above {full}: set `far` to the value at which depth is 1")
-    return np.clip(raw / np.float32(far or full), 0, 1), valid
+    far = far or full
+    if valid.any() and (least := raw[valid].min()) >= far:
+        raise ValueError(
+            f"holds no depth below `far`, {far:g}; its least value is {least:g}: give `far` in the unit of "
+            "the file, such as 10000 instead of 10 for millimetres"
+        )
+    return np.clip(raw / np.float32(far), 0, 1), valid
 
 
 def read_depth(path: str | Path, size: tuple[int, int] | None) -> np.ndarray:

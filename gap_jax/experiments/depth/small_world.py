@@ -71,8 +71,8 @@ def build(config: SmallRooms, held_out: int) -> World:
     shown = _plain_rooms(validation, range(FIRST_TARGET, FIRST_TARGET + config.target_images))
     return World(
         title="Depth in the small world",
-        summary=f"A depth {MODEL_TITLES[config.model]} trained on sharp pictures of grey and beige rooms "
-        "meets fog and blur.",
+        summary=f"A {MODEL_TITLES[config.model]} that predicts depth, trained on sharp pictures of grey and "
+        "beige rooms, meets fog and blur.",
         generator=load_generator(GeneratorFiles(pipeline="small", clip="small")),
         models=Models(
             model=_network(config.model),

@@ -38,13 +38,16 @@ def experiment(args: Sequence[str]) -> Experiment:
     kind = given.preset or (kind_of(given.data) if given.data.is_dir() else "masks")
 
     def build_world(config: OwnDepth | OwnSegmented | OwnMasked, held_out: int) -> "World":
-        from gap_jax.experiments.own import worlds
+        from gap_jax.experiments.own import comparison, worlds
 
         if isinstance(config, OwnDepth):
-            return worlds.build_depth(config, given.work, held_out)
-        if isinstance(config, OwnSegmented):
-            return worlds.build_segmented(config, given.work, held_out)
-        return worlds.build_classes(config, given.work, held_out)
+            world = worlds.build_depth(config, given.work, held_out)
+        elif isinstance(config, OwnSegmented):
+            world = worlds.build_segmented(config, given.work, held_out)
+        else:
+            world = worlds.build_classes(config, given.work, held_out)
+        comparison.compare_with_constant(world)
+        return world
 
     found = presets(kind, given.targets[1::2], given.loss, given.pipeline)
     return Experiment("own", __doc__, found, build_world, sign, prefix="")

@@ -71,6 +71,19 @@ def test_npy_depth_is_divided_by_far_and_only_positive_finite_values_are_valid(r
     np.testing.assert_allclose(example.depth[4:, :, 0], np.minimum(raw[4:] / 10, 1), atol=1e-6)
 
 
+def test_millimetres_for_a_far_in_metres_are_an_error(root):
+    """All of them would be at the far end: a model would learn nothing from the map."""
+    save(root / "depth/a.png", np.uint16(np.random.default_rng(0).uniform(500, 12_000, (SIDE, SIDE))))
+    layout = undivided(far=10.0)
+    with pytest.raises(
+        Fault, match=r"a.png holds no depth below `far`, 10; its least value is 5\d\d: give `far`"
+    ):
+        read_depth_example(examples(layout, root)["a"], layout.decode, SIDE)
+    layout = undivided(far=10_000.0)
+    depth = read_depth_example(examples(layout, root)["a"], layout.decode, SIDE).depth
+    assert depth.min() < 0.06 and (depth < 1).mean() > 0.7
+
+
 def test_metres_without_far_are_an_error(root):
     with pytest.raises(
         Fault, match=r"b.npy holds depth above 1.0: set `far` to the value at which depth is 1"

@@ -1,0 +1,47 @@
+"""The comparison of one's own model with no model at all, before an experiment begins."""
+
+import warnings
+
+import jax
+import numpy as np
+
+from gap_jax.closed_loop.world import MODEL, World
+from gap_jax.data.loader import Subset
+from gap_jax.stages.evaluate import CLEAN, evaluate
+
+_IMAGES = 32  # validation images that the model is compared on
+_LABELS = 256  # training labels that the constant prediction is made of
+
+
+def compare_with_constant(world: World) -> None:
+    """Print the model's main metric on clean images, and that of the best prediction that ignores the image.
+
+    The images are the first 32 of the first validation set. Warn if the model is no better: then it expects
+    other units, classes or images than it gets, and every image is adversarial to it.
+    """
+    model, task, original = world.models.model, world.task, world.data.original
+    clean = next(iter(world.data.validation.values()))
+    batch = {name: values[:_IMAGES] for name, values in clean.items()}
+    scores = evaluate(model.predict, {MODEL: model.params}, [(CLEAN, batch)], task.metrics)[MODEL][CLEAN]
+    rows = np.linspace(0, len(original) - 1, min(_LABELS, len(original))).astype(int)
+    constant = task.constant(Subset(original, rows))
+    name, metric = next(iter(task.metrics.items()))
+    prediction = np.broadcast_to(constant, (len(batch["image"]), *constant.shape))
+    ignorant = float(metric.over_set(np.asarray(metric.per_image(prediction, jax.device_put(batch)))))
+    if jax.process_index() > 0:
+        return
+    style = metric.style
+    found, wanted = (f"{style.scale * value:.2f}" for value in (scores[name], ignorant))
+    compared = (
+        f"{style.name} {style.unit} on {len(batch['image'])} clean validation images: the model has {found}, "
+        f"the best prediction that ignores the image {wanted}"
+    )
+    if scores[name] > ignorant if style.higher_is_better else scores[name] < ignorant:
+        print(compared)
+        return
+    warnings.warn(
+        f"{compared}. Check that the model predicts what the labels hold (depth from 0 to 1, at the value "
+        "far; classes in the order of --classes), that --size is the side of the images that it was trained "
+        "on, and that images are normalised as in its training",
+        stacklevel=2,
+    )
