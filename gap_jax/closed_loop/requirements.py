@@ -18,6 +18,7 @@ from gap_jax.data.loader import stack
 from gap_jax.data.resized import Resized
 from gap_jax.diffusion.align import Sampling, check_alignment
 from gap_jax.diffusion.schedule import SOLVERS
+from gap_jax.models.layers import Layer
 from gap_jax.prompts import word_id
 from gap_jax.ranges import FILE_NAME
 from gap_jax.weights.component import parameter_shapes
@@ -174,7 +175,7 @@ def _check_size(size: tuple[int, int], world: World) -> None:
 def _check_alignments(settings: Settings, world: World) -> None:
     """Raise ValueError if images cannot be generated from the original ones as the task aligns them."""
     pipe, general, task = world.generator.pipe, settings.sampling, world.task
-    parts = {"text_encoder": pipe.text_encoder, "vae": pipe.vae, "unet": pipe.unet}
+    parts: dict[str, Layer] = {"text_encoder": pipe.text_encoder, "vae": pipe.vae, "unet": pipe.unet}
     params = {name: parameter_shapes(module) for name, module in parts.items()}
     original = world.data.original if general.size is None else Resized(world.data.original, general.size)
     batch = stack([original[0]])

@@ -77,9 +77,15 @@ def load_generator(files: GeneratorFiles, controlnet: str | Sequence[str] | None
     `controlnet` is one ControlNet or several, as `load_pipeline` takes them; None: the pipeline's own, if
     there is one. When the generator is first used, it raises the errors of `load_pipeline` and `load_clip`.
     """
-    forms = {"attention": files.attention, "recompute": files.recompute}
     return Generator(
-        partial(open_pipeline, files.pipeline, controlnet, files.dtype, **forms),
+        partial(
+            open_pipeline,
+            files.pipeline,
+            controlnet,
+            files.dtype,
+            attention=files.attention,
+            recompute=files.recompute,
+        ),
         partial(open_clip, files.clip, files.dtype),
     )
 
