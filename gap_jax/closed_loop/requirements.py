@@ -11,7 +11,7 @@ from gap_jax.closed_loop.arm_prompts import (
 )
 from gap_jax.closed_loop.arms import ARMS, Arm, adversarial_arm
 from gap_jax.closed_loop.settings import Optimizing, Settings
-from gap_jax.closed_loop.terms import check_features, weights_of
+from gap_jax.closed_loop.terms import check_target, weights_of
 from gap_jax.closed_loop.world import World
 from gap_jax.data.generated import check_class_names
 from gap_jax.data.loader import stack
@@ -54,7 +54,7 @@ def check_requirements(settings: Settings, world: World) -> None:
     _check_alignments(settings, world)
     _check_words(settings.optimizing, world)
     for arm in arms.values():
-        _check_features(arm, settings.optimizing, world)
+        _check_fit(arm, settings.optimizing, world)
 
 
 def _check_names(world: World) -> None:
@@ -197,11 +197,11 @@ def _check_words(config: Optimizing, world: World) -> None:
         word_id(world.generator.pipe, config.start)
 
 
-def _check_features(arm: Arm, config: Optimizing, world: World) -> None:
-    """Raise ValueError if an arm's target is given by features of another network."""
-    for term in filter(weights_of(arm, config).get, ("guidance", "text guidance")):
+def _check_fit(arm: Arm, config: Optimizing, world: World) -> None:
+    """Raise ValueError if an arm's targets do not fit the generator."""
+    for term in filter(weights_of(arm, config).get, ("guidance", "text guidance", "textual inversion")):
         for name, target in targets_of(arm, world).items():
             try:
-                check_features(term, world, target, config)
+                check_target(term, world, target, config)
             except ValueError as error:
                 raise ValueError(f"target domain {name}: {error}") from error

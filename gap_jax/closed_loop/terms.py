@@ -3,6 +3,7 @@
 from functools import lru_cache
 from typing import Any
 
+from gap_jax.checks import expect_divisible
 from gap_jax.closed_loop.arm_prompts import targets_of
 from gap_jax.closed_loop.arms import ARMS, Arm
 from gap_jax.closed_loop.settings import Optimizing, Settings
@@ -111,9 +112,14 @@ def guidance(term: str, world: World, target: TargetDomain, config: Optimizing) 
     return text_guidance(generator.pipe, generator.params, texts, _TEXT_DISTANCES[config.text_distance])
 
 
-def check_features(term: str, world: World, target: TargetDomain, config: Optimizing) -> None:
-    """Raise ValueError for features of a target that do not fit the term with this name; load no weights."""
+def check_target(term: str, world: World, target: TargetDomain, config: Optimizing) -> None:
+    """Raise ValueError for a target whose features or images do not fit the generator; load no weights.
+
+    `term` is the name of the term that uses the target.
+    """
     if term == "guidance" and isinstance(target.images, FeatureStatistics):
         image_statistics(world.generator.clip, target.images, IMAGE_DISTANCES[config.image_distance])
     if term == "text guidance" and isinstance(target.text, FeatureStatistics):
         text_statistics(world.generator.pipe, target.text, _TEXT_DISTANCES[config.text_distance])
+    if term == "textual inversion" and target.pictures is not None:
+        expect_divisible("images", target.pictures, world.generator.pipe.downscale)

@@ -27,10 +27,11 @@ from gap_jax.weights.pipeline import LoadParams, open_clip, open_pipeline
 class Generator:
     """Stable Diffusion, which generates images, and CLIP, which compares them with a target domain.
 
-    Their configurations are read when they are first used, and so are their parameters, which may take
-    minutes: whatever does not fit is told before.
+    `load_generator` makes one from files. It reads configurations first; parameters, which may take minutes,
+    are loaded when everything is known to fit.
 
-    - `open_pipeline()`: returns Stable Diffusion, and a function that loads its parameters.
+    - `open_pipeline()`: returns Stable Diffusion, and a function that loads its parameters. For a pipeline in
+      memory, it is `lambda: (pipe, lambda: params)`.
     - `open_clip()`: returns CLIP, and a function that loads its parameters.
     """
 
@@ -46,9 +47,8 @@ class Generator:
         return self.open_clip()
 
     def load(self) -> None:
-        """Load the parameters now, so that a file that is missing is told before anything runs."""
-        self.clip_params  # noqa: B018 (first: it is the smaller file)
-        self.params  # noqa: B018
+        """Load the parameters now, CLIP's first, which are fewer; raise the errors of `load_pipeline`."""
+        _ = self.clip_params, self.params
 
     @property
     def pipe(self) -> Pipeline:

@@ -193,6 +193,10 @@ def unlike_the_generator(world, tmp_path):
         r"night: the mean of .* must have shape \[32, 96\], found \[77, 96\]: this text enc": change(
             guided_by_text, **target(text=features(77, 96))
         ),
+        r"night: images of 63x63 pixels: both sides must be divisible by 4": change(
+            dataclasses.replace(SETTINGS, arms=("control", "guided-inversion")),
+            **target(images=np.zeros((2, 63, 63, 3), np.float32)),
+        ),
         r"'a b' must be a single token of the vocabulary": optimizing(start="a b"),
         rf"other.safetensors must have {width} numbers .* found {width + 1}: they are of another": optimizing(
             earlier=(tmp_path / "other.safetensors",)

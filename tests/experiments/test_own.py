@@ -291,7 +291,7 @@ def remove(root, name):
             "masks",
             lambda root: root.rename(root.parent / "x"),
             "",
-            "mine/images is missing: .*mine must hold",
+            "there is no folder mine: give that of your images by --data",
         ),
         (
             "masks",

@@ -40,6 +40,8 @@ def experiment(args: Sequence[str]) -> Experiment:
     def build_world(config: OwnDepth | OwnSegmented | OwnMasked, held_out: int) -> "World":
         from gap_jax.experiments.own import worlds
 
+        if not config.data.is_dir():
+            raise FileNotFoundError(f"there is no folder {config.data}: give that of your images by --data")
         if isinstance(config, OwnDepth):
             return worlds.build_depth(config, given.work, held_out)
         if isinstance(config, OwnSegmented):
