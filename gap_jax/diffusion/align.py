@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from gap_jax.checks import expect_shape
-from gap_jax.data.batch import Batch
+from gap_jax.data.batch import Batch, HostBatch
 from gap_jax.diffusion.conditions import depth_condition
 from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.diffusion.sampler import DO_ALL, Economy, Keep
@@ -188,7 +188,7 @@ def generate(
 
 
 def check_alignment(
-    pipe: Pipeline, params: Params, batch: Batch, alignment: Alignment, sampling: Sampling
+    pipe: Pipeline, params: Params, batch: Batch | HostBatch, alignment: Alignment, sampling: Sampling
 ) -> None:
     """Raise ValueError if `generate` would refuse a batch like this one. Nothing is computed.
 

@@ -329,7 +329,7 @@ def remove(root, name):
         ("masks", lambda root: None, "--classes cat dog fox owl", "found none of owl"),
         ("masks", lambda root: None, "--targets night photos/night", "photos/night looks like a path"),
         ("masks", lambda root: None, "--pixels 0", "pixels must be 1 or more; found 0"),
-        ("masks", lambda root: None, "", "'classifier' is neither an existing folder nor a hub id"),
+        ("masks", lambda root: None, "", "the model to improve is missing: give it by --model"),
     ],
 )
 def test_what_is_wrong_is_told_before_a_network_is_loaded(
@@ -337,7 +337,7 @@ def test_what_is_wrong_is_told_before_a_network_is_loaded(
 ):
     root = folder(kind)
     break_it(root)
-    model = [] if "classifier" in message else ["--model", __file__]
+    model = [] if "by --model" in message else ["--model", __file__]
     with pytest.raises(SystemExit, match=f"error: .*{message}") as error:
         main(
             ["--data", "mine", *model, *SHORT, "--far", "10000"][: None if kind == "depth" else -2]

@@ -42,6 +42,8 @@ def experiment(args: Sequence[str]) -> Experiment:
 
         if not config.data.is_dir():
             raise FileNotFoundError(f"there is no folder {config.data}: give that of your images by --data")
+        if config.model == type(config).model and "/" not in config.model and not Path(config.model).exists():
+            raise ValueError("the model to improve is missing: give it by --model")
         if isinstance(config, OwnDepth):
             return worlds.build_depth(config, given.work, held_out)
         if isinstance(config, OwnSegmented):
