@@ -215,7 +215,7 @@ def check_alignment(
 
     sampling.solver(pipe.schedule, sampling.num_steps, alignment.strength, sampling.eta)
     sampling.economy.check()
-    count = next(iter(batch.values())).shape[0]
+    count = jax.tree.leaves(batch)[0].shape[0]
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
     try:
         jax.eval_shape(start, params, batch, keys)
