@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from gap_jax import parallel
-from gap_jax.closed_loop.arm_prompts import initial_prompts
 from gap_jax.closed_loop.arms import ARMS
 from gap_jax.closed_loop.programs import Programs
 from gap_jax.closed_loop.settings import Settings
@@ -67,7 +66,7 @@ class Comparison:
         settings, params = settings_of(form, self.updates), self.world.models.model.params
         config, programs = settings.optimizing, Programs(settings, self.world)
         optimizer = programs.optimizer(ARM, params, None)
-        [start] = initial_prompts(ARM, self.world, config, 0)
+        [start] = programs.initial_prompts(ARM, 0)
         mesh = parallel.layout(jax.device_count(), config.batch, len(start.texts)).mesh()
         state = jax.vmap(optimizer.init)(
             jax.random.split(jax.random.key(0), len(start.texts)), start.embeddings
@@ -91,7 +90,7 @@ class Comparison:
 
     def loss(self, embeddings: np.ndarray | None) -> float:
         """Return the model's mean loss on images of prompts; None: of the embeddings they start from."""
-        [start] = initial_prompts(ARM, self.world, self.plain.settings.optimizing, 0)
+        [start] = self.plain.initial_prompts(ARM, 0)
         prompts = start if embeddings is None else start._replace(embeddings=embeddings)
         weights = self.plain.generation_weights(
             self.plain.arm_contexts([prompts]), self.world.models.model.params

@@ -130,13 +130,21 @@ def vocabulary(params: Params) -> jax.Array:
 def from_word(pipe: Pipeline, params: Params, word: str, n: int) -> jax.Array:
     """Return the embedding of `word`, repeated n times, float32 `[n,D]`.
 
+    Raises the error of `word_id`.
+    """
+    return jnp.repeat(vocabulary(params)[word_id(pipe, word)][None], n, 0)
+
+
+def word_id(pipe: Pipeline, word: str) -> int:
+    """Return the id of a word's token.
+
     Raises ValueError unless the word is a single token of the vocabulary; the message names its tokens.
     """
     ids = _token_ids(pipe, word)
     if len(ids) != 1:
         tokens = ", ".join(repr(_text(pipe, i)) for i in ids) or "none"
         raise ValueError(f"{word!r} must be a single token of the vocabulary, found {len(ids)}: {tokens}")
-    return jnp.repeat(vocabulary(params)[ids[0]][None], n, 0)
+    return ids[0]
 
 
 def from_random_words(pipe: Pipeline, params: Params, n: int, key: jax.Array) -> jax.Array:

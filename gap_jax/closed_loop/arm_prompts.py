@@ -129,29 +129,6 @@ def population_size(arm: Arm, config: Optimizing) -> PopulationSize:
     return PopulationSize(config.prompts, config.placeholders)
 
 
-def initial_prompts(
-    arm: Arm, world: World, config: Optimizing, seed: int, owner: str = "gap"
-) -> list[PromptSet]:
-    """Return an arm's populations before optimisation; an arm that is not optimised keeps them.
-
-    All arms of a seed begin at the same embeddings, drawn from the seed alone. `owner` is that of `tokens`.
-    Raises the errors of `starts`.
-    """
-    size = population_size(arm, config)
-    embeddings = starts(
-        world.generator.pipe,
-        world.generator.params,
-        config,
-        size,
-        jax.random.fold_in(jax.random.key(seed), 1),
-        random=arm.prompts == "random",
-    )
-    return [
-        PromptSet(tokens(owner, target, subset, size.prompts), embeddings, target, subset)
-        for target, subset in populations(arm, world)
-    ]
-
-
 def in_words(generator: Generator, prompt_set: PromptSet) -> PromptSet:
     """Return prompts whose embeddings are those of real words, with these words as their texts."""
     texts = []
@@ -161,27 +138,35 @@ def in_words(generator: Generator, prompt_set: PromptSet) -> PromptSet:
     return prompt_set._replace(texts=tuple(texts))
 
 
-def earlier_prompts(config: Optimizing) -> list[np.ndarray]:
+def earlier_prompts(config: Optimizing, width: int) -> list[np.ndarray]:
     """Load the embeddings of earlier prompts, float32 `[n,D]` each, that the settings name.
 
-    Raises FileNotFoundError for a file or folder without prompts, and the errors of `prompts.load`.
+    `width` is D, the text encoder's. Raises FileNotFoundError for a file or folder without prompts,
+    ValueError for prompts of another size, and the errors of `prompts.load`.
     """
-    return [prompts.load(path) for path in _find(config.earlier)]
+    earlier = [prompts.load(path) for path in _find(config.earlier)]
+    _check_widths(config.earlier, earlier, width)
+    if config.earlier_use == "start":
+        _check_lengths(config.earlier, earlier, config.placeholders)
+    return earlier
 
 
 def starts(
-    pipe: Pipeline, params: Params, config: Optimizing, size: PopulationSize, key: jax.Array, *, random: bool
+    pipe: Pipeline,
+    params: Params,
+    config: Optimizing,
+    earlier: Sequence[np.ndarray],
+    size: PopulationSize,
+    key: jax.Array,
+    *,
+    random: bool,
 ) -> np.ndarray:
     """Return the embeddings that the prompts of a population start from, float32 `[prompts,n,D]`.
 
-    `random` is True for prompts that are not optimised: these are always drawn, from the distribution that
-    the settings name. Raises FileNotFoundError and ValueError for earlier prompts that are missing or of
-    another size.
+    `earlier` are the prompts of `earlier_prompts`. `random` is True for prompts that are not optimised: these
+    are always drawn, from the distribution that the settings name.
     """
-    earlier = earlier_prompts(config)
-    _check_widths(config.earlier, earlier, prompts.vocabulary(params).shape[1])
     if earlier and config.earlier_use == "start" and not random:
-        _check_lengths(config.earlier, earlier, size.placeholders)
         return np.stack([earlier[i % len(earlier)] for i in range(size.prompts)])
 
     def draw(key: jax.Array) -> jax.Array:

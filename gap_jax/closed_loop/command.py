@@ -173,12 +173,13 @@ def _command(experiment: Experiment, settings: Settings, world: Any) -> type:
 
 def shortened(settings: Settings) -> Settings:
     """Return the settings of a run of a few minutes: at most three arms and short stages."""
-    arms = [arm for arm in ("control", "agnostic", "guided-adversarial") if arm in settings.arms]
+    arms = [arm for arm in ("control", "agnostic") if arm in settings.arms]
+    guided = [arm for arm in ("guided-adversarial", "guided-adversarial-text") if arm in settings.arms]
     severities = settings.evaluating.severities
     middle = severities[len(severities) // 2 :][:1]
     return dataclasses.replace(
         settings,
-        arms=tuple(arms),
+        arms=(*arms, *guided[:1]),
         optimizing=dataclasses.replace(
             settings.optimizing,
             prompts=1,
@@ -226,15 +227,15 @@ def _run(experiment: Experiment, options: Options) -> None:
     import jax
 
     from gap_jax.checkpoint import check_config
-    from gap_jax.closed_loop.experiment import run_experiment
-    from gap_jax.closed_loop.requirements import check_requirements
+    from gap_jax.closed_loop.experiment import run_programs
+    from gap_jax.closed_loop.programs import Programs
     from gap_jax.progress import tracing
 
     world = experiment.build_world(options.world, options.settings.evaluating.images)
-    check_requirements(options.settings, world)  # before the folder belongs to these settings
+    programs = Programs(options.settings, world)  # refuses before the folder belongs to these settings
     check_config(options.work / "config.json", options.identity())
     with tracing(options.profile, options.work / "profile"):
-        page = run_experiment(options.settings, world, options.work, options.stage)
+        page = run_programs(programs, options.work, options.stage)
     if page is not None and jax.process_index() == 0:
         print(f"the report: {page}")
 

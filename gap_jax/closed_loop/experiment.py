@@ -26,7 +26,12 @@ def run_experiment(settings: Settings, world: World, work: str | Path, stage: st
     Every process of a job calls it. Raises ValueError for settings that the world or devices cannot serve,
     and for a work folder of another configuration.
     """
-    work, programs = Path(work), Programs(settings, world)
+    return run_programs(Programs(settings, world), Path(work), stage)
+
+
+def run_programs(programs: Programs, work: Path, stage: str) -> Path | None:
+    """Run the stages of programs that are made; arguments and result are those of `run_experiment`."""
+    settings, world = programs.settings, programs.world
     runs = [Run(programs, work, seed) for seed in settings.seeds]
     optimize_jointly(runs)
     produced = [run.run_until(stage) for run in runs]

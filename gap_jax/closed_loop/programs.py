@@ -13,7 +13,17 @@ import numpy as np
 import optax
 
 from gap_jax import parallel, prompts
-from gap_jax.closed_loop.arm_prompts import PromptSet, contexts, population_size, populations, text_prompts
+from gap_jax.closed_loop.arm_prompts import (
+    PopulationSize,
+    PromptSet,
+    contexts,
+    earlier_prompts,
+    population_size,
+    populations,
+    starts,
+    text_prompts,
+    tokens,
+)
 from gap_jax.closed_loop.arms import ARMS, Arm
 from gap_jax.closed_loop.requirements import check_requirements
 from gap_jax.closed_loop.settings import Settings
@@ -72,13 +82,41 @@ class PopulationTask(NamedTuple):
 class Programs:
     """The programs of a world under some settings; make them once, so that each is compiled once.
 
-    Raises ValueError for settings that the world or the devices cannot serve.
+    Raises the errors of `check_requirements` and `earlier_prompts` before it loads the generator's weights.
     """
 
     def __init__(self, settings: Settings, world: World):
         check_requirements(settings, world)
         self.settings, self.world = settings, world
+        width = world.generator.pipe.text_encoder.hidden_size
+        self._earlier = earlier_prompts(settings.optimizing, width)
+        world.generator.load()
         self._terms = ArmTerms(world, settings)
+
+    def initial_prompts(self, arm: Arm, seed: int, owner: str = "gap") -> list[PromptSet]:
+        """Return an arm's populations before optimisation; an arm that is not optimised keeps them.
+
+        All arms of a seed begin at the same embeddings. `owner` is that of `tokens`.
+        """
+        size = population_size(arm, self.settings.optimizing)
+        embeddings = self._starts(size, seed, arm.prompts == "random")
+        return [
+            PromptSet(tokens(owner, target, subset, size.prompts), embeddings, target, subset)
+            for target, subset in populations(arm, self.world)
+        ]
+
+    @lru_cache  # noqa: B019 (an object lives as long as its experiment)
+    def _starts(self, size: PopulationSize, seed: int, random: bool) -> np.ndarray:
+        generator, key = self.world.generator, jax.random.fold_in(jax.random.key(seed), 1)
+        return starts(
+            generator.pipe,
+            generator.params,
+            self.settings.optimizing,
+            self._earlier,
+            size,
+            key,
+            random=random,
+        )
 
     @lru_cache  # noqa: B019 (an object lives as long as its experiment)
     def _shared_optimizer(self, against: str | None, population: int) -> PromptOptimizer:

@@ -1,9 +1,7 @@
 """The requirements that settings make of a world, checked before anything is computed."""
 
-from collections.abc import Iterable
-
 from gap_jax.closed_loop.arm_prompts import (
-    earlier_prompts,
+    RANDOM_WORDS,
     populations,
     prompts_owner,
     source_groups,
@@ -13,19 +11,24 @@ from gap_jax.closed_loop.arm_prompts import (
 )
 from gap_jax.closed_loop.arms import ARMS, Arm, adversarial_arm
 from gap_jax.closed_loop.settings import Optimizing, Settings
-from gap_jax.closed_loop.terms import guidance, weights_of
+from gap_jax.closed_loop.terms import check_target, weights_of
 from gap_jax.closed_loop.world import World
 from gap_jax.data.generated import check_class_names
 from gap_jax.data.loader import stack
+from gap_jax.data.resized import Resized
+from gap_jax.diffusion.align import Sampling, check_alignment
+from gap_jax.diffusion.schedule import SOLVERS
+from gap_jax.models.layers import Layer
+from gap_jax.prompts import word_id
 from gap_jax.ranges import FILE_NAME
-from gap_jax.stages.guidance import FeatureStatistics
+from gap_jax.weights.component import parameter_shapes
 
 
 def check_requirements(settings: Settings, world: World) -> None:
     """Raise ValueError for arms or sizes that this world cannot serve, and for labels that make no sense.
 
-    Raises FileNotFoundError for earlier prompts that are missing. Stable Diffusion and CLIP, which may take
-    minutes to load, are looked at last.
+    Of Stable Diffusion and CLIP, the configurations are read, last of all. Their weights, which may take
+    minutes to load, are not.
     """
     arms = {name: ARMS[name] for name in settings.arms}
     _check_names(world)
@@ -47,7 +50,11 @@ def check_requirements(settings: Settings, world: World) -> None:
         adversarial_arm(settings.arms)  # raises if there is none
     world.task.align(settings.sampling.strength)  # raises for a strength that keeps no label
     size = _generated_size(settings.sampling.size, world)
-    _check_generator(size, arms.values(), settings.optimizing, world)
+    _check_size(size, world)
+    _check_alignments(settings, world)
+    _check_words(settings.optimizing, world)
+    for arm in arms.values():
+        _check_fit(arm, settings.optimizing, world)
 
 
 def _check_names(world: World) -> None:
@@ -100,10 +107,7 @@ def _check_tokens(settings: Settings, world: World) -> None:
 
 
 def _check_prompts(settings: Settings, world: World) -> None:
-    """Raise ValueError for prompts that lack subsets, or images to be optimised on, and for earlier ones.
-
-    Raises FileNotFoundError for earlier prompts that are missing.
-    """
+    """Raise ValueError for prompts that lack subsets, or images to be optimised on."""
     kinds = {ARMS[name].prompts for name in settings.arms}
     if "agnostic" in kinds:
         text_prompts((world.prompts.agnostic,), tuple(world.data.subsets))
@@ -113,7 +117,6 @@ def _check_prompts(settings: Settings, world: World) -> None:
         if arm.prompts == "optimized":
             for target, subset in populations(arm, world):
                 source_groups(world, subset, target)
-    earlier_prompts(settings.optimizing)
 
 
 def _check_targets(name: str, arm: Arm, config: Optimizing, world: World) -> None:
@@ -158,8 +161,8 @@ def _generated_size(size: int | None, world: World) -> tuple[int, int]:
     return size, size
 
 
-def _check_generator(size: tuple[int, int], arms: Iterable[Arm], config: Optimizing, world: World) -> None:
-    """Raise ValueError if the generator cannot draw this size, or a target's features are not of its kind."""
+def _check_size(size: tuple[int, int], world: World) -> None:
+    """Raise ValueError if the generator's VAE cannot draw images of this height and width."""
     height, width = size
     downscale = world.generator.pipe.downscale
     if height % downscale or width % downscale:
@@ -167,12 +170,38 @@ def _check_generator(size: tuple[int, int], arms: Iterable[Arm], config: Optimiz
             f"generated images must have sides that are multiples of {downscale}, the factor of the VAE; "
             f"found {width}x{height}: set sampling.size"
         )
-    for arm in arms:
-        for term in filter(weights_of(arm, config).get, ("guidance", "text guidance")):
-            for name, target in targets_of(arm, world).items():
-                given = target.text if term == "text guidance" else target.images
-                try:
-                    if isinstance(given, FeatureStatistics):
-                        guidance(term, world, target, config)  # raises for features of another network
-                except ValueError as error:
-                    raise ValueError(f"target domain {name}: {error}") from error
+
+
+def _check_alignments(settings: Settings, world: World) -> None:
+    """Raise ValueError if images cannot be generated from the original ones as the task aligns them."""
+    pipe, general, task = world.generator.pipe, settings.sampling, world.task
+    parts: dict[str, Layer] = {"text_encoder": pipe.text_encoder, "vae": pipe.vae, "unet": pipe.unet}
+    params = {name: parameter_shapes(module) for name, module in parts.items()}
+    original = world.data.original if general.size is None else Resized(world.data.original, general.size)
+    batch = stack([original[0]])
+    generation_align = task.generation_align or task.align
+    alignments = [(settings.optimizing.denoising_steps, task.align(general.strength))]
+    for strength in sorted({min(ARMS[name].strength, general.strength) for name in settings.arms}):
+        alignments.append((settings.generating.denoising_steps, generation_align(strength)))
+    for steps, alignment in alignments:
+        sampling = Sampling(steps, general.guidance_scale, general.eta, SOLVERS[general.solver])
+        try:
+            check_alignment(pipe, params, batch, alignment, sampling)
+        except ValueError as error:
+            raise ValueError(f"images cannot be generated from the original ones: {error}") from error
+
+
+def _check_words(config: Optimizing, world: World) -> None:
+    """Raise ValueError if prompts are to start from a word that the vocabulary does not have."""
+    if config.start not in (None, RANDOM_WORDS):
+        word_id(world.generator.pipe, config.start)
+
+
+def _check_fit(arm: Arm, config: Optimizing, world: World) -> None:
+    """Raise ValueError if an arm's targets do not fit the generator."""
+    for term in filter(weights_of(arm, config).get, ("guidance", "text guidance", "textual inversion")):
+        for name, target in targets_of(arm, world).items():
+            try:
+                check_target(term, world, target, config)
+            except ValueError as error:
+                raise ValueError(f"target domain {name}: {error}") from error

@@ -19,7 +19,6 @@ from gap_jax.closed_loop.arm_prompts import (
     PromptSet,
     generating_rows,
     in_words,
-    initial_prompts,
     optimizing_rows,
     prompts_owner,
     source_groups,
@@ -136,7 +135,7 @@ class Run:
             return text_prompts(self.programs.written_lines, tuple(world.data.subsets))
         if arm.prompts == "random":
             owner = self.token_owner(name, iteration)
-            initial = initial_prompts(arm, world, self.settings.optimizing, self.seed, owner)
+            initial = self.programs.initial_prompts(arm, self.seed, owner)
             self._save_random(initial, self._optimize_folder(name, iteration))
             return initial
         optimized = optimize_populations([(self, task) for task in self.tasks(name, params, iteration)])
@@ -148,7 +147,7 @@ class Run:
         if arm.prompts != "optimized":
             return []
         owner = self.token_owner(name, iteration)
-        initial = initial_prompts(arm, self.world, self.settings.optimizing, self.seed, owner)
+        initial = self.programs.initial_prompts(arm, self.seed, owner)
         return [PopulationTask(arm, params, prompt_set, folder) for prompt_set in initial]
 
     def _save_random(self, prompt_sets: list[PromptSet], folder: Path) -> None:

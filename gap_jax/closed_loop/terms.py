@@ -3,18 +3,22 @@
 from functools import lru_cache
 from typing import Any
 
+from gap_jax.checks import expect_divisible
 from gap_jax.closed_loop.arm_prompts import targets_of
 from gap_jax.closed_loop.arms import ARMS, Arm
 from gap_jax.closed_loop.settings import Optimizing, Settings
 from gap_jax.closed_loop.world import TargetDomain, World
 from gap_jax.stages.guidance import (
+    FeatureStatistics,
     Guidance,
     cosine,
     cosine_over_positions,
     image_guidance,
+    image_statistics,
     l2,
     standardised_l2,
     text_guidance,
+    text_statistics,
     textual_inversion,
 )
 from gap_jax.stages.objective import SetTerm, Term, adversarial
@@ -106,3 +110,16 @@ def guidance(term: str, world: World, target: TargetDomain, config: Optimizing) 
         return textual_inversion(generator.pipe, generator.params, images)
     texts: Any = [target.text] if isinstance(target.text, str) else target.text
     return text_guidance(generator.pipe, generator.params, texts, _TEXT_DISTANCES[config.text_distance])
+
+
+def check_target(term: str, world: World, target: TargetDomain, config: Optimizing) -> None:
+    """Raise ValueError for a target whose features or images do not fit the generator; load no weights.
+
+    `term` is the name of the term that uses the target.
+    """
+    if term == "guidance" and isinstance(target.images, FeatureStatistics):
+        image_statistics(world.generator.clip, target.images, IMAGE_DISTANCES[config.image_distance])
+    if term == "text guidance" and isinstance(target.text, FeatureStatistics):
+        text_statistics(world.generator.pipe, target.text, _TEXT_DISTANCES[config.text_distance])
+    if term == "textual inversion" and target.pictures is not None:
+        expect_divisible("images", target.pictures, world.generator.pipe.downscale)

@@ -11,7 +11,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from gap_jax.closed_loop.arm_prompts import initial_prompts
 from gap_jax.closed_loop.arms import ARMS, adversarial_arm
 from gap_jax.closed_loop.gallery import Gallery
 from gap_jax.closed_loop.measurements import Measuring, ModelKey, read_measurements
@@ -67,7 +66,7 @@ class SeveralModels:
             print(f"seed {run.seed}: prompts against {name}", flush=True)
         tasks = [
             PopulationTask(arm, network.params, prompt_set, folder / "optimize", name)
-            for prompt_set in initial_prompts(arm, run.world, run.settings.optimizing, run.seed, owner)
+            for prompt_set in run.programs.initial_prompts(arm, run.seed, owner)
         ]
         prompt_sets = optimize_populations([(run, task) for task in tasks])
         return Produced(

@@ -3,7 +3,7 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,46 +20,55 @@ from gap_jax.report.results import Legend
 from gap_jax.stages.evaluate import SetKey
 from gap_jax.stages.guidance import FeatureStatistics
 from gap_jax.tasks.metric import ImageLoss, Metric
-from gap_jax.weights.pipeline import load_clip, load_pipeline
-
-Loaded = tuple[Pipeline, Params, Clip, Params]  # Stable Diffusion and CLIP, each with its parameters
+from gap_jax.weights.pipeline import LoadParams, open_clip, open_pipeline
 
 
 @dataclasses.dataclass(frozen=True)
 class Generator:
     """Stable Diffusion, which generates images, and CLIP, which compares them with a target domain.
 
-    They are loaded when they are first used, so that whatever is wrong with a world's data and models is told
-    before.
+    `load_generator` makes one from files. It reads configurations first; parameters, which may take minutes,
+    are loaded when everything is known to fit.
 
-    `load()`: returns Stable Diffusion, its parameters, CLIP, and its parameters.
+    - `open_pipeline()`: returns Stable Diffusion, and a function that loads its parameters. For a pipeline in
+      memory, it is `lambda: (pipe, lambda: params)`.
+    - `open_clip()`: returns CLIP, and a function that loads its parameters.
     """
 
-    load: Callable[[], Loaded]
+    open_pipeline: Callable[[], tuple[Pipeline, LoadParams]]
+    open_clip: Callable[[], tuple[Clip, LoadParams]]
 
     @cached_property
-    def _loaded(self) -> Loaded:
-        return self.load()
+    def _pipeline(self) -> tuple[Pipeline, LoadParams]:
+        return self.open_pipeline()
+
+    @cached_property
+    def _clip(self) -> tuple[Clip, LoadParams]:
+        return self.open_clip()
+
+    def load(self) -> None:
+        """Load the parameters now, CLIP's first, which are fewer; raise the errors of `load_pipeline`."""
+        _ = self.clip_params, self.params
 
     @property
     def pipe(self) -> Pipeline:
-        """Stable Diffusion."""
-        return self._loaded[0]
+        """Stable Diffusion, without its parameters."""
+        return self._pipeline[0]
 
-    @property
+    @cached_property
     def params(self) -> Params:
         """The parameters of Stable Diffusion."""
-        return self._loaded[1]
+        return self._pipeline[1]()
 
     @property
     def clip(self) -> Clip:
-        """CLIP."""
-        return self._loaded[2]
+        """CLIP, without its parameters."""
+        return self._clip[0]
 
-    @property
+    @cached_property
     def clip_params(self) -> Params:
         """The parameters of CLIP."""
-        return self._loaded[3]
+        return self._clip[1]()
 
 
 def load_generator(files: GeneratorFiles, controlnet: str | Sequence[str] | None = None) -> Generator:
@@ -68,15 +77,17 @@ def load_generator(files: GeneratorFiles, controlnet: str | Sequence[str] | None
     `controlnet` is one ControlNet or several, as `load_pipeline` takes them; None: the pipeline's own, if
     there is one. When the generator is first used, it raises the errors of `load_pipeline` and `load_clip`.
     """
-
-    def load() -> Loaded:
-        clip = load_clip(files.clip, files.dtype)  # first: it is the smaller file
-        pipe = load_pipeline(
-            files.pipeline, controlnet, files.dtype, attention=files.attention, recompute=files.recompute
-        )
-        return *pipe, *clip
-
-    return Generator(load)
+    return Generator(
+        partial(
+            open_pipeline,
+            files.pipeline,
+            controlnet,
+            files.dtype,
+            attention=files.attention,
+            recompute=files.recompute,
+        ),
+        partial(open_clip, files.clip, files.dtype),
+    )
 
 
 MODEL = "f"  # the name of the model under improvement, where there are several

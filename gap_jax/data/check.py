@@ -186,7 +186,7 @@ MASKED_VIEW = View(
     check_median=lambda layout, median: check_kept_share(median, layout.most_kept),
 )
 WHOLE_VIEW = MASKED_VIEW._replace(
-    describe=lambda example: "no mask",
+    describe=lambda example: "whole image",
     panels=lambda example: [example.image],
     legend="some images: look at it",
 )

@@ -114,9 +114,9 @@ def find_dataset(folder: Path) -> Path:
     files = list_files(folder, (".json",)).files.values()
     folders = sorted(path.parent for path in files if path.name == _INFO)
     if not folders:
-        raise FileNotFoundError(
-            f"{folder} has no prepared data set (no {_INFO}): make one with `python -m gap_jax.data prepare`"
-        )
+        found = f"{folder} has no prepared data set (no {_INFO})"
+        found = found if folder.is_dir() else f"there is no folder {folder}"
+        raise FileNotFoundError(f"{found}: make a data set with `python -m gap_jax.data prepare`")
     if len(folders) > 1:
         raise ValueError(f"{folder} has several data sets: name one of {', '.join(map(str, folders))}")
     return folders[0]

@@ -17,7 +17,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gap_jax.data.batch import Batch
+from gap_jax.checks import expect_shape
+from gap_jax.data.batch import Batch, HostBatch
 from gap_jax.diffusion.conditions import depth_condition
 from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.diffusion.sampler import DO_ALL, Economy, Keep
@@ -125,6 +126,7 @@ def inpaint(
 
     def start(pipe, params, batch, keys, sampling):
         image, keep = batch["image"], batch["keep"]
+        expect_shape("keep", keep, (*image.shape[:3], 1), "a mask has the size of its image")
         noise = first_noise(pipe, image, keys)
         encode_keys = fold_keys(keys, "encode")
         source = pipe.encode_image(params, image, encode_keys)
@@ -183,6 +185,45 @@ def generate(
         economy=sampling.economy,
     )
     return alignment.finish(pipe.decode(params, latents), batch)
+
+
+def check_alignment(
+    pipe: Pipeline, params: Params, batch: Batch | HostBatch, alignment: Alignment, sampling: Sampling
+) -> None:
+    """Raise ValueError if `generate` would refuse a batch like this one. Nothing is computed.
+
+    Shapes and dtypes alone count: `params` and `batch` may be trees of `jax.ShapeDtypeStruct`. The error is
+    that of `generate`, or names the array that the alignment reads and the batch does not have.
+    """
+
+    def start(params: Params, batch: Batch, keys: jax.Array) -> jax.Array:
+        start = alignment.start(pipe, params, batch, keys, sampling)
+        text = pipe.text_encoder
+        context = jnp.zeros((len(keys), text.max_position_embeddings, text.hidden_size))
+        pipe.check_inputs(
+            start.latents,
+            context,
+            None,
+            sampling.eta,
+            fold_keys(keys, "denoise"),
+            start.control,
+            alignment.control_scale,
+            start.keep,
+        )
+        size = (side * pipe.downscale for side in start.latents.shape[1:3])
+        return alignment.finish(jnp.zeros((len(keys), *size, pipe.vae.in_channels)), batch)
+
+    sampling.solver(pipe.schedule, sampling.num_steps, alignment.strength, sampling.eta)
+    sampling.economy.check()
+    count = jax.tree.leaves(batch)[0].shape[0]
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
+    try:
+        jax.eval_shape(start, params, batch, keys)
+    except KeyError as error:
+        raise ValueError(
+            f"the alignment reads the array {error}, which the examples do not have; they have "
+            f"{', '.join(batch)}: add it to them, or give the task another alignment"
+        ) from error
 
 
 def latent_mask(mask: jax.Array, downscale: int) -> jax.Array:

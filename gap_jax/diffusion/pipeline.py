@@ -206,7 +206,7 @@ class Pipeline:
         coefficients = solver(self.schedule, num_steps, strength, eta)
         keep = None if keep is None else Keep(*keep)
         economy.check()
-        self._check_inputs(latents, context, uncond, eta, key, control, control_scale, keep)
+        self.check_inputs(latents, context, uncond, eta, key, control, control_scale, keep)
         uncond = None if self.sees_guidance else uncond
         draws = bool(np.any(coefficients.noise))
         if draws and key is None:
@@ -284,7 +284,17 @@ class Pipeline:
             economy=economy,
         )
 
-    def _check_inputs(self, latents, context, uncond, eta, key, control, control_scale, keep):
+    def check_inputs(
+        self,
+        latents: jax.Array,
+        context: jax.Array,
+        uncond: jax.Array | None,
+        eta: float,
+        key: jax.Array | None,
+        control: jax.Array | None,
+        control_scale: float | tuple[float, ...],
+        keep: Keep | None,
+    ) -> None:
         """Raise ValueError for arguments of `denoise` that do not fit the pipeline or each other."""
         expect_shape("latents", latents, (None, None, None, self.vae.latent_channels))
         batch, height, width, _ = latents.shape
@@ -298,16 +308,17 @@ class Pipeline:
             raise ValueError(f"eta {eta} draws noise at every step: give a key, or eta=0")
         if (self.controlnet is None) != (control is None):
             raise ValueError(
-                "control given, but the pipeline has no ControlNet: load one with gap_jax.add_controlnet"
+                "control given, but the pipeline has no ControlNet: load one with gap_jax.add_controlnet, or "
+                "by the option controlnet"
                 if self.controlnet is None
-                else "the pipeline has a ControlNet: give its condition as control"
+                else "the pipeline has a ControlNet: give its condition as control, or a pipeline without it"
             )
         if control is not None and self.controlnet is not None:
             factor = self.downscale
             image = (batch, height * factor, width * factor, self.controlnet.conditioning_channels)
             count = len(self.controlnet.networks) if isinstance(self.controlnet, ControlNets) else 1
-            hint = "" if count == 1 else f"give the conditions of all {count} ControlNets"
-            expect_shape("control", control, image, hint)
+            several = "1 ControlNet: give" if count == 1 else f"{count} ControlNets: give each of them"
+            expect_shape("control", control, image, f"the pipeline has {several} one condition of this size")
             expect_float("control", control)
             if isinstance(control_scale, tuple) and (len(control_scale) != count or count == 1):
                 raise ValueError(

@@ -94,8 +94,7 @@ def image_guidance(
     Raises ValueError for no targets, another shape or dtype, NaN, or values outside [0,1].
     """
     if isinstance(targets, FeatureStatistics):
-        vision_params, width = vision_part(clip_params), clip.model.vision_model.hidden_size
-        target = _checked_statistics(targets, (width,), "this CLIP gives an image", distance)
+        vision_params, target = vision_part(clip_params), image_statistics(clip, targets, distance)
     else:
         vision_params, features = target_features(clip, clip_params, targets)
         target = _feature_statistics(features, distance)
@@ -139,9 +138,7 @@ def text_guidance(
     context of another length or width than the text states.
     """
     if isinstance(texts, FeatureStatistics):
-        encoder = pipe.text_encoder
-        shape = (encoder.max_position_embeddings, encoder.hidden_size)
-        target = _checked_statistics(texts, shape, "this text encoder gives a text", distance)
+        target = text_statistics(pipe, texts, distance)
     elif not len(texts):
         raise ValueError("texts is empty: give at least one target text")
     else:
@@ -206,6 +203,25 @@ def _feature_statistics(features: jax.Array, distance: Distance) -> FeatureStati
     target = FeatureStatistics(features.mean(0), std)
     distance(features[:1], target)
     return target
+
+
+def image_statistics(clip: Clip, target: FeatureStatistics, distance: Distance) -> FeatureStatistics:
+    """Return the statistics of features of images as JAX arrays.
+
+    Raises ValueError if they are of another CLIP than this one, or if the distance refuses them.
+    """
+    shape = (clip.model.vision_model.hidden_size,)
+    return _checked_statistics(target, shape, "this CLIP gives an image", distance)
+
+
+def text_statistics(pipe: Pipeline, target: FeatureStatistics, distance: Distance) -> FeatureStatistics:
+    """Return the statistics of text states as JAX arrays.
+
+    Raises ValueError if they are of another text encoder than this one, or if the distance refuses them.
+    """
+    encoder = pipe.text_encoder
+    shape = (encoder.max_position_embeddings, encoder.hidden_size)
+    return _checked_statistics(target, shape, "this text encoder gives a text", distance)
 
 
 def _checked_statistics(

@@ -1,6 +1,7 @@
-"""Reading and writing one network: a folder with `config.json` and safetensors."""
+"""Reading and writing one component: a network, with `config.json` and weights, a schedule or a tokenizer."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -14,14 +15,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gap_jax.diffusion.schedule import Schedule
 from gap_jax.files import WriteError, free_space
+from gap_jax.models import tokenizer as tokenizers
 from gap_jax.models.clip import CLIPTextModel
 from gap_jax.models.dpt import DPT
 from gap_jax.models.layers import Layer
+from gap_jax.models.tokenizer import Tokenizer
 from gap_jax.models.vae import AutoencoderKL
 from gap_jax.models.vit import ViT
 from gap_jax.weights.convert import load_tree, state_dict
-from gap_jax.weights.repo import Repo
+from gap_jax.weights.repo import Repo, read_json
 from gap_jax.weights.tensors import Tensor, find_tensors
 
 # names of weight files without their extensions
@@ -43,6 +47,40 @@ def read_normalisation(repo: Repo) -> dict[str, tuple[float, ...]]:
     elif repo.find("processor_config.json") is not None:  # transformers ≥ 5
         config = repo.read_json("processor_config.json").get("image_processor", {})
     return {key: tuple(config[key]) for key in ("image_mean", "image_std") if key in config}
+
+
+def read_schedule(repo: Repo) -> Schedule:
+    """Return the schedule of a pipeline; raise ValueError for one that gap_jax does not have."""
+    name = "scheduler/scheduler_config.json"
+    config = repo.read_json(name)
+    if "beta_start" not in config and not config.get("trained_betas"):
+        raise ValueError(
+            f"{repo.model}/{name} must have betas, as in Stable Diffusion 1.x and 2.x, found a "
+            f"{config.get('_class_name')} without any: choose another model"
+        )
+    fields = {field.name for field in dataclasses.fields(Schedule)}
+    values = {key: value for key, value in config.items() if key in fields}
+    if values.get("trained_betas") is not None:
+        values["trained_betas"] = tuple(values["trained_betas"])
+    try:
+        return Schedule(**values)
+    except ValueError as error:
+        raise ValueError(f"{repo.model}/{name}: {error}") from error
+
+
+def read_tokenizer(repo: Repo, prefix: str) -> Tokenizer:
+    """Return the tokenizer whose files are below `prefix`; raise FileNotFoundError if there is none."""
+    files = {name: repo.find(prefix + name) for name in tokenizers.FILES}
+    paths = {name: path for name, path in files.items() if path is not None}
+    if "tokenizer.json" not in paths and not {"vocab.json", "merges.txt"} <= paths.keys():
+        raise FileNotFoundError(
+            f"{repo.model}/{prefix} has no tokenizer: it needs tokenizer.json, or vocab.json with merges.txt."
+            + repo.unreachable
+        )
+    for path in paths.values():
+        if path.suffix == ".json":
+            read_json(path)  # raises now rather than with the first text
+    return Tokenizer(tuple((name, path.read_bytes()) for name, path in paths.items()))
 
 
 def network_dtypes(dtype: Any) -> dict[str, Any]:

@@ -5,7 +5,6 @@ files depends on it.
 """
 
 import re
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -90,13 +89,13 @@ def named_conditions(controlnet: str | Path) -> set[str]:
     return {_CONDITIONS[word] for word in words & _CONDITIONS.keys()}
 
 
-def warn_of_another_condition(controlnet: str | Path, wanted: Condition) -> None:
-    """Warn if a ControlNet is named after other conditions than the `wanted` one."""
+def expect_condition(controlnet: str | Path, wanted: Condition) -> None:
+    """Raise ValueError for a ControlNet that is named after other conditions than the `wanted` one."""
     found = named_conditions(controlnet)
     if found and wanted not in found:
-        warnings.warn(
+        word = next(word for word, condition in _CONDITIONS.items() if condition == wanted)
+        raise ValueError(
             f"the ControlNet {controlnet} must be one for {wanted}, but its name tells of "
             f"{' and '.join(sorted(found))}: images that it draws would not keep their labels. Give another, "
-            f"such as {_EXAMPLES[wanted]}, or ignore this if the name misleads",
-            stacklevel=3,
+            f"such as {_EXAMPLES[wanted]}; if the name misleads, a folder with {word!r} in its name"
         )

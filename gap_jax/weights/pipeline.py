@@ -4,18 +4,16 @@ The layouts are those of diffusers and transformers.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gap_jax.diffusion.pipeline import Params, Pipeline
-from gap_jax.diffusion.schedule import Schedule
-from gap_jax.models import tokenizer as tokenizers
 from gap_jax.models.attention import Form
 from gap_jax.models.clip import Clip, CLIPModel, CLIPTextModel, CLIPVisionModel
 from gap_jax.models.controlnet import ControlNet, ControlNets
 from gap_jax.models.layers import Layer, Recompute
-from gap_jax.models.tokenizer import Tokenizer
 from gap_jax.models.unet import UNet2DCondition
 from gap_jax.models.vae import AutoencoderKL
 from gap_jax.weights import single_file
@@ -27,13 +25,15 @@ from gap_jax.weights.component import (
     read_config,
     read_normalisation,
     read_params,
+    read_schedule,
+    read_tokenizer,
     replace_folder,
     write_component,
     write_json,
 )
 from gap_jax.weights.configs import build, describe
 from gap_jax.weights.lora import Lora, merge_loras
-from gap_jax.weights.repo import FILES, Repo, read_json, shipped
+from gap_jax.weights.repo import FILES, Repo, shipped
 
 TASKS = ("", "Img2Img", "Inpaint", "ControlNet", "ControlNetImg2Img", "ControlNetInpaint")
 PIPELINES = tuple(f"StableDiffusion{task}Pipeline" for task in TASKS)
@@ -41,6 +41,7 @@ LAYOUT = "0.36.0"  # the version of diffusers whose layout is written
 # normalisation of images for CLIP (transformers' OPENAI_CLIP_MEAN and OPENAI_CLIP_STD)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+LoadParams = Callable[[], Params]  # loads the parameters of a network that was opened
 
 
 def load_pipeline(
@@ -85,6 +86,41 @@ def load_pipeline(
     asks for a login, ConnectionError if a download fails, and ValueError for a file that is unreadable,
     unsupported or does not fit its configuration.
     """
+    pipe, load = open_pipeline(
+        model,
+        controlnet,
+        dtype,
+        config=config,
+        lora=lora,
+        vae=vae,
+        attention=attention,
+        recompute=recompute,
+        revision=revision,
+        variant=variant,
+        local_files_only=local_files_only,
+    )
+    return pipe, load()
+
+
+def open_pipeline(
+    model: str | Path,
+    controlnet: str | Path | Sequence[str | Path] | None = None,
+    dtype: Any = "float32",
+    *,
+    config: str | Path | None = None,
+    lora: Sequence[Lora] = (),
+    vae: str | Path | None = None,
+    attention: Form = "auto",
+    recompute: Recompute = "auto",
+    revision: str | None = None,
+    variant: str | None = None,
+    local_files_only: bool = False,
+) -> tuple[Pipeline, LoadParams]:
+    """Read the configurations of a pipeline; return the pipeline and a function that loads its parameters.
+
+    Arguments and errors are those of `load_pipeline`. A configuration that does not fit is told here, and
+    weights that do not by the function.
+    """
     path, tensors, source = Path(model).expanduser(), None, shipped(model)
     if path.is_file() and path.suffix in FILES:
         tensors = single_file.open_file(path)
@@ -105,7 +141,9 @@ def load_pipeline(
     choices = dtypes | {"attention": attention, "recompute": recompute}
     autoencoder = build(AutoencoderKL, *read_config(vae_repo, vae_folder), choices)
     unet = build(UNet2DCondition, *read_config(repo, "unet"), choices)
-    pipe = Pipeline(text_encoder, autoencoder, unet, None, _schedule(repo), _tokenizer(repo, "tokenizer/"))
+    pipe = Pipeline(
+        text_encoder, autoencoder, unet, None, read_schedule(repo), read_tokenizer(repo, "tokenizer/")
+    )
     _check_fit(pipe, str(model))
 
     def read(module: Layer, repo: Repo, folder: str, stems: tuple[str, ...]) -> dict:
@@ -113,26 +151,22 @@ def load_pipeline(
             return load_params(module, repo, folder, stems, variant)
         return read_params(module, single_file.component_tensors(module, tensors, path))
 
-    params = {
-        "text_encoder": read(text_encoder, repo, "text_encoder", TRANSFORMERS),
-        "vae": read(autoencoder, vae_repo, vae_folder, DIFFUSERS),
-        "unet": read(unet, repo, "unet", DIFFUSERS),
-    }
-    params = merge_loras(params, lora, local_files_only=local_files_only)
+    control = None
     if controlnet is not None:
-        return add_controlnet(pipe, params, controlnet, variant=variant, local_files_only=local_files_only)
-    _, kind = index.get("controlnet") or (None, None)
-    if kind is None or tensors is not None:
-        return pipe, params
-    if kind not in ("ControlNetModel", "MultiControlNetModel"):
-        raise ValueError(
-            f"{model}/model_index.json: controlnet must be a ControlNetModel or a MultiControlNetModel, "
-            f"found a {kind}: give one with the argument controlnet"
-        )
-    folders = ["controlnet"]
-    while kind == "MultiControlNetModel" and repo.find(f"{_multi(len(folders))}/config.json") is not None:
-        folders.append(_multi(len(folders)))
-    return _together([_add_controlnet(pipe, params, repo, folder, variant) for folder in folders])
+        control = _open_controlnets(pipe, controlnet, None, variant, local_files_only)
+    elif tensors is None:
+        control = _open_own_controlnets(pipe, repo, index, variant)
+
+    def load() -> Params:
+        params = {
+            "text_encoder": read(text_encoder, repo, "text_encoder", TRANSFORMERS),
+            "vae": read(autoencoder, vae_repo, vae_folder, DIFFUSERS),
+            "unet": read(unet, repo, "unet", DIFFUSERS),
+        }
+        params = merge_loras(params, lora, local_files_only=local_files_only)
+        return params if control is None else params | {"controlnet": control[1]()}
+
+    return pipe if control is None else control[0], load
 
 
 def add_controlnet(
@@ -153,26 +187,46 @@ def add_controlnet(
     The ControlNet computes as the UNet does: its dtypes, `attention` and `recompute` are the UNet's. Other
     arguments and errors are those of `load_pipeline`.
     """
-    if not isinstance(controlnet, str | Path):
-        if not controlnet:
+    pipe, load = _open_controlnets(pipe, controlnet, revision, variant, local_files_only)
+    return pipe, params | {"controlnet": load()}
+
+
+def _open_controlnets(pipe, given, revision, variant, local_files_only) -> tuple[Pipeline, LoadParams]:
+    """Return the pipeline with the given ControlNets, and a function that loads their parameters alone."""
+    if not isinstance(given, str | Path):
+        if not given:
             raise ValueError("controlnet must name a ControlNet or several, found none: leave it out")
-        options: dict[str, Any] = {"revision": revision, "variant": variant}
-        options["local_files_only"] = local_files_only
-        return _together([add_controlnet(pipe, params, one, **options) for one in controlnet])
-    path = Path(controlnet).expanduser()
+        options = revision, variant, local_files_only
+        return _together([_open_controlnets(pipe, one, *options) for one in given])
+    path = Path(given).expanduser()
     if path.is_file() and path.suffix in FILES:
         module, tensors = single_file.controlnet_from(single_file.open_file(path), path, pipe.unet)
-        pipe = _with_controlnet(pipe, module, str(path))
-        return pipe, params | {"controlnet": read_params(module, tensors)}
-    repo = Repo(controlnet, revision=revision, local_files_only=local_files_only)
-    return _add_controlnet(pipe, params, repo, "", variant)
+        return _with_controlnet(pipe, module, str(path)), partial(read_params, module, tensors)
+    repo = Repo(given, revision=revision, local_files_only=local_files_only)
+    return _open_controlnet(pipe, repo, "", variant)
 
 
-def _add_controlnet(pipe, params, repo, folder, variant):
+def _open_own_controlnets(pipe, repo, index, variant) -> tuple[Pipeline, LoadParams] | None:
+    """Do the same for the ControlNets that a `model_index.json` names; return None if there are none."""
+    _, kind = index.get("controlnet") or (None, None)
+    if kind is None:
+        return None
+    if kind not in ("ControlNetModel", "MultiControlNetModel"):
+        raise ValueError(
+            f"{repo.model}/model_index.json: controlnet must be a ControlNetModel or a MultiControlNetModel, "
+            f"found a {kind}: give one with the argument controlnet"
+        )
+    folders = ["controlnet"]
+    while kind == "MultiControlNetModel" and repo.find(f"{_multi(len(folders))}/config.json") is not None:
+        folders.append(_multi(len(folders)))
+    return _together([_open_controlnet(pipe, repo, folder, variant) for folder in folders])
+
+
+def _open_controlnet(pipe, repo, folder, variant) -> tuple[Pipeline, LoadParams]:
     config, source = read_config(repo, folder)
     controlnet = build(ControlNet, config, source, network_dtypes(pipe.unet.dtype))
-    pipe = _with_controlnet(pipe, controlnet, source)
-    return pipe, params | {"controlnet": load_params(controlnet, repo, folder, DIFFUSERS, variant)}
+    load = partial(load_params, controlnet, repo, folder, DIFFUSERS, variant)
+    return _with_controlnet(pipe, controlnet, source), load
 
 
 def _multi(number: int) -> str:
@@ -180,14 +234,13 @@ def _multi(number: int) -> str:
     return f"controlnet_{number}" if number else "controlnet"
 
 
-def _together(single: Sequence[tuple[Pipeline, Params]]) -> tuple[Pipeline, Params]:
+def _together(opened: Sequence[tuple[Pipeline, LoadParams]]) -> tuple[Pipeline, LoadParams]:
     """Return one pipeline with the ControlNets of several, which are otherwise the same."""
-    if len(single) == 1:
-        return single[0]
-    pipes, all_params = zip(*single, strict=True)
+    if len(opened) == 1:
+        return opened[0]
+    pipes, loads = zip(*opened, strict=True)
     pipe = dataclasses.replace(pipes[0], controlnet=ControlNets(tuple(one.controlnet for one in pipes)))
-    networks = {f"networks_{i}": params["controlnet"] for i, params in enumerate(all_params)}
-    return pipe, all_params[0] | {"controlnet": networks}
+    return pipe, lambda: {f"networks_{i}": load() for i, load in enumerate(loads)}
 
 
 def _with_controlnet(pipe: Pipeline, controlnet: ControlNet, source: str) -> Pipeline:
@@ -218,6 +271,24 @@ def load_clip(
     `model` is a folder in transformers' layout, a hub id (`"openai/clip-vit-large-patch14"`), or `"small"` or
     `"wildlife"`, which come with gap_jax. Other arguments and errors are those of `load_pipeline`.
     """
+    clip, load = open_clip(
+        model, dtype, revision=revision, variant=variant, local_files_only=local_files_only
+    )
+    return clip, load()
+
+
+def open_clip(
+    model: str | Path,
+    dtype: Any = "float32",
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    local_files_only: bool = False,
+) -> tuple[Clip, LoadParams]:
+    """Read the configurations of a CLIP model; return it and a function that loads its parameters.
+
+    Arguments and errors are those of `load_clip`.
+    """
     repo = Repo(shipped(model, "clip"), revision=revision, local_files_only=local_files_only)
     config, source = read_config(repo, "")
     if "text_config" not in config or "vision_config" not in config:
@@ -232,8 +303,8 @@ def load_clip(
     }
     network = build(CLIPModel, config, source, encoders | dtypes)
     normalise: dict[str, Any] = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD} | read_normalisation(repo)
-    clip = Clip(network, _tokenizer(repo, ""), **normalise)
-    return clip, load_params(network, repo, "", TRANSFORMERS, variant)
+    clip = Clip(network, read_tokenizer(repo, ""), **normalise)
+    return clip, partial(load_params, network, repo, "", TRANSFORMERS, variant)
 
 
 def save_pipeline(pipe: Pipeline, params: Params, folder: str | Path) -> None:
@@ -295,38 +366,6 @@ def save_clip(clip: Clip, params: Params, folder: str | Path) -> None:
             "crop_size": {"height": size, "width": size},
         }
         write_json(target / "preprocessor_config.json", normalise)
-
-
-def _schedule(repo: Repo) -> Schedule:
-    name = "scheduler/scheduler_config.json"
-    config = repo.read_json(name)
-    if "beta_start" not in config and not config.get("trained_betas"):
-        raise ValueError(
-            f"{repo.model}/{name} must have betas, as in Stable Diffusion 1.x and 2.x, found a "
-            f"{config.get('_class_name')} without any: choose another model"
-        )
-    fields = {field.name for field in dataclasses.fields(Schedule)}
-    values = {key: value for key, value in config.items() if key in fields}
-    if values.get("trained_betas") is not None:
-        values["trained_betas"] = tuple(values["trained_betas"])
-    try:
-        return Schedule(**values)
-    except ValueError as error:
-        raise ValueError(f"{repo.model}/{name}: {error}") from error
-
-
-def _tokenizer(repo: Repo, prefix: str) -> Tokenizer:
-    files = {name: repo.find(prefix + name) for name in tokenizers.FILES}
-    paths = {name: path for name, path in files.items() if path is not None}
-    if "tokenizer.json" not in paths and not {"vocab.json", "merges.txt"} <= paths.keys():
-        raise FileNotFoundError(
-            f"{repo.model}/{prefix} has no tokenizer: it needs tokenizer.json, or vocab.json with merges.txt."
-            + repo.unreachable
-        )
-    for path in paths.values():
-        if path.suffix == ".json":
-            read_json(path)  # raises now rather than with the first text
-    return Tokenizer(tuple((name, path.read_bytes()) for name, path in paths.items()))
 
 
 def _check_fit(pipe: Pipeline, source: str) -> None:

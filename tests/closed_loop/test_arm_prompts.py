@@ -12,7 +12,6 @@ from gap_jax.closed_loop.arm_prompts import (
     PromptSet,
     contexts,
     generating_rows,
-    initial_prompts,
     optimizing_rows,
     populations,
     text_prompts,
@@ -20,7 +19,8 @@ from gap_jax.closed_loop.arm_prompts import (
     tokens,
 )
 from gap_jax.closed_loop.arms import ARMS
-from gap_jax.closed_loop.settings import Optimizing
+from gap_jax.closed_loop.programs import Programs
+from gap_jax.closed_loop.settings import Optimizing, Settings
 from gap_jax.closed_loop.terms import adversarial_start
 from gap_jax.experiments.depth.settings import SmallRooms
 from gap_jax.experiments.depth.small_world import build
@@ -61,10 +61,11 @@ def test_populations_are_for_targets_and_for_subsets_with_prompts_of_their_own(w
 
 def test_all_arms_of_a_seed_begin_alike_and_seeds_do_not(world):
     config = Optimizing(prompts=2)
-    first, *others = (initial_prompts(ARMS[arm], world, config, 0) for arm in ("adversarial", "guided"))
+    programs = Programs(Settings(arms=("adversarial", "guided"), optimizing=config), world)
+    first, *others = (programs.initial_prompts(ARMS[arm], 0) for arm in programs.settings.arms)
     for prompt_set in others[0]:
         np.testing.assert_array_equal(prompt_set.embeddings, first[0].embeddings)
-    (other,) = initial_prompts(ARMS["adversarial"], world, config, 1)
+    (other,) = programs.initial_prompts(ARMS["adversarial"], 1)
     assert np.abs(other.embeddings - first[0].embeddings).min(axis=(1, 2)).max() > 0
     assert first[0].label == "all" and others[0][0].label == "fog"
     assert first[0].texts == ("<gap-0>", "<gap-1>")
@@ -102,9 +103,10 @@ def test_tokens_name_the_arm_whose_prompts_they_are_and_any_seed_but_the_first()
 def test_guided_arms_have_prompts_for_each_target_and_the_random_arm_its_own_number(world):
     config = Optimizing(prompts=4, prompts_per_target=1, placeholders=2)
     config = dataclasses.replace(config, random_prompts=5, random_placeholders=1)
+    programs = Programs(Settings(arms=("adversarial", "guided", "agnostic-random"), optimizing=config), world)
     shapes = {
-        arm: [prompt_set.embeddings.shape[:2] for prompt_set in initial_prompts(ARMS[arm], world, config, 0)]
-        for arm in ("adversarial", "guided", "agnostic-random")
+        arm: [prompt_set.embeddings.shape[:2] for prompt_set in programs.initial_prompts(ARMS[arm], 0)]
+        for arm in programs.settings.arms
     }
     assert shapes == {"adversarial": [(4, 2)], "guided": [(1, 2), (1, 2)], "agnostic-random": [(5, 1)]}
 
@@ -143,7 +145,8 @@ def test_prompts_start_from_earlier_ones_or_from_their_distribution(world, tmp_p
     folder = Optimizing(prompts=4, placeholders=2, earlier=(tmp_path / "run",))
 
     def started(config, arm="adversarial"):
-        return initial_prompts(ARMS[arm], world, config, 0)[0].embeddings
+        programs = Programs(Settings(arms=(arm,), optimizing=config), world)
+        return programs.initial_prompts(ARMS[arm], 0)[0].embeddings
 
     np.testing.assert_array_equal(started(folder), earlier[[0, 1, 2, 0]])
     np.testing.assert_array_equal(
@@ -178,7 +181,8 @@ def test_prompts_start_from_earlier_ones_or_from_their_distribution(world, tmp_p
 
 def test_a_suffix_follows_embeddings_but_not_texts(world):
     pipe, params = world.generator.pipe, world.generator.params
-    (drawn,) = initial_prompts(ARMS["adversarial"], world, Optimizing(prompts=1), 0)
+    programs = Programs(Settings(arms=("adversarial",), optimizing=Optimizing(prompts=1)), world)
+    (drawn,) = programs.initial_prompts(ARMS["adversarial"], 0)
     found = contexts(pipe, params, drawn, ", red")
     ids = pipe.tokenize(["<0>,<1>,<2>, red"], 3)
     np.testing.assert_array_equal(found[0], pipe.encode_text(params, ids, drawn.embeddings[0])[0])

@@ -6,14 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import gap_jax
+from gap_jax import prompts
 from gap_jax.closed_loop.arms import adversarial_arm
-from gap_jax.closed_loop.programs import num_micro_batches
+from gap_jax.closed_loop.programs import Programs, num_micro_batches
 from gap_jax.closed_loop.requirements import check_requirements
 from gap_jax.closed_loop.settings import Optimizing, SamplingSettings, Settings
-from gap_jax.closed_loop.world import FixedPrompts, Generator, load_others
+from gap_jax.closed_loop.world import FixedPrompts, Generator, TargetDomain, load_others
 from gap_jax.data.loader import unstack
+from gap_jax.diffusion.align import Alignment, Start, first_noise
 from gap_jax.experiments.depth.settings import SmallRooms
 from gap_jax.experiments.depth.small_world import build
+from gap_jax.small_worlds import rooms
+from gap_jax.stages.guidance import FeatureStatistics
 
 SETTINGS = Settings(
     arms=("control", "adversarial-sdedit", "guided-adversarial"), optimizing=Optimizing(batch=2)
@@ -102,20 +107,19 @@ def test_baselines_that_the_world_does_not_have_are_refused(world):
         check_requirements(dataclasses.replace(SETTINGS, arms=("control", "cutmix")), world)
 
 
-def test_nothing_is_loaded_before_all_else_is_checked(world, tmp_path):
-    def load():
-        raise AssertionError("the generator was loaded")
+def refuse():
+    raise AssertionError("the generator was opened")
 
+
+def test_the_generator_is_not_opened_before_all_else_is_checked(world, tmp_path):
     def change(settings, **fields):
-        changed = dataclasses.replace(world, generator=Generator(load), **fields)
+        changed = dataclasses.replace(world, generator=Generator(refuse, refuse), **fields)
         return lambda: check_requirements(dataclasses.replace(SETTINGS, **settings), changed)
 
     fog = dataclasses.replace(world.targets["fog"], sources=np.array([10_000]))
     (tmp_path / "prompts.txt").write_text("a room\na {subset} room")
-    missing = Optimizing(earlier=(tmp_path / "missing.safetensors",))
     for check, error, why in (
         (change({"sampling": SamplingSettings(size=128)}), ValueError, "at 128x128 pixels"),
-        (change({"optimizing": missing}), FileNotFoundError, r"missing.safetensors"),
         (change({"arms": ("guided",)}, targets={"fog": fog}), ValueError, "no original image of .* 'fog'"),
         (
             change({"arms": ("agnostic",)}, prompts=FixedPrompts(agnostic="a {subset}")),
@@ -127,10 +131,99 @@ def test_nothing_is_loaded_before_all_else_is_checked(world, tmp_path):
             ValueError,
             r"'a \{subset\} room' has \{subset\}, but the data has no subsets",
         ),
-        (change({}), AssertionError, "the generator was loaded"),
+        (change({}), AssertionError, "the generator was opened"),
     ):
         with pytest.raises(error, match=why):
             check()
+
+
+def unlike_the_generator(world, tmp_path):
+    """Worlds and settings that do not fit a generator, by what the error says."""
+    width = world.generator.pipe.text_encoder.hidden_size
+    for name, shape in (("other", (3, width + 1)), ("short", (2, width))):
+        prompts.save(tmp_path / f"{name}.safetensors", np.zeros(shape, np.float32))
+
+    def change(settings=SETTINGS, **fields):
+        return settings, dataclasses.replace(world, **fields)
+
+    def task(**fields):
+        return change(task=dataclasses.replace(world.task, **fields))
+
+    def optimizing(**fields):
+        optimizing = dataclasses.replace(SETTINGS.optimizing, **fields)
+        return change(dataclasses.replace(SETTINGS, optimizing=optimizing))
+
+    def target(**fields):
+        return {"targets": {"night": TargetDomain(**fields)}}
+
+    def features(*shape):
+        return FeatureStatistics(np.zeros(shape, np.float32), None)
+
+    small = {name: array[:, :32, :32] for name, array in world.data.test.items()}
+    small["keep"] = np.ones((1, 64, 64, 1), bool)
+    masked = dataclasses.replace(world.data, original=unstack(small))
+    sees = rooms.condition
+    guided_by_text = dataclasses.replace(SETTINGS, arms=("control", "guided-text"))
+    few_steps = dataclasses.replace(
+        SETTINGS, generating=dataclasses.replace(SETTINGS.generating, denoising_steps=1)
+    )
+    return {
+        r"multiples of 4, the factor of the VAE; found 33x33": change(
+            dataclasses.replace(SETTINGS, sampling=SamplingSettings(size=33))
+        ),
+        r"strength 0.6 leaves none of 1 steps": change(few_steps),
+        r"control must have shape \[1, 64, 64, 3\], found \[1, 64, 64, 6\]: the pipeline has 1 Contr": task(
+            align=lambda strength: gap_jax.controlnet(sees, sees, strength=strength)
+        ),
+        r"control_scale must be a number or, with several .* found 2 numbers for 1": task(
+            align=lambda strength: gap_jax.controlnet(sees, control_scale=(1.0, 0.5))
+        ),
+        r"reads the array 'classes', which the examples do not have; they have image, depth, mask": task(
+            align=lambda strength: gap_jax.controlnet(lambda batch: gap_jax.class_condition(batch["classes"]))
+        ),
+        r"from the original ones: the pipeline has a ControlNet: give its condition": task(
+            generation_align=lambda strength: no_condition
+        ),
+        r"keep must have shape \[1, 32, 32, 1\], found \[1, 64, 64, 1\]: a mask has the size": change(
+            data=masked, task=dataclasses.replace(world.task, generation_align=gap_jax.inpaint)
+        ),
+        r"domain night: the mean .* must have shape \[128\], found \[1024\]: this CLIP gives": change(
+            **target(images=features(1024))
+        ),
+        r"night: the mean of .* must have shape \[32, 96\], found \[77, 96\]: this text enc": change(
+            guided_by_text, **target(text=features(77, 96))
+        ),
+        r"night: images of 63x63 pixels: both sides must be divisible by 4": change(
+            dataclasses.replace(SETTINGS, arms=("control", "guided-inversion")),
+            **target(images=np.zeros((2, 63, 63, 3), np.float32)),
+        ),
+        r"'a b' must be a single token of the vocabulary": optimizing(start="a b"),
+        rf"other.safetensors must have {width} numbers .* found {width + 1}: they are of another": optimizing(
+            earlier=(tmp_path / "other.safetensors",)
+        ),
+        r"short.safetensors must have 3 placeholders .* found 2": optimizing(
+            earlier=(tmp_path / "short.safetensors",)
+        ),
+        r"missing.safetensors": optimizing(earlier=(tmp_path / "missing.safetensors",)),
+    }
+
+
+def no_condition_start(pipe, params, batch, keys, sampling):
+    return Start(first_noise(pipe, batch["image"], keys))
+
+
+no_condition = Alignment(no_condition_start)
+
+
+def test_what_does_not_fit_the_generator_is_told_before_its_weights_are_loaded(world, tmp_path):
+    pipe, clip = world.generator.pipe, world.generator.clip
+    unread = Generator(lambda: (pipe, refuse), lambda: (clip, refuse))
+    for why, (settings, other) in unlike_the_generator(world, tmp_path).items():
+        with pytest.raises((ValueError, FileNotFoundError), match=why) as error:
+            Programs(settings, dataclasses.replace(other, generator=unread))
+        assert len(str(error.value)) < 500
+    with pytest.raises(AssertionError, match="the generator was opened"):
+        Programs(SETTINGS, dataclasses.replace(world, generator=unread))
 
 
 def test_images_are_not_generated_larger_than_the_original_ones(world):

@@ -84,7 +84,7 @@ def test_without_masks_it_draws_the_images_alone(tmp_path, capsys):
     given = ("--sheet", sheet, "--size", SIDE, "--validation", 0, "--test", 0)
     run("class-folder", "--root", tmp_path / "mine", *given)
     output = capsys.readouterr().out
-    assert "cat/one: no mask" in output and "kept" not in output and "belong together" not in output
+    assert "cat/one: whole image" in output and "kept" not in output and "belong together" not in output
     drawn = np.asarray(Image.open(sheet)).reshape(2, SIDE + 4, SIDE + 4, 3)[:, :SIDE, :SIDE]
     np.testing.assert_array_equal(drawn, [draw(seed).image for seed in range(2)])
 

@@ -100,7 +100,9 @@ def test_conditions_that_do_not_fit_the_controlnets_are_refused(models, two):
     def see(batch):
         return gap_jax.class_condition(batch["classes"])
 
-    with pytest.raises(ValueError, match=r"shape \[2, 32, 32, 6\], found \[2, 32, 32, 3\]: give.* all 2"):
+    with pytest.raises(
+        ValueError, match=r"shape \[2, 32, 32, 6\], found \[2, 32, 32, 3\]: the pipeline has 2 Co"
+    ):
         draw(see)
     with pytest.raises(ValueError, match="a tuple of as many; found 3 numbers for 2"):
         draw(see, see, control_scale=(1.0, 1.0, 1.0))

@@ -5,10 +5,10 @@ import pytest
 
 @pytest.fixture
 def no_generator(monkeypatch):
-    """Fails a test that loads Stable Diffusion or CLIP."""
+    """Fails a test that opens Stable Diffusion or CLIP."""
 
-    def load(*args, **options):
-        raise AssertionError("the generator was loaded")
+    def refuse(*args, **options):
+        raise AssertionError("the generator was opened")
 
-    for name in ("load_pipeline", "load_clip"):
-        monkeypatch.setattr(f"gap_jax.closed_loop.world.{name}", load)
+    for name in ("open_pipeline", "open_clip"):
+        monkeypatch.setattr(f"gap_jax.closed_loop.world.{name}", refuse)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shlex
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from gap_jax.closed_loop.arms import ARMS
-from gap_jax.closed_loop.command import parse
+from gap_jax.closed_loop.command import parse, shortened
 from gap_jax.data.masked.dataset import MaskedFolder
 from gap_jax.data.masked.folder import MaskedFolderLayout
 from gap_jax.data.prepared import Prepared
@@ -186,12 +187,16 @@ def test_the_kind_of_a_folder_chooses_the_preset_and_the_targets_choose_the_arms
     assert next(iter(experiment(["--data", "depth", "--preset", "masks"]).presets)) == "masks"
     args = ["--data", "depth", "--loss", "midas"]
     assert [experiment(args[:n]).presets["depth"].settings.optimizing.threshold for n in (2, 4)] == [-0.2, -1]
-    guided = [
-        [arm for arm in presets("masks", targets)["masks"].settings.arms if ARMS[arm].guided]
+    chosen = [
+        presets("masks", targets)["masks"].settings
         for targets in ([], [str(tmp_path)], ["a photo at night"], [str(tmp_path), "a photo at night"])
     ]
+    guided = [[arm for arm in settings.arms if ARMS[arm].guided] for settings in chosen]
     image, text = "guided-adversarial", "guided-adversarial-text"
     assert guided == [[image], [image], [text], [image, text]]
+    assert [shortened(settings).arms for settings in chosen] == [
+        ("control", "agnostic", guides) for guides in (image, image, text, image)
+    ]
 
 
 @pytest.mark.parametrize("kind", ["depth", "class-maps"])
@@ -286,7 +291,7 @@ def remove(root, name):
             "masks",
             lambda root: root.rename(root.parent / "x"),
             "",
-            "mine/images is missing: .*mine must hold",
+            "there is no folder mine: give that of your images by --data",
         ),
         (
             "masks",
@@ -324,7 +329,7 @@ def remove(root, name):
         ("masks", lambda root: None, "--classes cat dog fox owl", "found none of owl"),
         ("masks", lambda root: None, "--targets night photos/night", "photos/night looks like a path"),
         ("masks", lambda root: None, "--pixels 0", "pixels must be 1 or more; found 0"),
-        ("masks", lambda root: None, "", "'classifier' is neither an existing folder nor a hub id"),
+        ("masks", lambda root: None, "", "the model to improve is missing: give it by --model"),
     ],
 )
 def test_what_is_wrong_is_told_before_a_network_is_loaded(
@@ -332,7 +337,7 @@ def test_what_is_wrong_is_told_before_a_network_is_loaded(
 ):
     root = folder(kind)
     break_it(root)
-    model = [] if "classifier" in message else ["--model", __file__]
+    model = [] if "by --model" in message else ["--model", __file__]
     with pytest.raises(SystemExit, match=f"error: .*{message}") as error:
         main(
             ["--data", "mine", *model, *SHORT, "--far", "10000"][: None if kind == "depth" else -2]
@@ -353,3 +358,24 @@ def test_settings_and_models_that_do_not_fit_the_data_are_refused_before_the_gen
     (root / "images" / "dog").rename(tmp_path / "dog")
     with pytest.raises(SystemExit, match=r"the model must have 2 classes like the data; found 3"):
         main(["--data", str(root), *networks, *SHORT, "--work", "other"])
+
+
+def test_a_generator_that_does_not_fit_is_refused_before_its_weights_are_read(
+    folder, networks, inpaint, sd15, tmp_path
+):
+    bare = {
+        made.folder: str(shutil.copytree(made.folder, to, ignore=shutil.ignore_patterns("*.safetensors")))
+        for made, to in ((inpaint, tmp_path / "inpaint"), (sd15, tmp_path / "sd15"))
+    }
+    networks[networks.index(str(inpaint.folder))] = bare[inpaint.folder]
+    torch.save({"mean": torch.ones(1024)}, tmp_path / "features.pt")
+    command = ["--data", str(folder("masks")), *networks, *SHORT]
+    for options, message in (
+        ("--sampling.size 63", "multiples of 4, the factor of the VAE; found 63x63"),
+        (f"--pipeline {bare[sd15.folder]}", "sd15 has a ControlNet, which images with classes have no condi"),
+        ("--targets night features.pt", r"target domain night: the mean .* found \[1024\]: this CLIP gives"),
+        ("", "inpaint/text_encoder has no weights"),
+    ):
+        with pytest.raises(SystemExit, match=f"error: .*{message}"):
+            main([*command, *options.split()])
+    assert not (tmp_path / "runs" / "own" / "config.json").exists()

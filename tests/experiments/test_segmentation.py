@@ -92,7 +92,8 @@ def test_a_torch_module_is_a_segmentation_model(factories):
     np.testing.assert_allclose(network.predict(network.params, images), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_model_of_other_classes_is_refused_before_anything_is_generated(factories, no_generator):
+def test_a_model_of_other_classes_is_refused_before_anything_is_rendered(factories, monkeypatch):
+    monkeypatch.delattr(rooms, "render")
     with pytest.raises(ValueError, match=r"of_other_classes must tell 6 classes, .*; found 5: give a model"):
         world.build(SegmentedRooms(original=2, model="my_segmenters:of_other_classes"), held_out=2)
 

@@ -124,6 +124,7 @@ def test_ids_are_there_once(html):
 
 def test_the_numbers_are_on_the_page(html, sampled):
     assert re.search(r"has\s+learned to look away", html)
+    assert "Each image is generated from\na depth map of" in html
     assert "3 seeds" in html and "optimize.\u200bearly_stop.\u200bthreshold" in html
 
 
@@ -159,14 +160,14 @@ def test_results_with_nothing_but_a_control_make_a_page(bare, tmp_path):
 def test_names_are_text_whatever_they_hold(copy, tmp_path):
     content = json.loads(copy.read_text())
     evil = '</script><script>alert("$x$")</script>'
-    content["title"] = evil
+    content["title"], content["label"] = evil, "edge map"
     for prompt in content["prompts"]:
         prompt["name"] = evil
         prompt["losses"] = {evil + name: values for name, values in prompt["losses"].items()}
         prompt["words"] = [[[evil, 0.5]]]
     copy.write_text(json.dumps(content))
     html = page.write_page(copy, tmp_path / "report").read_text()
-    assert "<script>alert" not in html
+    assert "<script>alert" not in html and "The label, an edge map, stays" in html
     assert sum(tag == "script" for tag, _ in Elements(html).tags) == 3
 
 

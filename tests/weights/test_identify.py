@@ -1,11 +1,10 @@
-"""The condition that a ControlNet's name tells, and the warning about another one."""
+"""The condition that a ControlNet's name tells, and the refusal of another one."""
 
 import json
-import warnings
 
 import pytest
 
-from gap_jax.weights.identify import named_conditions, warn_of_another_condition
+from gap_jax.weights.identify import expect_condition, named_conditions
 
 
 @pytest.mark.parametrize(
@@ -33,12 +32,13 @@ def test_a_saved_folder_tells_the_model_that_it_was(tmp_path):
     assert named_conditions(tmp_path / "controlnet") == {"class maps"}
 
 
-def test_only_another_condition_is_warned_of():
-    with pytest.warns(
-        UserWarning, match=r"one for depth, but its name tells of Canny edges: .*sd-controlnet-depth"
-    ):
-        warn_of_another_condition("lllyasviel/sd-controlnet-canny", "depth")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for name in ("lllyasviel/sd-controlnet-seg", "mine/controlnet", "mine/canny-and-seg"):
-            warn_of_another_condition(name, "class maps")
+def test_only_another_condition_is_refused():
+    for wanted, name in (("depth", "lllyasviel/sd-controlnet-canny"), ("class maps", "mine/hed-and-canny")):
+        with pytest.raises(
+            ValueError, match=rf"one for {wanted}, but its name tells of Canny edges"
+        ) as error:
+            expect_condition(name, wanted)
+        assert len(str(error.value)) < 500
+    assert "Give another, such as lllyasviel/sd-controlnet-seg; if the name" in str(error.value)
+    for name in ("lllyasviel/sd-controlnet-seg", "mine/controlnet", "mine/canny-and-seg"):
+        expect_condition(name, "class maps")

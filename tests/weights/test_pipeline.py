@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import gap_jax
 from gap_jax.diffusion.schedule import Schedule
+from gap_jax.weights.pipeline import open_clip, open_pipeline
 from tests.torch_references.folders import torch_pipeline
 
 COMPONENTS = ("text_encoder", "vae", "unet", "controlnet")
@@ -361,3 +362,18 @@ def test_transformers_loads_the_clip_that_is_saved(clip, tmp_path):
     again, params = gap_jax.load_clip(tmp_path / "saved")
     assert again == clip.clip
     assert_equal(params, clip.params)
+
+
+def test_a_pipeline_is_opened_without_its_weights(sd15, clip, tmp_path):
+    ignore = shutil.ignore_patterns("*.safetensors")
+    for opened, known, made in ((open_pipeline, sd15.pipe, sd15), (open_clip, clip.clip, clip)):
+        bare = shutil.copytree(made.folder, tmp_path / opened.__name__, ignore=ignore)
+        module, load = opened(bare)
+        assert module == known
+        with pytest.raises(FileNotFoundError, match="has no weights"):
+            load()
+    (bare := tmp_path / "open_pipeline" / "controlnet" / "config.json").write_text(
+        bare.read_text().replace('"cross_attention_dim": 48', '"cross_attention_dim": 64')
+    )
+    with pytest.raises(ValueError, match="cross_attention_dim must be the UNet's, 48, found 64"):
+        gap_jax.load_pipeline(tmp_path / "open_pipeline")

@@ -10,7 +10,6 @@ from gap_jax.closed_loop.settings import GeneratorFiles
 from gap_jax.closed_loop.world import (
     FixedPrompts,
     Generator,
-    Loaded,
     Models,
     World,
     as_batch,
@@ -20,28 +19,30 @@ from gap_jax.closed_loop.world import (
 from gap_jax.data.batch import HostBatch
 from gap_jax.data.loader import Source, unstack
 from gap_jax.data.prepared import Prepared
+from gap_jax.diffusion.pipeline import Pipeline
 from gap_jax.experiments.classification.settings import ClassificationFiles
 from gap_jax.experiments.classification.task import classifier
 from gap_jax.models.network import Network
+from gap_jax.weights.pipeline import LoadParams
 
 FIELDS = ("image", "keep", "label")
 FIRST_TARGET = 100_000  # target domains of the small world show pictures from this number on
 
 
 def generator_from(config: ClassificationFiles) -> Generator:
-    """Return the generator that the configuration names; once used, it raises ValueError for a ControlNet."""
-    load = load_generator(config).load
+    """Return the generator that the configuration names; opening it raises ValueError for a ControlNet."""
+    generator = load_generator(config)
 
-    def load_without_controlnet() -> Loaded:
-        loaded = load()
-        if loaded[0].controlnet is not None:
+    def open_without_controlnet() -> tuple[Pipeline, LoadParams]:
+        opened = generator.open_pipeline()
+        if opened[0].controlnet is not None:
             raise ValueError(
                 f"{config.pipeline} has a ControlNet, which images with classes have no condition for: give "
                 "a pipeline without one, or remove controlnet from its model_index.json"
             )
-        return loaded
+        return opened
 
-    return Generator(load_without_controlnet)
+    return dataclasses.replace(generator, open_pipeline=open_without_controlnet)
 
 
 def models_from(config: ClassificationFiles) -> Models:

@@ -33,7 +33,7 @@ from gap_jax.small_worlds import rooms
 from gap_jax.stages.evaluate import SetKey
 from gap_jax.tasks.depth import NEGATIVE_PROMPT
 from gap_jax.weights.depth import load_depth, save_depth
-from gap_jax.weights.identify import warn_of_another_condition
+from gap_jax.weights.identify import expect_condition
 
 UNET_SIZE = 256  # side of the images that XTC's U-Net was trained on
 TARGET_TEXTS = {"fog": "a photo of a room in fog", "blur": "a blurry photo of a room"}
@@ -53,6 +53,7 @@ def build(config: DepthFiles, held_out: int) -> World:
     Raises FileNotFoundError and ValueError for data and models that are missing or unlike what is expected,
     before the generator is loaded.
     """
+    expect_condition(config.controlnet or Path(config.pipeline, "controlnet"), "depth")
     held_out_data = config.held_out or config.data
     validation, test = (Prepared(held_out_data, split).sample(held_out) for split in ("validation", "test"))
     precomputed = _check_precomputed(config.corrupted, test)
@@ -67,7 +68,6 @@ def build(config: DepthFiles, held_out: int) -> World:
         critic=load(config.critic or config.model, config.size),
         others=load_others(config.models, load),
     )
-    warn_of_another_condition(config.controlnet or Path(config.pipeline, "controlnet"), "depth")
     task = depth_task(config.loss, NEGATIVE_PROMPT)
     if (config.pipeline, config.controlnet) == ("small", None):
         task = depth_task(config.loss, condition=rooms.condition)  # as the small world's was trained

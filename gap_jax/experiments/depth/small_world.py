@@ -65,6 +65,11 @@ def small_world(*, original: int = 512, target_images: int = 8, held_out: int = 
 
 def build(config: SmallRooms, held_out: int) -> World:
     """Return the world, with `held_out` rooms in each held-out set."""
+    models = Models(  # first, so that one that cannot be loaded is told before the rooms are rendered
+        model=_network(config.model),
+        critic=_network("critic"),
+        others=load_others(config.models, _network),
+    )
     train, validation, test = (rooms.SPLITS[split] for split in ("train", "validation", "test"))
     original = unstack(_plain_rooms(train, range(config.original)))
     tested = _plain_rooms(test, range(held_out))
@@ -74,11 +79,7 @@ def build(config: SmallRooms, held_out: int) -> World:
         summary=f"A {MODEL_TITLES[config.model]} that predicts depth, trained on sharp pictures of grey and "
         "beige rooms, meets fog and blur.",
         generator=load_generator(GeneratorFiles(pipeline="small", clip="small")),
-        models=Models(
-            model=_network(config.model),
-            critic=_network("critic"),
-            others=load_others(config.models, _network),
-        ),
+        models=models,
         task=depth_task(condition=rooms.condition),
         data=DataSets(
             original=original,

@@ -40,6 +40,10 @@ def experiment(args: Sequence[str]) -> Experiment:
     def build_world(config: OwnDepth | OwnSegmented | OwnMasked, held_out: int) -> "World":
         from gap_jax.experiments.own import comparison, worlds
 
+        if not config.data.is_dir():
+            raise FileNotFoundError(f"there is no folder {config.data}: give that of your images by --data")
+        if config.model == type(config).model and "/" not in config.model and not Path(config.model).exists():
+            raise ValueError("the model to improve is missing: give it by --model")
         if isinstance(config, OwnDepth):
             world = worlds.build_depth(config, given.work, held_out)
         elif isinstance(config, OwnSegmented):

@@ -25,7 +25,7 @@ from gap_jax.experiments.segmentation.world import segmentation_task
 from gap_jax.small_worlds import rooms
 from gap_jax.tasks.depth import NEGATIVE_PROMPT
 from gap_jax.weights.depth import load_depth
-from gap_jax.weights.identify import warn_of_another_condition
+from gap_jax.weights.identify import expect_condition
 
 FIELDS = ("image", "classes")
 WRITTEN = ("a photo in fog", "a dark photo at night", "a blurry photo", "a photo in bright sunlight")
@@ -37,6 +37,7 @@ def build(config: SegmentationFiles, held_out: int) -> World:
     Raises FileNotFoundError and ValueError for data and models that are missing or do not fit each other,
     before the generator is loaded.
     """
+    expect_condition(config.controlnet or Path(config.pipeline, "controlnet"), "class maps")
     model = load_network(config.model)
     count = num_classes(model)
     colours = _colours(config, count)
@@ -49,7 +50,6 @@ def build(config: SegmentationFiles, held_out: int) -> World:
     domains, targets = shifts(
         config.domains, config.targets, clean, tested, held_out, len(original[0]["image"]), PHOTO_TEXTS
     )
-    warn_of_another_condition(config.controlnet or Path(config.pipeline, "controlnet"), "class maps")
     classes = config.classes or tuple(map(str, range(count)))
     task = segmentation_task(
         classes, lambda batch: class_condition(batch["classes"], colours), NEGATIVE_PROMPT

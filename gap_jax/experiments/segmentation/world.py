@@ -77,15 +77,16 @@ def segmentation_task(classes: Sequence[str], condition: Condition, negative_pro
 def build(config: SegmentedRooms, held_out: int) -> World:
     """Return the small world, with `held_out` rooms in each held-out set.
 
-    Raises the errors of `load_network` for a model that does not tell the rooms' classes.
+    Raises the errors of `load_network` for a model that does not tell the rooms' classes, before a room is
+    rendered.
     """
+    load = partial(load_network, count=len(rooms.CLASSES))
+    model, others = load(config.model), load_others(config.models, load)
     train, validation, test = (rooms.SPLITS[split] for split in ("train", "validation", "test"))
     numbers, originals = range(held_out), range(config.original)
     tested = _rooms(test, numbers)
     original = unstack(_rooms(train, originals))
     shown = _rooms(validation, range(depth.FIRST_TARGET, depth.FIRST_TARGET + config.target_images))
-    load = partial(load_network, count=len(rooms.CLASSES))
-    model, others = load(config.model), load_others(config.models, load)
     return World(
         title="Segmentation in the small world",
         summary="A network that learned to tell floor, walls and objects apart in sharp pictures of grey and "

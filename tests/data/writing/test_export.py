@@ -248,6 +248,14 @@ def test_what_a_format_cannot_hold_is_refused_before_anything_is_written(
     assert len(str(caught.value)) < 600 and not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_is_missing_and_one_without_a_data_set_are_told_apart(tmp_path):
+    (tmp_path / "empty").mkdir()
+    found = {"missing": "there is no folder .*missing: make", "empty": "empty has no prepared data set"}
+    for name, message in found.items():
+        with pytest.raises(SystemExit, match=message):
+            export(tmp_path / name, tmp_path / "rooms", "tfds")
+
+
 def test_a_folder_appears_when_it_is_complete_and_only_ours_is_replaced(stage, tmp_path, monkeypatch):
     target = tmp_path / "rooms"
 
