@@ -223,7 +223,7 @@ class Programs:
         scale = general.guidance_scale if config.guidance_scale is None else config.guidance_scale
         sampling = self._sampling(config.denoising_steps, scale)
         align = world.task.generation_align or world.task.align
-        alignment = align(min(config.sdedit_strength, general.strength) if sdedit else general.strength)
+        alignment = align(self.settings.generation_strength(sdedit))
 
         def draw(weights: GenerationWeights, batch: Batch, keys: jax.Array) -> jax.Array:
             context = weights.contexts[batch["prompt"]]

@@ -181,7 +181,7 @@ def _check_alignments(settings: Settings, world: World) -> None:
     batch = stack([original[0]])
     generation_align = task.generation_align or task.align
     alignments = [(settings.optimizing.denoising_steps, task.align(general.strength))]
-    for strength in sorted({min(ARMS[name].strength, general.strength) for name in settings.arms}):
+    for strength in sorted({settings.generation_strength(ARMS[name].sdedit) for name in settings.arms}):
         alignments.append((settings.generating.denoising_steps, generation_align(strength)))
     for steps, alignment in alignments:
         sampling = Sampling(steps, general.guidance_scale, general.eta, SOLVERS[general.solver])

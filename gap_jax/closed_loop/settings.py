@@ -216,6 +216,11 @@ class Settings:
                 f"gradient passes through the networks of one; found {self.optimizing.shortcut_steps}"
             )
 
+    def generation_strength(self, sdedit: bool) -> float:
+        """Return the strength that training images are generated with, in an arm that is SDEdit or not."""
+        general = self.sampling.strength
+        return min(self.generating.sdedit_strength, general) if sdedit else general
+
     def written_lines(self) -> tuple[str, ...]:
         """Return the prompts in the file `written`, without empty lines; no prompts without a file.
 
