@@ -1,5 +1,6 @@
 """The segmentation experiment: its worlds and its pictures; shortened, all its stages (slow)."""
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -119,14 +120,12 @@ def prepared(tmp_path):
 
 def test_ones_own_images_make_a_world(prepared, factories, monkeypatch):
     monkeypatch.setattr(files, "load_generator", lambda *given: given)
-    numbers = (3, 0, 5, 7, 19, 8)
-    other = "lllyasviel/sd-controlnet-depth"
-    config = SegmentationFiles(
-        data=prepared(5), model="my_segmenters:segmenter", ade20k=numbers, controlnet=other
-    )
-    with pytest.warns(UserWarning, match=f"{other} must be one for class maps, but its name tells of depth"):
-        built = files.build(config, held_out=4)
-    assert built.generator == (config, other)
+    config = SegmentationFiles(data=prepared(5), model="my_segmenters:segmenter", ade20k=(3, 0, 5, 7, 19, 8))
+    built = files.build(config, held_out=4)
+    assert built.generator == (config, "lllyasviel/sd-controlnet-seg")
+    other = dataclasses.replace(config, controlnet="lllyasviel/sd-controlnet-depth")
+    with pytest.raises(ValueError, match="must be one for class maps, but its name tells of depth"):
+        files.build(other, held_out=4)
     assert set(built.data.test) == {"image", "classes"} and len(built.data.test["image"]) == 1
     built.task.check(built.data.test)
     seen = (
