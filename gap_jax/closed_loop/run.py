@@ -304,7 +304,7 @@ class Run:
         count = min(config.images, len(data.original))
         real = {ORIGINAL: select(data.original, np.arange(count))}
         constant = {ModelKey(CONSTANT): self.world.task.constant(data.original)}
-        measure(_predict_constant, constant, (plain | real).items())
+        measure(predict_constant, constant, (plain | real).items())
         critic = self.world.models.critic
         measure(critic.predict, {ModelKey(CRITIC): critic.params}, real.items())
 
@@ -344,5 +344,6 @@ def example_rows(world: World, prompt_set: PromptSet) -> np.ndarray:
     return np.array([enough[i % len(groups)][i // len(groups)] for i in range(EXAMPLES)])
 
 
-def _predict_constant(value: jax.Array, images: jax.Array) -> jax.Array:
+def predict_constant(value: jax.Array, images: jax.Array) -> jax.Array:
+    """Return `value`, a task's constant prediction `[…]`, for each image, `[B,…]`, as a network would."""
     return jnp.broadcast_to(value, (len(images), *value.shape))

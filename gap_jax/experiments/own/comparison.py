@@ -5,6 +5,7 @@ import warnings
 import jax
 import numpy as np
 
+from gap_jax.closed_loop.run import predict_constant
 from gap_jax.closed_loop.world import MODEL, World
 from gap_jax.data.loader import Subset
 from gap_jax.stages.evaluate import CLEAN, evaluate
@@ -22,21 +23,22 @@ def compare_with_constant(world: World) -> None:
     model, task, original = world.models.model, world.task, world.data.original
     clean = next(iter(world.data.validation.values()))
     batch = {name: values[:_IMAGES] for name, values in clean.items()}
-    scores = evaluate(model.predict, {MODEL: model.params}, [(CLEAN, batch)], task.metrics)[MODEL][CLEAN]
     rows = np.linspace(0, len(original) - 1, min(_LABELS, len(original))).astype(int)
     constant = task.constant(Subset(original, rows))
     name, metric = next(iter(task.metrics.items()))
-    prediction = np.broadcast_to(constant, (len(batch["image"]), *constant.shape))
-    ignorant = float(metric.over_set(np.asarray(metric.per_image(prediction, jax.device_put(batch)))))
+    score, ignorant = (
+        evaluate(predict, {MODEL: params}, [(CLEAN, batch)], task.metrics)[MODEL][CLEAN][name]
+        for predict, params in ((model.predict, model.params), (predict_constant, constant))
+    )
     if jax.process_index() > 0:
         return
     style = metric.style
-    found, wanted = (f"{style.scale * value:.2f}" for value in (scores[name], ignorant))
+    found, wanted = (f"{style.scale * value:.2f}" for value in (score, ignorant))
     compared = (
         f"{style.name} {style.unit} on {len(batch['image'])} clean validation images: the model has {found}, "
         f"the best prediction that ignores the image {wanted}"
     )
-    if scores[name] > ignorant if style.higher_is_better else scores[name] < ignorant:
+    if score > ignorant if style.higher_is_better else score < ignorant:
         print(compared)
         return
     warnings.warn(
