@@ -13,6 +13,7 @@ from gap_jax.closed_loop.arms import ARMS, Arm
 from gap_jax.closed_loop.settings import Optimizing
 from gap_jax.closed_loop.world import Generator, TargetDomain, World
 from gap_jax.diffusion.pipeline import Params, Pipeline
+from gap_jax.models.tokenizer import name_placeholders
 
 RANDOM_WORDS = "*"  # the setting `start` that stands for random words
 _FILES = ("learned_embeds*.safetensors", "learned_embeds*.bin")  # ours and diffusers', and the authors'
@@ -274,6 +275,5 @@ def contexts(
     if prompt_set.embeddings is None:
         return np.asarray(pipe.encode_text(params, pipe.tokenize(list(prompt_set.texts))))
     count = prompt_set.embeddings.shape[1]
-    text = joiner.join(f"<{i}>" for i in range(count)) + suffix
-    ids = pipe.tokenize([text], count)
+    ids = pipe.tokenize([name_placeholders(count, joiner) + suffix], count)
     return np.concatenate([pipe.encode_text(params, ids, embedding) for embedding in prompt_set.embeddings])

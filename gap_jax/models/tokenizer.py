@@ -135,6 +135,11 @@ class Tokenizer:
         return ids
 
 
+def name_placeholders(count: int, joiner: str = ",") -> str:
+    """Return the text `<0>,<1>,…` that names `count` placeholder tokens."""
+    return joiner.join(f"<{i}>" for i in range(count))
+
+
 def clean_caption(text: str) -> str:
     """Clean a caption as OpenAI's CLIP does before it tokenizes (`simple_tokenizer.py` of openai/CLIP).
 

@@ -15,6 +15,7 @@ import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from gap_jax.models.tokenizer import name_placeholders
 from gap_jax.planning.compiled import StepCost, compile_step
 from gap_jax.planning.networks import Networks, Step, on
 from gap_jax.stages.objective import Sample, objective
@@ -79,7 +80,7 @@ def _bytes(shape: jax.ShapeDtypeStruct) -> int:
 def _text(networks: Networks, mesh: Mesh, prompts: int, images: int) -> Step:
     """Return the states of prompts from their embeddings, backwards too, and the optimiser's update."""
     pipe, config = networks.pipe, networks.settings.optimizing
-    tokens = pipe.tokenize([",".join(f"<{i}>" for i in range(config.placeholders))], config.placeholders)
+    tokens = pipe.tokenize([name_placeholders(config.placeholders)], config.placeholders)
     optimizer = adamw(config.learning_rate, weight_decay=config.weight_decay)
 
     def update(params, embeddings, state, cotangent):

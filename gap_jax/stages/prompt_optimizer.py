@@ -24,6 +24,7 @@ from gap_jax.data.batch import Batch
 from gap_jax.diffusion.align import Alignment, Sampling, fold_keys, generate
 from gap_jax.diffusion.pipeline import Params, Pipeline
 from gap_jax.models.network import Network
+from gap_jax.models.tokenizer import name_placeholders
 from gap_jax.stages.objective import Sample, SetTerm, Term, objective, set_features
 from gap_jax.stages.population import Population
 
@@ -189,8 +190,7 @@ def prompt_optimizer(
     (evaluate_terms, term_params), features_of = objective(terms), set_features(terms)
     has_sets = any(isinstance(term, SetTerm) for term in terms)
     _check_settings(terms, placeholders, accumulation, early_stop)
-    prompt = ",".join(f"<{i}>" for i in range(placeholders))
-    token_ids = pipe.tokenize([prompt], placeholders)
+    token_ids = pipe.tokenize([name_placeholders(placeholders)], placeholders)
     uncond = None
     if negative_prompt is not None:
         uncond = pipe.encode_text(params, pipe.tokenize([negative_prompt]))
