@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 Form = Literal["auto", "xla", "blocks", "flash"]
 LONG = 1024  # tokens from which a sequence is long; the maps of shorter ones are small
-BLOCK = 256  # queries whose part of the map is in memory at a time
+BLOCK = 256  # queries, at most, whose part of the map is in memory at a time
 LANES = 128  # the Pallas kernel takes heads and sequences whose sizes are multiples of it
 
 
@@ -32,7 +32,9 @@ def attention(
     - `form`: the way to compute long sequences, for which L and M are at least `LONG`. Shorter sequences, and
       those with a mask, always take `xla`.
       - `xla`: plain operations on the whole map.
-      - `blocks`: the same for `BLOCK` queries at a time; the gradient computes their maps again.
+      - `blocks`: the same for at most `BLOCK` queries at a time; the gradient computes their maps again. On
+        CPUs, a block belongs to one head of one image, so that it stays in the cache; sequences of `BLOCK`
+        queries are then long.
       - `flash`: a fused kernel, cuDNN's on GPUs and Pallas' elsewhere, which only TPUs run. Arrays that the
         kernel does not take are computed by `blocks`.
       - `auto`: `flash` on GPUs and TPUs, `blocks` on CPUs. JAX cannot partition the Pallas kernel, so that
@@ -43,8 +45,12 @@ def attention(
     if form not in get_args(Form):
         raise ValueError(f"attention must be one of {', '.join(get_args(Form))}; found {form!r}")
     query, key, value = (x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value))
-    if mask is not None or form == "xla" or min(query.shape[1], key.shape[1]) < LONG:
+    for_cpus = jax.default_backend() == "cpu" and form != "flash"  # a CPU may compile for TPUs
+    long = query.shape[1] >= BLOCK if for_cpus else min(query.shape[1], key.shape[1]) >= LONG
+    if mask is not None or form == "xla" or not long:
         out = _whole(query, key, value, upcast, mask)
+    elif for_cpus:
+        out = by_heads(query, key, value, upcast)
     elif form == "blocks":
         out = by_blocks(query, key, value, upcast)
     elif _cudnn_takes(query):
@@ -81,9 +87,11 @@ def by_blocks(
 ) -> jax.Array:
     """Return the attention `[B,L,heads,d]` of arrays that are split into heads, `block` queries at a time.
 
-    The gradients of key and value are summed over the blocks in float32.
+    If L is no multiple of `block`, the blocks are smaller. The gradients of key and value are summed over
+    the blocks in float32.
     """
     batch, length, heads, width = query.shape
+    block = -(-length // -(-length // block))
     padded = jnp.pad(query, ((0, 0), (0, -length % block), (0, 0), (0, 0)))
     queries = padded.reshape(batch, -1, block, heads, width).swapaxes(0, 1)
     key, value = key.astype(jnp.float32), value.astype(jnp.float32)
@@ -94,6 +102,14 @@ def by_blocks(
 
     out = jax.lax.map(of_block, queries)
     return out.swapaxes(0, 1).reshape(padded.shape)[:, :length]
+
+
+def by_heads(query: jax.Array, key: jax.Array, value: jax.Array, upcast: bool = False) -> jax.Array:
+    """Return the attention `[B,L,heads,d]` of arrays that are split into heads, one head of one image at a time."""
+    batch, _, heads, width = query.shape
+    split = (x.swapaxes(1, 2).reshape(batch * heads, 1, -1, 1, width) for x in (query, key, value))
+    out = jax.lax.map(lambda head: by_blocks(*head, upcast), tuple(split))
+    return out.reshape(batch, heads, -1, width).swapaxes(1, 2)
 
 
 def by_pallas(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:

@@ -94,7 +94,7 @@ def test_blocks_never_hold_the_map():
 def chosen(monkeypatch):
     """The names of the forms that long sequences were computed by, instead of computing them."""
     names = []
-    for name in ("_whole", "by_blocks", "by_pallas"):
+    for name in ("_whole", "by_blocks", "by_heads", "by_pallas"):
         monkeypatch.setattr(module, name, lambda q, *_, name=name: names.append(name) or q)
     monkeypatch.setattr(
         jax.nn, "dot_product_attention", lambda q, *_, implementation: names.append(implementation) or q
@@ -105,10 +105,14 @@ def chosen(monkeypatch):
 @pytest.mark.parametrize(
     ("platform", "form", "dtype", "width", "tokens", "expected"),
     [
-        ("cpu", "auto", "float32", 40, 2304, "by_blocks"),
-        ("cpu", "auto", "float32", 40, 576, "_whole"),
+        ("cpu", "auto", "float32", 40, 2304, "by_heads"),
+        ("cpu", "auto", "float32", 40, 256, "by_heads"),
+        ("cpu", "auto", "float32", 40, 255, "_whole"),
+        ("cpu", "blocks", "float32", 40, 576, "by_heads"),
+        ("cpu", "xla", "float32", 40, 576, "_whole"),
         ("cpu", "flash", "bfloat16", 40, 2304, "by_pallas"),
-        ("cpu", "blocks", "float32", 40, 576, "_whole"),
+        ("cpu", "flash", "float16", 40, 2304, "by_blocks"),
+        ("cpu", "flash", "bfloat16", 40, 576, "_whole"),
         ("tpu", "auto", "bfloat16", 40, 2304, "by_pallas"),
         ("tpu", "auto", "float16", 40, 2304, "by_blocks"),
         ("tpu", "auto", "bfloat16", 40, 1600, "by_blocks"),
