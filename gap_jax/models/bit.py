@@ -10,7 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gap_jax.models.layers import Call, GroupNorm, Layer, call_block, convolve
+from gap_jax.models.convolution import convolve
+from gap_jax.models.layers import Call, GroupNorm, Layer, call_block
 
 
 @dataclasses.dataclass(frozen=True)

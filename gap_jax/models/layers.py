@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from gap_jax.models.attention import LONG, Form, attention
+from gap_jax.models.convolution import convolve
 
 ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -20,7 +21,6 @@ ACTIVATIONS = {
 }
 Recompute = Literal["auto", "nothing", "blocks"]
 Call = Callable[..., jax.Array]  # from a block and its inputs to its output
-NHWC = ("NHWC", "HWIO", "NHWC")  # the order of axes of inputs, kernels and outputs
 
 
 class Layer(nn.Module, kw_only=True):
@@ -37,49 +37,6 @@ class Layer(nn.Module, kw_only=True):
     def dtypes(self) -> dict[str, Any]:
         """The two dtypes as keyword arguments, for submodules."""
         return {"dtype": self.dtype, "param_dtype": self.param_dtype}
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[tuple[int, int], ...]) -> jax.Array:
-    """Convolve `x` `[B,H,W,in]` with `kernel` `[k,k,in,out]` to `[B,H',W',out]`.
-
-    `padding`: zeros `(before, after)` along the height, and the same along the width. Differentiable in
-    reverse mode only.
-
-    On CPUs, its gradient to `x` is a convolution with the same order of axes: inside loops, such as the
-    sampler's, XLA has no fast code for any other order (jax-ml/jax#12868).
-    """
-    return _convolve(x, kernel, stride, padding)
-
-
-def _convolve(x, kernel, stride, padding):
-    return jax.lax.conv_general_dilated(x, kernel, (stride,) * 2, padding, dimension_numbers=NHWC)
-
-
-def _convolve_forward(x, kernel, stride, padding):
-    return _convolve(x, kernel, stride, padding), (x, kernel)
-
-
-def _convolve_backward(stride, padding, inputs, gradient):
-    x, kernel = inputs
-    to_x = jax.linear_transpose(lambda x: _convolve(x, kernel, stride, padding), x)
-    to_kernel = jax.linear_transpose(lambda kernel: _convolve(x, kernel, stride, padding), kernel)
-
-    def x_gradient_in_nhwc():
-        lengths = zip(kernel.shape[:2], x.shape[1:3], gradient.shape[1:3], padding, strict=True)
-        pads = [
-            (size - 1 - before, long + before - stride * (short - 1) - 1)
-            for size, long, short, (before, _) in lengths
-        ]
-        return jax.lax.conv_transpose(
-            gradient, kernel, (stride,) * 2, pads, dimension_numbers=NHWC, transpose_kernel=True
-        )
-
-    x_gradient = jax.lax.platform_dependent(cpu=x_gradient_in_nhwc, default=lambda: to_x(gradient)[0])
-    return x_gradient, to_kernel(gradient)[0]
-
-
-convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 class Conv(Layer):

@@ -12,7 +12,8 @@ import torch
 from benchmarks.unet import from_torch
 from gap_jax.models.attention import attention
 from gap_jax.models.controlnet import ControlNet
-from gap_jax.models.layers import GroupNorm, convolve
+from gap_jax.models.convolution import convolve
+from gap_jax.models.layers import GroupNorm
 from gap_jax.models.unet import UNet2DCondition
 from gap_jax.weights.configs import build
 from tests.torch_references.folders import nchw, nhwc, randomise, relative_error
@@ -126,8 +127,15 @@ CONVOLUTIONS = pytest.mark.parametrize(
 
 
 @CONVOLUTIONS
-def test_convolve_and_its_gradients_equal_torch(size, stride, padding):
-    x, kernel = normal(2, 11, 14, 5), normal(size, size, 5, 4)
+@pytest.mark.parametrize(
+    ("shape", "features"),
+    [((2, 11, 14, 5), 4), ((2, 11, 14, 5), 6), ((1, 24, 64, 3), 2), ((1, 257, 256, 2), 2), ((1, 5, 4, 3), 64)],
+    ids=["fewer features", "more features", "rows in turn", "many pixels", "few pixels"],
+)
+def test_convolve_and_its_gradients_equal_torch(size, stride, padding, shape, features):
+    x, kernel = normal(*shape), normal(size, size, shape[3], features)
+    if min(shape[1:3]) + sum(padding) < size:
+        pytest.skip("the kernel is larger than the images")
     out, pull = jax.vjp(lambda x, kernel: convolve(x, kernel, stride, (padding,) * 2), x, kernel)
     cotangent = normal(*out.shape)
     theirs = nchw(x).requires_grad_(), torch.from_numpy(kernel.transpose(3, 2, 0, 1)).requires_grad_()
