@@ -115,7 +115,8 @@ def _to_kernel_by_rows(x, kernel, gradient, padding):
     size, features = len(kernel), gradient.shape[3]
     pads = ((size - 1 - before, size - 1 - after) for before, after in padding)
     padded = jnp.pad(gradient, ((0, 0), *pads, (0, 0)))
-    rows = max(n for n in range(1, height + 1) if n == 1 or not height % n and batch * n * width <= PIXELS)
+    divisors = (n for n in range(1, height + 1) if height % n == 0)
+    rows = max(n for n in divisors if n == 1 or batch * n * width <= PIXELS)
 
     def add(total, start):
         pixels = jax.lax.dynamic_slice_in_dim(x, start, rows, 1).reshape(-1, channels)

@@ -129,8 +129,13 @@ CONVOLUTIONS = pytest.mark.parametrize(
 @CONVOLUTIONS
 @pytest.mark.parametrize(
     ("shape", "features"),
-    [((2, 11, 14, 5), 4), ((2, 11, 14, 5), 6), ((1, 24, 64, 3), 2), ((1, 257, 256, 2), 2), ((1, 5, 4, 3), 64)],
-    ids=["fewer features", "more features", "rows in turn", "many pixels", "few pixels"],
+    [
+        pytest.param((2, 11, 14, 5), 6, id="more features"),
+        pytest.param((2, 11, 14, 5), 4, id="fewer features"),
+        pytest.param((1, 24, 64, 3), 2, id="rows in turn"),
+        pytest.param((1, 257, 256, 1), 1, id="many pixels"),
+        pytest.param((1, 5, 4, 3), 64, id="few pixels"),
+    ],
 )
 def test_convolve_and_its_gradients_equal_torch(size, stride, padding, shape, features):
     x, kernel = normal(*shape), normal(size, size, shape[3], features)
