@@ -1,6 +1,7 @@
 """The experiment on one's own folder: from files to the report, and what is wrong told before it begins."""
 
 import dataclasses
+import json
 import shlex
 import shutil
 from pathlib import Path
@@ -18,7 +19,7 @@ from gap_jax.data.masked.folder import MaskedFolderLayout
 from gap_jax.data.prepared import Prepared
 from gap_jax.experiments.depth.settings import SMALL as ROOMS
 from gap_jax.experiments.own.__main__ import experiment, main
-from gap_jax.experiments.own.folders import prepare
+from gap_jax.experiments.own.folders import divide, prepare
 from gap_jax.experiments.own.kinds import KINDS, kind_of, presets
 from gap_jax.experiments.own.settings import OwnMasked
 from gap_jax.models.resnet import ResNet
@@ -76,12 +77,16 @@ def folder(tmp_path, monkeypatch, one_process):
     return make
 
 
+def save_resnet(folder, classes):
+    model = ResNet(4, (8, 16), (1, 1), num_labels=len(classes), label_names=classes)
+    params = jax.device_get(jax.jit(model.init)(jax.random.key(0), *model.example_inputs())["params"])
+    save_classifier(model, params, folder)
+
+
 @pytest.fixture
 def networks(inpaint, clip, tmp_path):
     """The arguments that name a random classifier of three classes, the pipeline and CLIP."""
-    model = ResNet(4, (8, 16), (1, 1), num_labels=3, label_names=CLASSES[::-1])
-    params = jax.device_get(jax.jit(model.init)(jax.random.key(0), *model.example_inputs())["params"])
-    save_classifier(model, params, tmp_path / "resnet")
+    save_resnet(tmp_path / "resnet", CLASSES[::-1])
     return ["--model", "resnet", "--pipeline", str(inpaint.folder), "--clip", str(clip.folder)]
 
 
@@ -144,10 +149,9 @@ def test_class_maps_run_from_files_to_the_report(folder, sd15, clip, tmp_path, m
     assert {prompt.target for prompt in results.prompts if prompt.target} == {"night"}
 
 
-def test_class_maps_are_prepared_with_their_domains(folder, tmp_path, monkeypatch):
+def test_class_maps_are_prepared_with_their_domains(folder, tmp_path, monkeypatch, no_weights):
     (tmp_path / "own_segmenter.py").write_text(SEGMENTER)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("gap_jax.experiments.segmentation.files.load_generator", lambda *given: given)
     root = folder("class-maps")
     root.rename(tmp_path / "night")
     given = ["--model", "own_segmenter:segmenter", "--pixels", "32", "--first", "1", "--domains", "night"]
@@ -195,13 +199,13 @@ def test_the_kind_of_a_folder_chooses_the_preset_and_the_targets_choose_the_arms
     image, text = "guided-adversarial", "guided-adversarial-text"
     assert guided == [[image], [image], [text], [image, text]]
     assert [shortened(settings).arms for settings in chosen] == [
-        ("control", "agnostic", guides) for guides in (image, image, text, image)
+        ("control", "agnostic", *guides) for guides in guided
     ]
 
 
 @pytest.mark.parametrize("kind", ["depth", "class-maps"])
 def test_the_small_worlds_pipeline_sees_what_it_was_trained_on(
-    folder, tmp_path, monkeypatch, kind, no_generator
+    folder, tmp_path, monkeypatch, kind, no_weights
 ):
     (tmp_path / "own_segmenter.py").write_text(SEGMENTER)
     monkeypatch.syspath_prepend(tmp_path)
@@ -271,7 +275,8 @@ def test_a_split_is_drawn_once_and_used_again(folder, tmp_path):
     config = OwnMasked(data=root, pixels=16, domains={"other": root})
 
     def files(config):
-        data, domains = prepare(config, MaskedFolderLayout(), MaskedFolder, work)
+        layout = divide(config, MaskedFolderLayout(), work)
+        data, domains = prepare(config, layout, MaskedFolder, work)
         assert len(Prepared(domains["other"], "test", fields=("label",))) == 30
         return {split: Prepared(data, split, fields=("label",)).files() for split in ("train", "test")}
 
@@ -309,31 +314,18 @@ def remove(root, name):
         ("masks", lambda root: (root / "images/owl").mkdir(), "", r"examples to train on; found none of owl"),
         (
             "masks",
-            lambda root: save(root / "masks/cat/03.png", np.ones((9, 9), bool)),
-            "",
-            r"1 of 30 (.|\n)*must be 36x24 pixels large, found 9x9: .*masks/cat/03.png",
-        ),
-        (
-            "masks",
             lambda root: [remove(root, f"images/fox/{i:02d}.png") for i in range(2, 26, 3)],
             "",
             r"mine: too few examples to draw validation and test: fox has 2, but 3 or more are needed",
         ),
-        (
-            "depth",
-            lambda root: save(root / "depth/00.png", np.ones((64, 64), np.uint8)),
-            "",
-            r"1 of 30 (.|\n)*must be a 16-bit PNG of 64x64 pixels, found 64x64, mode L: .*depth/00.png",
-        ),
-        ("depth", lambda root: None, "--validation-share 0", "has no examples in the split 'validation'"),
         ("masks", lambda root: None, "--classes cat dog fox owl", "found none of owl"),
         ("masks", lambda root: None, "--targets night photos/night", "photos/night looks like a path"),
         ("masks", lambda root: None, "--pixels 0", "pixels must be 1 or more; found 0"),
         ("masks", lambda root: None, "", "the model to improve is missing: give it by --model"),
     ],
 )
-def test_what_is_wrong_is_told_before_a_network_is_loaded(
-    folder, tmp_path, kind, break_it, options, message, no_generator
+def test_what_is_wrong_is_told_before_a_network_is_loaded_and_an_image_read(
+    folder, tmp_path, kind, break_it, options, message, no_images_read
 ):
     root = folder(kind)
     break_it(root)
@@ -346,8 +338,76 @@ def test_what_is_wrong_is_told_before_a_network_is_loaded(
     assert len(str(error.value)) < 500
 
 
+@pytest.fixture
+def no_images_read(monkeypatch):
+    """Fails a test that reads one's own images, which may take minutes."""
+
+    def refuse(*args, **options):
+        raise AssertionError("images were read")
+
+    monkeypatch.setattr("gap_jax.data.folder_dataset.FolderDataset.prepared", refuse)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("masks", "--pipeline missing/sd", "missing/sd"),
+        ("depth", "--pipeline missing/sd --controlnet depth", "missing/sd"),
+        ("class-maps", "--pipeline missing/sd --first 1", "missing/sd"),
+        ("masks", "--clip missing/clip", "missing/clip"),
+        ("masks", "--pipeline broken", "broken/unet/config.json: act_fn must be 'silu'"),
+        ("masks", "--model missing/model", "missing/model"),
+        ("depth", "--model missing.pth", "missing.pth"),
+        ("masks", "--classes cat dog fox owl --domains other mine", "found none of owl"),
+        ("masks", "--domains dark missing", "missing"),
+        ("classes", "--classes cat dog", "must hold only folders of the classes cat, dog, but has fox"),
+        ("masks", "--targets night photos/night", "photos/night looks like a path"),
+        ("masks", "--critic two_classes", "the critic must have 3 classes like the data; found 2"),
+    ],
+)
+def test_networks_and_folders_that_cannot_be_used_are_told_before_an_image_is_read(
+    folder, networks, inpaint, tmp_path, kind, options, message, no_images_read
+):
+    save_resnet(tmp_path / "two_classes", CLASSES[:2])
+    broken = shutil.copytree(inpaint.folder, tmp_path / "broken") / "unet" / "config.json"
+    broken.write_text(json.dumps(json.loads(broken.read_text()) | {"act_fn": "relu"}))
+    given = [] if kind in ("depth", "class-maps") else networks
+    given = given or ["--model", "small", "--pipeline", "small"]
+    with pytest.raises(SystemExit, match=f"error: .*{message}") as error:
+        main(["--data", str(folder(kind)), *given, *QUICK, *options.split()])
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("kind", "break_it", "options", "message"),
+    [
+        (
+            "masks",
+            lambda root: save(root / "masks/cat/03.png", np.ones((9, 9), bool)),
+            "",
+            r"1 of 30 (.|\n)*must be 36x24 pixels large, found 9x9: .*masks/cat/03.png",
+        ),
+        (
+            "depth",
+            lambda root: save(root / "depth/00.png", np.ones((64, 64), np.uint8)),
+            "",
+            r"1 of 30 (.|\n)*must be a 16-bit PNG of 64x64 pixels, found 64x64, mode L: .*depth/00.png",
+        ),
+        ("depth", lambda root: None, "--validation-share 0", "has no examples in the split 'validation'"),
+    ],
+)
+def test_what_images_show_to_be_wrong_is_told_before_the_generators_weights_are_loaded(
+    folder, networks, kind, break_it, options, message, no_weights
+):
+    break_it(folder(kind))
+    given = ["--model", "small", "--far", "10000"] if kind == "depth" else networks
+    with pytest.raises(SystemExit, match=f"error: .*{message}") as error:
+        main(["--data", "mine", *given, *SHORT, *options.split()])
+    assert len(str(error.value)) < 500
+
+
 def test_settings_and_models_that_do_not_fit_the_data_are_refused_before_the_generator_is_loaded(
-    folder, networks, tmp_path, no_generator
+    folder, networks, tmp_path, no_weights
 ):
     root = folder("classes")
     with pytest.raises(SystemExit, match=r"sampling.strength below 1, such as 0.6; found 1"):
