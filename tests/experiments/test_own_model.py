@@ -49,6 +49,12 @@ def test_a_model_that_predicts_metres_is_warned_about():
         compare_with_constant(made)
 
 
+def test_a_model_that_predicts_nan_is_refused():
+    made, _ = world(lambda scale, images: np.nan * scale * images[..., :1])
+    with pytest.raises(ValueError, match="L1 nan on clean validation images, which must be a finite number"):
+        compare_with_constant(made)
+
+
 def test_where_higher_is_better_the_model_must_be_above():
     def closeness(prediction, batch):
         return 1 - abs(prediction - batch["depth"]).mean((1, 2, 3))

@@ -108,13 +108,13 @@ def _colours(config: SegmentationFiles, count: int) -> np.ndarray:
     for name, given in (("classes", config.classes), ("ade20k", config.ade20k)):
         if given and len(given) != count:
             raise ValueError(
-                f"world.{name} must have a value for each of the {count} classes that {config.model} tells, "
+                f"{name} must have a value for each of the {count} classes that {config.model} tells, "
                 f"found {len(given)}: correct it, or leave it out"
             )
     if not config.ade20k and count > len(ADE20K_COLOURS):
         raise ValueError(
             f"{config.model} tells {count} classes, but ADE20K has {len(ADE20K_COLOURS)}: give "
-            "world.ade20k, the number of the ADE20K class in whose colour the ControlNet sees each class"
+            "ade20k, the number of the ADE20K class in whose colour the ControlNet sees each class"
         )
     return ADE20K_COLOURS[list(config.ade20k or range(count))]
 
