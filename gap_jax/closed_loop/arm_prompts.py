@@ -143,12 +143,19 @@ def earlier_prompts(config: Optimizing, width: int) -> list[np.ndarray]:
     """Load the embeddings of earlier prompts, float32 `[n,D]` each, that the settings name.
 
     `width` is D, the text encoder's. Raises FileNotFoundError for a file or folder without prompts,
-    ValueError for prompts of another size, and the errors of `prompts.load`.
+    ValueError for prompts of another size and for a single embedding, of which no covariance can be taken,
+    and the errors of `prompts.load`.
     """
     earlier = [prompts.load(path) for path in _find(config.earlier)]
     _check_widths(config.earlier, earlier, width)
     if config.earlier_use == "start":
         _check_lengths(config.earlier, earlier, config.placeholders)
+    elif sum(map(len, earlier)) == 1:
+        raise ValueError(
+            f"the earlier prompts in {', '.join(map(str, config.earlier))} must have two embeddings or more, "
+            "as one alone has no covariance; found 1: give further prompts, or set optimizing.earlier_use to "
+            "start"
+        )
     return earlier
 
 

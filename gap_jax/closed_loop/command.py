@@ -156,7 +156,7 @@ def _command(experiment: Experiment, settings: Settings, world: Any) -> type:
             ),
             0,
         ),
-        ("quick", option(bool, "run a short version with three arms, to see that everything works"), False),
+        ("quick", option(bool, "run a short version with few arms, to see that everything works"), False),
         ("settings", Annotated[Settings, tyro.conf.arg(name="")], settings),
         (
             "world",
@@ -172,14 +172,13 @@ def _command(experiment: Experiment, settings: Settings, world: Any) -> type:
 
 
 def shortened(settings: Settings) -> Settings:
-    """Return the settings of a run of a few minutes: at most three arms and short stages."""
-    arms = [arm for arm in ("control", "agnostic") if arm in settings.arms]
-    guided = [arm for arm in ("guided-adversarial", "guided-adversarial-text") if arm in settings.arms]
+    """Return the settings of a run of a few minutes: few arms and short stages."""
+    arms = ("control", "agnostic", "guided-adversarial", "guided-adversarial-text")
     severities = settings.evaluating.severities
     middle = severities[len(severities) // 2 :][:1]
     return dataclasses.replace(
         settings,
-        arms=(*arms, *guided[:1]),
+        arms=tuple(arm for arm in arms if arm in settings.arms),
         optimizing=dataclasses.replace(
             settings.optimizing,
             prompts=1,

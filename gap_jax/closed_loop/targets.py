@@ -23,6 +23,28 @@ def with_targets(world: World, given: Mapping[str, str]) -> World:
     return dataclasses.replace(world, targets=targets)
 
 
+def check_targets(given: Mapping[str, str]) -> None:
+    """Raise FileNotFoundError for a target that looks like a path where nothing is; read no file."""
+    for value in given.values():
+        target_path(value)
+
+
+def target_path(value: str) -> Path | None:
+    """Return the folder or the file of a target that a command line gives; None for a text.
+
+    Raises FileNotFoundError for a path that does not exist.
+    """
+    path = Path(value).expanduser()
+    if path.exists():
+        return path
+    if " " not in value.strip() and (os.sep in value or path.suffix):
+        raise FileNotFoundError(
+            f"the target {value} looks like a path, but there is no such file or folder: check it; a text of "
+            "one word has neither a slash nor a dot"
+        )
+    return None
+
+
 def read_target(value: str, size: int) -> TargetDomain:
     """Return the target domain that a command line gives as one value.
 
@@ -33,15 +55,10 @@ def read_target(value: str, size: int) -> TargetDomain:
     Raises FileNotFoundError for a path that does not exist and for a folder without images, and the errors of
     `load_target_features`.
     """
-    path = Path(value).expanduser()
+    path = target_path(value)
+    if path is None:
+        return TargetDomain(text=value)
     if path.is_dir():
         return TargetDomain(images=read_images(path, size))
-    if path.is_file():
-        features = load_target_features(path)
-        return TargetDomain(images=features) if features.mean.ndim == 1 else TargetDomain(text=features)
-    if " " not in value.strip() and (os.sep in value or path.suffix):
-        raise FileNotFoundError(
-            f"the target {value} looks like a path, but there is no such file or folder: check it; a text of "
-            "one word has neither a slash nor a dot"
-        )
-    return TargetDomain(text=value)
+    features = load_target_features(path)
+    return TargetDomain(images=features) if features.mean.ndim == 1 else TargetDomain(text=features)

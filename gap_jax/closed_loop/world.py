@@ -46,6 +46,10 @@ class Generator:
     def _clip(self) -> tuple[Clip, LoadParams]:
         return self.open_clip()
 
+    def open(self) -> None:
+        """Read the configurations now; raise the errors of `open_pipeline` and `open_clip`."""
+        _ = self.pipe, self.clip
+
     def load(self) -> None:
         """Load the parameters now, CLIP's first, which are fewer; raise the errors of `load_pipeline`."""
         _ = self.clip_params, self.params

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from gap_jax.data.files import Fault
 from gap_jax.data.inventory import Inventory, Layout, check_fault_share, describe_faults
-from gap_jax.data.tfds_progress import hide_progress_bars
+from gap_jax.data.quiet_tfds import hide_progress_bars, write_dataset
 
 
 class FolderConfig(tfds.core.BuilderConfig):
@@ -49,7 +49,7 @@ class FolderDataset(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
             builder = cls(config=config, data_dir=data_dir, file_format="array_record")
             if not builder.data_path.exists() and not any(root.glob("*")):
                 raise FileNotFoundError(f"{root} is missing or empty: it must hold the data set's files")
-            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=root))
+        write_dataset(builder, root)
         return builder
 
     def _features(self, size: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from gap_jax.data.encoding import kind_of, png
-from gap_jax.data.tfds_progress import hide_progress_bars
+from gap_jax.data.quiet_tfds import write_dataset
 from gap_jax.data.writing.fields import describe_fields
 from gap_jax.data.writing.image_folder import METADATA, file_keys, write_image_folder
 from gap_jax.files import WriteError, free_space, write_whole
@@ -222,8 +222,8 @@ def write_tfds(
     shutil.rmtree(folder, ignore_errors=True)
     builder = GeneratedDataset(data_dir=folder, file_format="array_record")
     try:
-        with hide_progress_bars(), contextlib.redirect_stdout(None):
-            builder.download_and_prepare()
+        with contextlib.redirect_stdout(None):
+            write_dataset(builder)
     except RuntimeError as error:  # which ArrayRecord raises in place of an OSError
         raise WriteError(
             f"{folder} could not be written: {textwrap.shorten(str(error), 300)}; {free_space(folder)}"

@@ -44,9 +44,12 @@ class Inventory(NamedTuple):
         return self._replace(notes=[*self.notes, *filter(None, notes)])
 
     def check_faults(self, tolerance: float) -> None:
-        """Raise ValueError with the problems, or if more than the share `tolerance` of all is unusable."""
+        """Raise ValueError with the problems, or if more than the share `tolerance` of all is unusable.
+
+        The message lists the faults, too, since these may be the cause of a problem.
+        """
         if self.problems:
-            raise ValueError("\n".join(self.problems))
+            raise ValueError("\n".join([*self.problems, *describe_faults(self.faults)]))
         check_fault_share(self.faults, self.num_examples + len(self.faults), tolerance)
 
 

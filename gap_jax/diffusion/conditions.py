@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gap_jax.models.torch_modules.host import call_on_host
+
 # ADE20K's colours of its 150 classes, in the order of the SceneParsing challenge: `color150` of its devkit
 _ADE20K = """
     787878 b47878 06e6e6 503232 04c803 787850 8c8c8c cc05ff e6e6e6 04fa07
@@ -67,9 +69,8 @@ def canny_condition(images: jax.Array, low: float = CANNY_LOW, high: float = CAN
     """Return the edges of images by Canny's algorithm (1986), in white on black, as OpenCV finds them.
 
     `images` float `[B,H,W,3]` in [0,1]; `low`, `high`: OpenCV's thresholds. OpenCV runs on the host, also
-    inside a compiled program; there is no gradient.
+    inside a compiled program; there is no gradient. Raises the errors of `call_on_host`.
     """
-
     import cv2
 
     def edges(images: np.ndarray) -> np.ndarray:
@@ -78,4 +79,4 @@ def canny_condition(images: jax.Array, low: float = CANNY_LOW, high: float = CAN
         return np.repeat(found[..., None], 3, -1).astype(np.float32) / 255
 
     shape = jax.ShapeDtypeStruct(images.shape, jnp.float32)
-    return jax.pure_callback(edges, shape, jax.lax.stop_gradient(images), vmap_method="sequential")
+    return call_on_host(edges, shape, jax.lax.stop_gradient(images))

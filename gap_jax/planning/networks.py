@@ -37,10 +37,6 @@ from gap_jax.weights.pipeline import load_clip, load_pipeline
 PARTS = ("text_encoder", "vae", "unet", "controlnet")
 SCHEDULE = Schedule(1000, 0.00085, 0.012, "scaled_linear", steps_offset=1, set_alpha_to_one=False)
 TOKENIZER = train_tokenizer(NEGATIVE_PROMPT.replace(",", " , ").split(), 77)[0]
-DEPTH_MODELS: dict[int, DepthUNet | DPT] = {
-    256: DepthUNet(),
-    384: DPT(neck_hidden_sizes=(256, 512, 768, 768), backbone_config=BitConfig()),
-}
 
 
 class Step(NamedTuple):
@@ -71,8 +67,7 @@ class Networks:
         else:
             dtypes: dict[str, Any] = dict.fromkeys(("dtype", "param_dtype"), jnp.dtype(dtype))
             self.pipe, self.clip = _stable_diffusion(dtypes, attention, recompute)
-            model = DEPTH_MODELS[world.size]
-            self.model = model.clone(recompute=recompute) if isinstance(model, DPT) else model
+            self.model = _depth_model(world.size, recompute)
             self.params = {part: shapes(getattr(self.pipe, part)) for part in PARTS}
             self.clip_params, self.model_params = shapes(self.clip.model), shapes(self.model)
             self.task = depth_task(world.loss, NEGATIVE_PROMPT)
@@ -212,6 +207,13 @@ def _stable_diffusion(dtypes: dict[str, Any], attention: Form, recompute: Recomp
         TOKENIZER,
     )
     return pipe, Clip(CLIPModel(text, vision, 768, **dtypes), TOKENIZER, (0.5,) * 3, (0.5,) * 3)
+
+
+def _depth_model(size: int, recompute: Recompute) -> DepthUNet | DPT:
+    """Return the paper's depth model for images of `size` pixels: XTC's U-Net or Omnidata's DPT-hybrid."""
+    if size == 256:
+        return DepthUNet()
+    return DPT(neck_hidden_sizes=(256, 512, 768, 768), backbone_config=BitConfig(), recompute=recompute)
 
 
 def on(mesh: Mesh, spec: P, tree: Any) -> Any:

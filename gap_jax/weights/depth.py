@@ -5,6 +5,7 @@ from typing import Any
 
 from gap_jax.models.depth_unet import DepthUNet
 from gap_jax.models.dpt import DPT
+from gap_jax.models.layers import Recompute
 from gap_jax.models.torch_modules.module import TorchModule
 from gap_jax.weights.component import (
     TRANSFORMERS,
@@ -28,6 +29,7 @@ def load_depth(
     dtype: Any = "float32",
     *,
     size: int | None = None,
+    recompute: Recompute = "auto",
     revision: str | None = None,
     variant: str | None = None,
     local_files_only: bool = False,
@@ -47,12 +49,13 @@ def load_depth(
       trained on one narrow style, or `"critic"`, a stronger U-Net, trained on all styles.
 
     `dtype`, of parameters and computation, is `float32`, `bfloat16` or `float16`. `size` is the side of the
-    images that a factory's module takes, in pixels; None: any. Raises as `load_pipeline`,
-    and ImportError for a pickle without torch.
+    images that a factory's module takes, in pixels; None: any. `recompute` says what gradients of a DPT
+    compute again, as in `load_pipeline`. Raises as `load_pipeline`, and ImportError for a pickle without
+    torch.
     """
     dtypes = network_dtypes(dtype)
     if (path := Path(model).expanduser()).is_file():
-        return load_depth_checkpoint(path, dtypes)
+        return load_depth_checkpoint(path, dtypes, recompute)
     options: dict[str, Any] = {"variant": variant, "revision": revision, "local_files_only": local_files_only}
     if is_factory(model):
         return load_torch(model, "depth", dtype, size=size, **options)
@@ -61,7 +64,8 @@ def load_depth(
     module: DepthUNet | DPT
     match config.get("model_type"), config.get("architectures"):
         case "dpt", None | ["DPTForDepthEstimation"]:
-            module = build_dpt(config, source, read_normalisation(repo) | dtypes)
+            fields = read_normalisation(repo) | dtypes | {"recompute": recompute}
+            module = build_dpt(config, source, fields)
         case _, ["UNet"]:
             module = build(DepthUNet, config, source, dtypes)
         case _ if fits(config, "depth"):

@@ -11,6 +11,7 @@ from typing import Any
 from gap_jax.models.bit import BitConfig
 from gap_jax.models.depth_unet import DepthUNet
 from gap_jax.models.dpt import DPT, PATCH
+from gap_jax.models.layers import Recompute
 from gap_jax.weights.component import read_params
 from gap_jax.weights.identify import identify
 from gap_jax.weights.state_dicts import Sizes, load_pickle, rename, split_attention
@@ -48,7 +49,9 @@ for i in range(4):
 CLASSIFIER = "pretrained.model.head."  # of ImageNet, which timm leaves in the file
 
 
-def load_depth_checkpoint(path: Path, dtypes: Mapping[str, Any]) -> tuple[DepthUNet | DPT, dict]:
+def load_depth_checkpoint(
+    path: Path, dtypes: Mapping[str, Any], recompute: Recompute
+) -> tuple[DepthUNet | DPT, dict]:
     """Return the depth network in a torch pickle and its parameters. Its sizes are read off tensors' shapes.
 
     - XTC's U-Net, which may predict negative depth: a state dict, or one under `XTC` whose names have three
@@ -57,8 +60,8 @@ def load_depth_checkpoint(path: Path, dtypes: Mapping[str, Any]) -> tuple[DepthU
       [-1,1]): a state dict, or a Lightning checkpoint that has it under `state_dict`, with `model.` before
       names.
 
-    `dtypes` are fields of the network, from `network_dtypes`. Raises ImportError without torch, ValueError
-    for a file that is not readable, holds another model, or lacks a tensor.
+    `dtypes` are fields of the network, from `network_dtypes`; `recompute` is one of a DPT. Raises ImportError
+    without torch, ValueError for a file that is not readable, holds another model, or lacks a tensor.
     """
     module: DepthUNet | DPT
     content = load_pickle(path)
@@ -75,7 +78,7 @@ def load_depth_checkpoint(path: Path, dtypes: Mapping[str, Any]) -> tuple[DepthU
     elif "pretrained.model.patch_embed.backbone.stem.conv.weight" in tensors:
         tensors = split_attention(tensors, ".attn.qkv.", ".attn.{}.")
         tensors = {rename(key, NAMES): tensors[key] for key in tensors if not key.startswith(CLASSIFIER)}
-        module = _dpt_hybrid(Sizes(tensors, path), dtypes)
+        module = _dpt_hybrid(Sizes(tensors, path), {**dtypes, "recompute": recompute})
     else:
         raise ValueError(
             f"{path} must hold XTC's U-Net (down1.conv1.weight, …) or Omnidata's DPT-hybrid "
@@ -91,7 +94,7 @@ def _unet(sizes: Sizes, dtypes: Mapping[str, Any]) -> DepthUNet:
     return DepthUNet(sizes.count("down_blocks"), width, in_channels, out_channels, **dtypes)
 
 
-def _dpt_hybrid(sizes: Sizes, dtypes: Mapping[str, Any]) -> DPT:
+def _dpt_hybrid(sizes: Sizes, fields: Mapping[str, Any]) -> DPT:
     _, tokens, hidden_size = sizes.shape("dpt.embeddings.position_embeddings")
     layers = sizes.count("dpt.encoder.layer")
     if layers == 0 or layers % 4:
@@ -118,5 +121,5 @@ def _dpt_hybrid(sizes: Sizes, dtypes: Mapping[str, Any]) -> DPT:
         backbone_out_indices=tuple(layers * quarter // 4 - 1 for quarter in (1, 2, 3, 4)),
         neck_hidden_sizes=tuple(sizes.shape(f"neck.convs.{i}.weight")[1] for i in range(4)),
         fusion_hidden_size=sizes.shape("head.head.0.weight")[1],
-        **dtypes,
+        **fields,
     )

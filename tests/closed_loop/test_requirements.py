@@ -140,7 +140,7 @@ def test_the_generator_is_not_opened_before_all_else_is_checked(world, tmp_path)
 def unlike_the_generator(world, tmp_path):
     """Worlds and settings that do not fit a generator, by what the error says."""
     width = world.generator.pipe.text_encoder.hidden_size
-    for name, shape in (("other", (3, width + 1)), ("short", (2, width))):
+    for name, shape in (("other", (3, width + 1)), ("short", (2, width)), ("single", (1, width))):
         prompts.save(tmp_path / f"{name}.safetensors", np.zeros(shape, np.float32))
 
     def change(settings=SETTINGS, **fields):
@@ -203,6 +203,9 @@ def unlike_the_generator(world, tmp_path):
         ),
         r"short.safetensors must have 3 placeholders .* found 2": optimizing(
             earlier=(tmp_path / "short.safetensors",)
+        ),
+        r"single.safetensors must have two embeddings or more, .* no covariance; found 1": optimizing(
+            earlier=(tmp_path / "single.safetensors",), earlier_use="covariance"
         ),
         r"missing.safetensors": optimizing(earlier=(tmp_path / "missing.safetensors",)),
     }

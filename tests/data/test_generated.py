@@ -40,6 +40,7 @@ def test_extreme_labels_are_the_same_in_both_formats(tmp_path):
     generated.write_chunk(tmp_path / "chunks", "00000000-0000-0002", fields | unused)
     generated.write_images(tmp_path / "chunks", tmp_path / "images")
     generated.write_tfds(tmp_path / "chunks", tmp_path / "tfds")
+    assert [path.name for path in (tmp_path / "tfds").iterdir()] == ["generated"]
     source = Prepared(tmp_path / "tfds", "train", fields=tuple(fields))
     folder = tmp_path / "images" / "train"
     lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]

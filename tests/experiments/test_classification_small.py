@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -10,14 +11,19 @@ import transformers
 from gap_jax.closed_loop.command import execute, parse
 from gap_jax.data.masked.iwildcam import TEST_LOCATIONS
 from gap_jax.data.masked.waterbirds import GROUPS
+from gap_jax.experiments.depth.__main__ import EXPERIMENT as DEPTH
 from gap_jax.experiments.iwildcam.__main__ import EXPERIMENT as IWILDCAM
 from gap_jax.experiments.iwildcam.settings import SmallAnimals
 from gap_jax.experiments.iwildcam.worlds import build_small
+from gap_jax.experiments.segmentation.__main__ import EXPERIMENT as SEGMENTATION
 from gap_jax.experiments.waterbirds.__main__ import EXPERIMENT as WATERBIRDS
 from gap_jax.experiments.waterbirds.settings import SmallBirds
 from gap_jax.experiments.waterbirds.worlds import build_small as build_birds
+from gap_jax.models.resnet import ResNet
 from gap_jax.report.results import AVERAGE, WORST, load
+from gap_jax.small_worlds import rooms, wildlife
 from gap_jax.tasks.classification import background_cross_entropy, uniform_cross_entropy
+from gap_jax.weights.classifier import save_classifier
 
 
 @pytest.fixture
@@ -55,6 +61,29 @@ def test_unseen_cameras_are_harder_and_other_pictures_help(accuracies):
     assert set(found) == {"clean", *(f"camera {number}" for number in TEST_LOCATIONS), AVERAGE, WORST}
     assert found["clean"]["control"] > 0.9
     assert found[WORST]["control"] < found[WORST]["randaugment"] < found["clean"]["randaugment"]
+
+
+@pytest.mark.parametrize("experiment", [DEPTH, SEGMENTATION, WATERBIRDS, IWILDCAM])
+def test_models_and_targets_that_cannot_be_used_are_told_before_anything_is_rendered(
+    experiment, tmp_path, monkeypatch
+):
+    monkeypatch.delattr(rooms, "render")
+    monkeypatch.delattr(wildlife, "render_kinds")
+    model = ResNet(4, (8, 16), (1, 1), num_labels=5)
+    params = jax.jit(model.init)(jax.random.key(0), *model.example_inputs())["params"]
+    save_classifier(model, params, tmp_path / "five")
+    cases = {
+        "there is no .*missing/model": ["--world.models", "missing/model"],
+        "photos/night looks like a path": ["--world.targets", "night", "photos/night"],
+    }
+    if experiment in (WATERBIRDS, IWILDCAM):
+        cases["the five must have [27] classes like the data; found 5"] = [
+            "--world.models",
+            str(tmp_path / "five"),
+        ]
+    for message, options in cases.items():
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            experiment.build_world(parse(experiment, options).world, 4)
 
 
 def test_settings_can_be_chosen_by_cameras_of_their_own():

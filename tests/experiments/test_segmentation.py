@@ -48,7 +48,7 @@ def factories(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "my_segmenters", raising=False)
 
 
-def test_the_rooms_have_class_maps_in_every_set(no_generator):
+def test_the_rooms_have_class_maps_in_every_set(no_weights):
     built = world.build(SegmentedRooms(original=3, target_images=2), held_out=2)
     sets = [as_batch(built.data.original), built.data.test, *built.data.domains.values()]
     sets += [*built.data.validation.values(), as_batch(built.baselines["oracle"]().added)]
@@ -118,11 +118,12 @@ def prepared(tmp_path):
     return make
 
 
-def test_ones_own_images_make_a_world(prepared, factories, monkeypatch):
-    monkeypatch.setattr(files, "load_generator", lambda *given: given)
+def test_ones_own_images_make_a_world(prepared, factories, monkeypatch, no_weights):
+    load, asked = files.load_generator, []
+    monkeypatch.setattr(files, "load_generator", lambda *given: asked.append(given) or load(*given))
     config = SegmentationFiles(data=prepared(5), model="my_segmenters:segmenter", ade20k=(3, 0, 5, 7, 19, 8))
     built = files.build(config, held_out=4)
-    assert built.generator == (config, "lllyasviel/sd-controlnet-seg")
+    assert asked == [(config, "lllyasviel/sd-controlnet-seg")]
     other = dataclasses.replace(config, controlnet="lllyasviel/sd-controlnet-depth")
     with pytest.raises(ValueError, match="must be one for class maps, but its name tells of depth"):
         files.build(other, held_out=4)
@@ -154,7 +155,7 @@ def test_ones_own_images_make_a_world(prepared, factories, monkeypatch):
     ],
 )
 def test_data_that_do_not_fit_the_model_are_refused_first(
-    prepared, factories, no_generator, number, change, message
+    prepared, factories, no_weights, number, change, message
 ):
     config = SegmentationFiles(data=prepared(number), model="my_segmenters:segmenter", **change)
     with pytest.raises(ValueError, match=message) as error:

@@ -182,3 +182,10 @@ def test_large_pictures_are_made_smaller_and_small_ones_stay_as_they_are(tmp_pat
     assert uri.startswith("data:image/webp;base64,") and small
     shown = Image.open(BytesIO(base64.b64decode(uri.partition(",")[2])))
     np.testing.assert_array_equal(np.asarray(shown), np.asarray(Image.open(tmp_path / "small.png")))
+
+
+def test_only_several_seeds_have_bars_of_standard_errors(html, copy):
+    page.write_page(copy, copy.parent)
+    alone = (copy.parent / "index.html").read_text()
+    assert html.count("Bars are standard errors over seeds.") >= 2
+    assert "under each corruption" in alone and "Bars are standard errors" not in alone

@@ -104,6 +104,16 @@ def test_transformers_reads_what_we_write(source, omnidata, lightning, dpt, tmp_
     assert relative_error(predict(torchs, pixels).detach(), expected) < 1e-5
 
 
+@pytest.mark.parametrize("source", ["dpt", "lightning"])
+@pytest.mark.parametrize("recompute", ["nothing", "blocks"])
+def test_gradients_compute_the_blocks_again_where_it_is_asked_for(source, recompute, lightning, dpt):
+    model, params = gap_jax.load_depth(dpt[1] if source == "dpt" else lightning, recompute=recompute)
+    images = np.zeros((1, 32, 32, 3), np.float32)
+    program = jax.make_jaxpr(lambda params: model.apply({"params": params}, images))(params)
+    names = {equation.primitive.name for equation in program.eqns}
+    assert (names & {"checkpoint", "remat2"} != set()) == (recompute == "blocks")
+
+
 def test_transformers_pickles_and_normalisation_are_read(dpt, tmp_path):
     network, folder = dpt
     shutil.copy(folder / "config.json", tmp_path)

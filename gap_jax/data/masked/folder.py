@@ -117,7 +117,7 @@ def _find(root: Path, mask_root: Path | None, classes: tuple[str, ...], split: s
             candidates.append(MaskedPaths(stem, str(image), mask, label, label, {}))
     candidates.sort(key=lambda paths: paths.label)
     examples, missing = keep_existing(candidates)
-    notes = [format_counts(split, (classes[paths.label] for paths in examples))]
+    notes = [format_counts(root, (classes[paths.label] for paths in examples))]
     if unused := sorted(mask_of.keys() - {paths.id for paths in candidates}):
         notes.append(f"{len(unused)} masks belong to no image: {abbreviate(unused)}")
     if not examples and masks:

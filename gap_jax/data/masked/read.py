@@ -149,10 +149,10 @@ def keep_existing(candidates: Iterable[MaskedPaths]) -> tuple[list[MaskedPaths],
     return examples, faults
 
 
-def format_counts(split: str, names: Iterable[str]) -> str:
-    """Return a line with the number of occurrences of each name in a split."""
+def format_counts(source: str | Path, names: Iterable[str]) -> str:
+    """Return a line with the number of occurrences of each name in `source`, a split or a folder."""
     counts = Counter(names)
-    return f"{split}: " + ", ".join(f"{counts[name]} {name}" for name in sorted(counts))
+    return f"{source}: " + ", ".join(f"{counts[name]} {name}" for name in sorted(counts))
 
 
 def check_classes(source: str | Path, examples: Sequence[MaskedPaths], classes: Sequence[str]) -> None:

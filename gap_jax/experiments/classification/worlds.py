@@ -11,7 +11,6 @@ from gap_jax.closed_loop.world import (
     FixedPrompts,
     Generator,
     Models,
-    World,
     as_batch,
     load_generator,
     load_others,
@@ -43,6 +42,18 @@ def generator_from(config: ClassificationFiles) -> Generator:
         return opened
 
     return dataclasses.replace(generator, open_pipeline=open_without_controlnet)
+
+
+def load_networks(config: ClassificationFiles, classes: Sequence[str]) -> tuple[Generator, Models]:
+    """Read the generator's configurations, then load the classifiers that the configuration names.
+
+    Raises the errors of `generator_from` and `check_classes`, and those of networks that cannot be read.
+    """
+    generator = generator_from(config)
+    generator.open()
+    models = models_from(config)
+    check_classes(models, classes)
+    return generator, models
 
 
 def models_from(config: ClassificationFiles) -> Models:
@@ -86,6 +97,7 @@ class Parts:
 
 def parts_from_files(
     config: ClassificationFiles,
+    networks: tuple[Generator, Models],
     *,
     title: str,
     field: str,
@@ -93,14 +105,14 @@ def parts_from_files(
     test: HostBatch,
     prompts: FixedPrompts,
 ) -> Parts:
-    """Load the models and the training examples that the configuration names.
+    """Return the networks of `load_networks` with the training examples that the configuration names.
 
     `field` is the integer field that the arm "balanced" samples evenly.
     """
-    models = models_from(config)  # their errors come before the generator is loaded
+    generator, models = networks
     return Parts(
         title=title,
-        generator=generator_from(config),
+        generator=generator,
         models=models,
         original=Prepared(config.data, "train", fields=FIELDS),
         grouped=Prepared(config.data, "train", fields=(*FIELDS, field)),
@@ -110,19 +122,11 @@ def parts_from_files(
     )
 
 
-def small_parts(
-    experiment: str,
-    others: Sequence[str],
-    *,
-    title: str,
-    train: HostBatch,
-    validation: HostBatch,
-    test: HostBatch,
-    prompts: FixedPrompts,
-) -> Parts:
-    """Return rendered pictures with the small world's models for `waterbirds` or `iwildcam`.
+def small_models(experiment: str, others: Sequence[str], classes: Sequence[str]) -> Models:
+    """Load the small world's classifiers for `waterbirds` or `iwildcam`.
 
-    `others` are further classifiers: "critic", the small world's own, or files, folders or hub ids.
+    `others` are further ones: "critic", the small world's own, or files, folders or hub ids. Raises the
+    errors of `check_classes`, and those of networks that cannot be read.
     """
 
     def network(model: str) -> Network:
@@ -130,10 +134,25 @@ def small_parts(
         part = experiment if model == "model" else f"{experiment}_critic"
         return classifier("wildlife" if own else model, 64, part=part)
 
+    models = Models(model=network("model"), critic=network("critic"), others=load_others(others, network))
+    check_classes(models, classes)
+    return models
+
+
+def small_parts(
+    models: Models,
+    *,
+    title: str,
+    train: HostBatch,
+    validation: HostBatch,
+    test: HostBatch,
+    prompts: FixedPrompts,
+) -> Parts:
+    """Return rendered pictures with the models of `small_models` and the small world's generator."""
     return Parts(
         title=title,
         generator=load_generator(GeneratorFiles(pipeline="wildlife", clip="wildlife")),
-        models=Models(model=network("model"), critic=network("critic"), others=load_others(others, network)),
+        models=models,
         original=unstack(train, FIELDS),
         grouped=unstack(train, (*FIELDS, "group")),
         validation=validation,
@@ -142,9 +161,9 @@ def small_parts(
     )
 
 
-def with_checked_classes(world: World) -> World:
-    """Return the world; raise ValueError if one of its networks does not have the task's classes."""
-    models, images, classes = world.models, world.data.test["image"][:1], world.task.classes or ()
+def check_classes(models: Models, classes: Sequence[str]) -> None:
+    """Raise ValueError if one of the networks tells another number of classes; predict nothing."""
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)  # which classifiers resize
     networks = {"model": models.model, "critic": models.critic, "student": models.student, **models.others}
     for name, network in networks.items():
         if network is None:
@@ -154,7 +173,6 @@ def with_checked_classes(world: World) -> World:
             raise ValueError(
                 f"the {name} must have {len(classes)} classes like the data; found {logits.shape[-1]}"
             )
-    return world
 
 
 def keep_rows(batch: HostBatch, rows: np.ndarray) -> dict[str, np.ndarray]:

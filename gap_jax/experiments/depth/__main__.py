@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 def build_world(config: SmallRooms | DepthFiles, held_out: int) -> "World":
     """Return the world of a configuration, with this many images in each held-out set."""
-    from gap_jax.closed_loop.targets import with_targets
+    from gap_jax.closed_loop.targets import check_targets, with_targets
     from gap_jax.experiments.depth import files, small_world
 
+    check_targets(config.targets)
     if isinstance(config, SmallRooms):
         return with_targets(small_world.build(config, held_out), config.targets)
     return files.build(config, held_out)

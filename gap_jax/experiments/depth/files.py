@@ -11,6 +11,7 @@ from gap_jax.closed_loop.targets import read_target
 from gap_jax.closed_loop.world import (
     DataSets,
     FixedPrompts,
+    Generator,
     Models,
     TargetDomain,
     World,
@@ -25,7 +26,6 @@ from gap_jax.data.prepared import Prepared, split_names
 from gap_jax.experiments.depth.corrupted import TARGET_IMAGES, TARGETS, corrupted
 from gap_jax.experiments.depth.settings import DepthFiles
 from gap_jax.experiments.depth.task import depth_task
-from gap_jax.models.dpt import DPT
 from gap_jax.models.layers import Recompute
 from gap_jax.models.network import Network
 from gap_jax.models.torch_modules.module import TorchModule, as_network
@@ -47,13 +47,30 @@ WRITTEN = (
 )
 
 
-def build(config: DepthFiles, held_out: int) -> World:
-    """Return the world, with at most `held_out` images in each held-out set.
+def load_networks(config: DepthFiles) -> tuple[Generator, Models]:
+    """Read the generator's configurations, then load the depth models.
 
-    Raises FileNotFoundError and ValueError for data and models that are missing or unlike what is expected,
-    before the generator is loaded.
+    Raises FileNotFoundError and ValueError for those that are missing or unlike what is expected.
     """
     expect_condition(config.controlnet or Path(config.pipeline, "controlnet"), "depth")
+    generator = load_generator(config, config.controlnet)
+    generator.open()
+    load = partial(_network, recompute=config.recompute)
+    return generator, Models(
+        model=load(config.model, config.size),
+        critic=load(config.critic or config.model, config.size),
+        others=load_others(config.models, load),
+    )
+
+
+def build(config: DepthFiles, held_out: int, networks: tuple[Generator, Models] | None = None) -> World:
+    """Return the world, with at most `held_out` images in each held-out set.
+
+    `networks` are those of `load_networks`; None: they are loaded when the data is known to be complete.
+
+    Raises FileNotFoundError and ValueError for data that is missing or unlike what is expected, and the
+    errors of `load_networks`.
+    """
     held_out_data = config.held_out or config.data
     validation, test = (Prepared(held_out_data, split).sample(held_out) for split in ("validation", "test"))
     precomputed = _check_precomputed(config.corrupted, test)
@@ -62,19 +79,14 @@ def build(config: DepthFiles, held_out: int) -> World:
     domains, targets = shifts(
         config.domains, config.targets, clean, tested, held_out, len(original[0]["image"])
     )
-    load = partial(_network, recompute=config.recompute)
-    models = Models(
-        model=load(config.model, config.size),
-        critic=load(config.critic or config.model, config.size),
-        others=load_others(config.models, load),
-    )
+    generator, models = networks or load_networks(config)
     task = depth_task(config.loss, NEGATIVE_PROMPT)
     if (config.pipeline, config.controlnet) == ("small", None):
         task = depth_task(config.loss, condition=rooms.condition)  # as the small world's was trained
     return World(
         title="Depth",
         summary=f"The depth model {config.model} is fine-tuned on {config.data} and tested under shift.",
-        generator=load_generator(config, config.controlnet),
+        generator=generator,
         models=models,
         task=task,
         data=DataSets(
@@ -92,9 +104,7 @@ def build(config: DepthFiles, held_out: int) -> World:
 
 def _network(model: str, size: int | None = None, recompute: Recompute = "auto") -> Network:
     """Return a depth model that resizes images to `size`; None: to what it was trained at."""
-    module, params = load_depth(model, size=size)
-    if isinstance(module, DPT):
-        module = module.clone(recompute=recompute)
+    module, params = load_depth(model, size=size, recompute=recompute)
     side = size or getattr(module, "image_size", None) or UNET_SIZE
 
     def resize(images: jax.Array) -> jax.Array:

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 def build_world(config: SmallAnimals | IWildCamFiles, held_out: int) -> "World":
     """Return the world of a configuration, with this many images in each held-out set."""
-    from gap_jax.closed_loop.targets import with_targets
+    from gap_jax.closed_loop.targets import check_targets, with_targets
     from gap_jax.experiments.iwildcam import worlds
 
+    check_targets(config.targets)
     build: Any = worlds.build_small if isinstance(config, SmallAnimals) else worlds.build_from_files
     return with_targets(build(config, held_out), config.targets)
 

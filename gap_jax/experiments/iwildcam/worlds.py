@@ -43,6 +43,7 @@ ALIA_PROMPTS = (  # as in the code of the paper's authors, from ALIA (arXiv 2305
 
 def build_small(config: SmallAnimals, held_out: int) -> World:
     """Return the world of procedural animals, with `held_out` pictures per camera in each held-out set."""
+    models = worlds.small_models("iwildcam", config.models, wildlife.MAMMALS)
     kinds, cameras = wildlife.IWILDCAM, UNSEEN_CAMERAS[config.unseen]
     unseen = [kind for kind in kinds[config.unseen] if kind.camera in cameras]
     others = [kind for kind in kinds["validation"] if kind.camera not in UNSEEN_CAMERAS["validation"]]
@@ -53,8 +54,7 @@ def build_small(config: SmallAnimals, held_out: int) -> World:
     numbers = worlds.FIRST_TARGET + np.arange(8 * config.target_images)
     shown = wildlife.render_kinds(config.unseen, unseen, numbers)
     parts = worlds.small_parts(
-        "iwildcam",
-        config.models,
+        models,
         title="iWildCam in the small world",
         train=train,
         validation=validation,
@@ -95,6 +95,7 @@ def build_from_files(config: IWildCamFiles, held_out: int) -> World:
     at = {time: np.flatnonzero([time_of_day(hour) == time for hour in hours.tolist()]) for time in TIMES}
     parts = worlds.parts_from_files(
         config,
+        worlds.load_networks(config, CLASSES),
         title="iWildCam",
         field="location",
         validation=validation,
@@ -189,29 +190,27 @@ def _world(
     subsets = worlds.class_subsets(labels, kept, classes, background=0, keep=keep)
     if sources is not None:
         subsets = {name: rows[np.isin(rows, sources)] for name, rows in subsets.items()}
-    return worlds.with_checked_classes(
-        World(
-            title=parts.title,
-            summary="A classifier of animals before camera traps meets two cameras that it has never seen.",
-            generator=parts.generator,
-            models=parts.models,
-            task=classification_task(
-                classes,
-                adversarial,
-                ("macro_f1", "macro_recall", "calibration"),
-                paste=True,
-                weights=class_weights(labels, len(classes)),
-            ),
-            data=DataSets(
-                original=parts.original,
-                validation={"other cameras": {name: parts.validation[name] for name in worlds.FIELDS}},
-                test=known,
-                domains=domains,
-                summarised=tuple(domains),
-                subsets={name: rows for name, rows in subsets.items() if len(rows)},
-            ),
-            targets=targets,
-            prompts=parts.prompts,
-            baselines=baselines(parts.original, parts.grouped, camera_field, kept),
-        )
+    return World(
+        title=parts.title,
+        summary="A classifier of animals before camera traps meets two cameras that it has never seen.",
+        generator=parts.generator,
+        models=parts.models,
+        task=classification_task(
+            classes,
+            adversarial,
+            ("macro_f1", "macro_recall", "calibration"),
+            paste=True,
+            weights=class_weights(labels, len(classes)),
+        ),
+        data=DataSets(
+            original=parts.original,
+            validation={"other cameras": {name: parts.validation[name] for name in worlds.FIELDS}},
+            test=known,
+            domains=domains,
+            summarised=tuple(domains),
+            subsets={name: rows for name, rows in subsets.items() if len(rows)},
+        ),
+        targets=targets,
+        prompts=parts.prompts,
+        baselines=baselines(parts.original, parts.grouped, camera_field, kept),
     )

@@ -38,19 +38,23 @@ def experiment(args: Sequence[str]) -> Experiment:
     kind = given.preset or (kind_of(given.data) if given.data.is_dir() else "masks")
 
     def build_world(config: OwnDepth | OwnSegmented | OwnMasked, held_out: int) -> "World":
+        from gap_jax import parallel
+        from gap_jax.closed_loop.targets import check_targets
         from gap_jax.experiments.own import comparison, worlds
 
         if not config.data.is_dir():
             raise FileNotFoundError(f"there is no folder {config.data}: give that of your images by --data")
         if config.model == type(config).model and "/" not in config.model and not Path(config.model).exists():
             raise ValueError("the model to improve is missing: give it by --model")
+        check_targets(config.targets)
         if isinstance(config, OwnDepth):
             world = worlds.build_depth(config, given.work, held_out)
         elif isinstance(config, OwnSegmented):
             world = worlds.build_segmented(config, given.work, held_out)
         else:
             world = worlds.build_classes(config, given.work, held_out)
-        comparison.compare_with_constant(world)
+        if not parallel.all_agree((given.work / "config.json").exists()):  # only before a run begins
+            comparison.compare_with_constant(world)
         return world
 
     found = presets(kind, given.targets[1::2], given.loss, given.pipeline)

@@ -18,7 +18,8 @@ def compare_with_constant(world: World) -> None:
     """Print the model's main metric on clean images, and that of the best prediction that ignores the image.
 
     The images are the first 32 of the first validation set. Warn if the model is no better: then it expects
-    other units, classes or images than it gets, and every image is adversarial to it.
+    other units, classes or images than it gets, and every image is adversarial to it. Raise ValueError if
+    its metric is no finite number.
     """
     model, task, original = world.models.model, world.task, world.data.original
     clean = next(iter(world.data.validation.values()))
@@ -30,9 +31,14 @@ def compare_with_constant(world: World) -> None:
         evaluate(predict, {MODEL: params}, [(CLEAN, batch)], task.metrics)[MODEL][CLEAN][name]
         for predict, params in ((model.predict, model.params), (predict_constant, constant))
     )
+    style = metric.style
+    if not np.isfinite(score):
+        raise ValueError(
+            f"the model has {style.name} {score} on clean validation images, which must be a finite number: "
+            "look at what it predicts, and correct its weights or its normalisation"
+        )
     if jax.process_index() > 0:
         return
-    style = metric.style
     found, wanted = (f"{style.scale * value:.2f}" for value in (score, ignorant))
     compared = (
         f"{style.name} {style.unit} on {len(batch['image'])} clean validation images: the model has {found}, "

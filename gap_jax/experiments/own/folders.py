@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
@@ -15,6 +15,8 @@ from gap_jax.data.reading.splits import write_splits
 from gap_jax.data.segmented.folder import SegmentedFolderLayout
 from gap_jax.experiments.own.settings import OwnFolder, OwnMasked
 from gap_jax.weights.classifier import label_names
+
+OwnLayout = TypeVar("OwnLayout", DepthFolderLayout, SegmentedFolderLayout, ClassFolders)
 
 
 def class_names(config: OwnMasked, layout: ClassFolders) -> tuple[str, ...]:
@@ -39,35 +41,47 @@ def class_names(config: OwnMasked, layout: ClassFolders) -> tuple[str, ...]:
     return known if agree else found
 
 
-def prepare(
-    config: OwnFolder,
-    layout: DepthFolderLayout | SegmentedFolderLayout | ClassFolders,
-    dataset: type[FolderDataset],
-    work: Path,
-) -> tuple[Path, dict[str, Path]]:
-    """Prepare the data and the domains in the work folder; return the folders of the prepared data sets.
+def divide(config: OwnFolder, layout: OwnLayout, work: Path) -> OwnLayout:
+    """Return the layout with the splits of the data.
 
-    The splits are written to `data/splits.csv` of the work folder, and taken from there when it exists.
-    Raises the errors of `FolderDataset.prepared`.
+    They are written to `data/splits.csv` of the work folder, and taken from there when it exists. Before they
+    are written, files are listed, not read. Raises FileNotFoundError and ValueError for what that shows to be
+    missing or wrong.
     """
-    chosen = work / "data" / "splits.csv"
     layout = dataclasses.replace(
         layout, validation=config.validation_share, test=config.test_share, seed=config.split_seed
     )
+    splits = work / "data" / "splits.csv"
+    if jax.process_index() == 0 and not splits.exists():
+        inventory = layout.find(config.data)
+        for listed in (inventory, *map(_tested(layout).find, config.domains.values())):
+            listed.check_faults(config.tolerance)
+        write_splits(splits, config.data, inventory.splits)
+    return dataclasses.replace(layout, splits=splits)
+
+
+def prepare(
+    config: OwnFolder, layout: OwnLayout, dataset: type[FolderDataset], work: Path
+) -> tuple[Path, dict[str, Path]]:
+    """Prepare the data and the domains in the work folder; return the folders of the prepared data sets.
+
+    `layout` is that of `divide`. Raises the errors of `FolderDataset.prepared`.
+    """
 
     def prepared(layout: Any, root: Path) -> Path:
         return Path(dataset.prepared(layout, root, work / "data", config.pixels, config.tolerance).data_dir)
 
     def all_prepared() -> tuple[Path, dict[str, Path]]:
-        tested = dataclasses.replace(layout, validation=0.0, test=1.0)
-        data = prepared(dataclasses.replace(layout, splits=chosen), config.data)
-        return data, {name: prepared(tested, folder) for name, folder in config.domains.items()}
+        return prepared(layout, config.data), {
+            name: prepared(_tested(layout), folder) for name, folder in config.domains.items()
+        }
 
     if jax.process_index() == 0:
-        if not chosen.exists():
-            inventory = layout.find(config.data)
-            inventory.check_faults(config.tolerance)
-            write_splits(chosen, config.data, inventory.splits)
         all_prepared()
     parallel.barrier("prepared")
     return all_prepared()
+
+
+def _tested(layout: OwnLayout) -> OwnLayout:
+    """Return the layout of a domain, all of whose images are in its test set."""
+    return dataclasses.replace(layout, validation=0.0, test=1.0, splits=None)

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from gap_jax.closed_loop.targets import target_path
 from gap_jax.closed_loop.world import DataSets, FixedPrompts, World
 from gap_jax.data.depth.dataset import DepthFolder
 from gap_jax.data.depth.folder import DepthFolderLayout
@@ -16,7 +17,7 @@ from gap_jax.experiments.classification import worlds
 from gap_jax.experiments.classification.task import baselines, classification_task
 from gap_jax.experiments.depth import files
 from gap_jax.experiments.depth.corrupted import PHOTO_TEXTS
-from gap_jax.experiments.own.folders import class_names, prepare
+from gap_jax.experiments.own.folders import class_names, divide, prepare
 from gap_jax.experiments.own.settings import OwnDepth, OwnMasked, OwnSegmented, OwnWhole
 from gap_jax.experiments.segmentation import files as segmentation
 from gap_jax.tasks.classification import class_weights, uniform_cross_entropy
@@ -24,10 +25,11 @@ from gap_jax.tasks.classification import class_weights, uniform_cross_entropy
 
 def build_depth(config: OwnDepth, work: Path, held_out: int) -> World:
     """Return the world of images with depth maps: that of the depth experiment on the prepared folders."""
-    data, domains = prepare(config, DepthFolderLayout(config.far), DepthFolder, work)
-    world = files.build(
-        dataclasses.replace(config, data=data, domains=domains, targets=_targets(config, domains)), held_out
-    )
+    layout = divide(config, DepthFolderLayout(config.far), work)
+    networks = files.load_networks(config)
+    data, domains = prepare(config, layout, DepthFolder, work)
+    ready = dataclasses.replace(config, data=data, domains=domains, targets=_targets(config, domains))
+    world = files.build(ready, held_out, networks)
     targets = world.targets
     if not config.targets:
         targets = {
@@ -38,26 +40,35 @@ def build_depth(config: OwnDepth, work: Path, held_out: int) -> World:
 
 def build_segmented(config: OwnSegmented, work: Path, held_out: int) -> World:
     """Return the world of images with class maps: that of the segmentation experiment on prepared folders."""
-    layout = SegmentedFolderLayout(config.first, config.unlabelled)
+    layout = divide(config, SegmentedFolderLayout(config.first, config.unlabelled), work)
+    networks = segmentation.load_networks(config)
     data, domains = prepare(config, layout, SegmentedFolder, work)
     ready = dataclasses.replace(config, data=data, domains=domains, targets=_targets(config, domains))
-    world = segmentation.build(ready, held_out)
+    world = segmentation.build(ready, held_out, networks)
     return dataclasses.replace(world, **_words(config, world.data))
 
 
 def build_classes(config: OwnMasked, work: Path, held_out: int) -> World:
     """Return the world of images with classes, with masks of their foregrounds or without."""
     whole = isinstance(config, OwnWhole)
-    layout, dataset = (WholeFolderLayout(), WholeFolder) if whole else (MaskedFolderLayout(), MaskedFolder)
-    classes = class_names(config, layout)
-    data, domains = prepare(config, dataclasses.replace(layout, classes=classes), dataset, work)
+    folders, dataset = (WholeFolderLayout(), WholeFolder) if whole else (MaskedFolderLayout(), MaskedFolder)
+    classes = class_names(config, folders)
+    layout = divide(config, dataclasses.replace(folders, classes=classes), work)
+    networks = worlds.load_networks(config, classes)
+    data, domains = prepare(config, layout, dataset, work)
     ready = dataclasses.replace(config, data=data)
     validation, test = (worlds.held_out_set(ready, split, held_out) for split in ("validation", "test"))
     tested, targets = files.shifts(
         domains, _targets(config, domains), validation, test, held_out, config.pixels, PHOTO_TEXTS
     )
     parts = worlds.parts_from_files(
-        ready, title="", field="group", validation=validation, test=test, prompts=FixedPrompts()
+        ready,
+        networks,
+        title="",
+        field="group",
+        validation=validation,
+        test=test,
+        prompts=FixedPrompts(),
     )
     labels, kept = worlds.labels_and_foregrounds(parts.original)
     task = classification_task(
@@ -78,7 +89,7 @@ def build_classes(config: OwnMasked, work: Path, held_out: int) -> World:
         domains=tested,
         subsets=worlds.class_subsets(labels, kept | whole, classes, keep=config.keep_classes),
     )
-    world = World(
+    return World(
         **_words(config, data_sets),
         generator=parts.generator,
         models=parts.models,
@@ -87,7 +98,6 @@ def build_classes(config: OwnMasked, work: Path, held_out: int) -> World:
         targets=targets,
         baselines=baselines(parts.original, parts.grouped, "group", kept),
     )
-    return worlds.with_checked_classes(world)
 
 
 def _targets(config: OwnDepth | OwnSegmented | OwnMasked, domains: dict[str, Path]) -> dict[str, str]:
@@ -101,7 +111,7 @@ def _targets(config: OwnDepth | OwnSegmented | OwnMasked, domains: dict[str, Pat
 
 def _words(config: OwnDepth | OwnSegmented | OwnMasked, data: DataSets) -> dict[str, Any]:
     """Return the fields of a `World` that say in words what it is about."""
-    texts = [value for value in config.targets.values() if not Path(value).expanduser().exists()]
+    texts = [value for value in config.targets.values() if target_path(value) is None]
     return {
         "title": config.data.resolve().name,
         "summary": f"The model {config.model} is fine-tuned on {len(data.original)} images of {config.data} "

@@ -9,6 +9,7 @@ import numpy as np
 from gap_jax.closed_loop.world import (
     DataSets,
     FixedPrompts,
+    Generator,
     Models,
     World,
     as_batch,
@@ -31,19 +32,38 @@ FIELDS = ("image", "classes")
 WRITTEN = ("a photo in fog", "a dark photo at night", "a blurry photo", "a photo in bright sunlight")
 
 
-def build(config: SegmentationFiles, held_out: int) -> World:
-    """Return the world, with at most `held_out` images in each held-out set.
+def load_networks(config: SegmentationFiles) -> tuple[Generator, Models]:
+    """Read the generator's configurations, then load the segmentation models.
 
-    Raises FileNotFoundError and ValueError for data and models that are missing or do not fit each other,
-    before the generator is loaded.
+    Raises FileNotFoundError and ValueError for those that are missing or unlike what is expected.
     """
     expect_condition(config.controlnet or Path(config.pipeline, "controlnet"), "class maps")
+    generator = load_generator(config, config.controlnet)
+    generator.open()
     model = load_network(config.model)
     count = num_classes(model)
-    colours = _colours(config, count)
+    _colours(config, count)  # raises for class names or colours of another number
+    return generator, Models(
+        model=model, critic=load_network(config.critic, count) if config.critic else model
+    )
+
+
+def build(
+    config: SegmentationFiles, held_out: int, networks: tuple[Generator, Models] | None = None
+) -> World:
+    """Return the world, with at most `held_out` images in each held-out set.
+
+    `networks` are those of `load_networks`; None: they are loaded when the data is known to be there.
+
+    Raises FileNotFoundError and ValueError for data that is missing or does not fit the model, and the errors
+    of `load_networks`.
+    """
     original, validation, test = (
         Prepared(config.data, split, fields=FIELDS) for split in ("train", "validation", "test")
     )
+    generator, models = networks or load_networks(config)
+    count = num_classes(models.model)
+    colours = _colours(config, count)
     for source in (original, validation, test):
         _check_classes(source, config.model, count)
     clean, tested = (as_batch(source.sample(held_out)) for source in (validation, test))
@@ -59,8 +79,8 @@ def build(config: SegmentationFiles, held_out: int) -> World:
     return World(
         title="Segmentation",
         summary=f"The model {config.model} is fine-tuned on {config.data} and tested under shift.",
-        generator=load_generator(config, config.controlnet),
-        models=Models(model=model, critic=load_network(config.critic, count) if config.critic else model),
+        generator=generator,
+        models=models,
         task=task,
         data=DataSets(
             original=original,
@@ -88,13 +108,13 @@ def _colours(config: SegmentationFiles, count: int) -> np.ndarray:
     for name, given in (("classes", config.classes), ("ade20k", config.ade20k)):
         if given and len(given) != count:
             raise ValueError(
-                f"world.{name} must have a value for each of the {count} classes that {config.model} tells, "
+                f"{name} must have a value for each of the {count} classes that {config.model} tells, "
                 f"found {len(given)}: correct it, or leave it out"
             )
     if not config.ade20k and count > len(ADE20K_COLOURS):
         raise ValueError(
             f"{config.model} tells {count} classes, but ADE20K has {len(ADE20K_COLOURS)}: give "
-            "world.ade20k, the number of the ADE20K class in whose colour the ControlNet sees each class"
+            "ade20k, the number of the ADE20K class in whose colour the ControlNet sees each class"
         )
     return ADE20K_COLOURS[list(config.ade20k or range(count))]
 

@@ -32,6 +32,7 @@ ALIA_TEXTS = (  # as the paper uses them, in its appendix 7.2: without "a photo 
 
 def build_small(config: SmallBirds, held_out: int) -> World:
     """Return the world of procedural birds, with `held_out` pictures of each group in each held-out set."""
+    models = worlds.small_models("waterbirds", config.models, CLASSES)
     counts = {"train": config.original, "validation": 4 * held_out, "test": 4 * held_out}
     train, validation, test = (
         wildlife.render_kinds(split, wildlife.WATERBIRDS[split], range(count))
@@ -50,8 +51,7 @@ def build_small(config: SmallBirds, held_out: int) -> World:
             for group, text in SMALL_TEXTS.items()
         }
     parts = worlds.small_parts(
-        "waterbirds",
-        config.models,
+        models,
         title="Waterbirds in the small world",
         train=train,
         validation=validation,
@@ -84,6 +84,7 @@ def build_from_files(config: WaterbirdsFiles, held_out: int) -> World:
         validation = worlds.keep_rows(validation, np.isin(validation["group"], BIASED_GROUPS))
     parts = worlds.parts_from_files(
         config,
+        worlds.load_networks(config, CLASSES),
         title="Waterbirds",
         field="group",
         validation=validation,
@@ -109,30 +110,28 @@ def _world(
     labels, kept = worlds.labels_and_foregrounds(parts.original)
     test = parts.test
     domains = {name: worlds.keep_rows(test, test["group"] == group) for group, name in enumerate(GROUPS)}
-    return worlds.with_checked_classes(
-        World(
-            title=parts.title,
-            summary="A classifier that saw landbirds on land and waterbirds on water meets them elsewhere.",
-            generator=parts.generator,
-            models=parts.models,
-            task=classification_task(
-                CLASSES,
-                other_class_cross_entropy(),
-                ("macro_recall", "calibration"),
-                paste=paste,
-                weights=class_weights(labels, len(CLASSES)),
-            ),
-            data=DataSets(
-                original=parts.original,
-                validation={"clean": {name: parts.validation[name] for name in worlds.FIELDS}},
-                test=test,
-                domains=domains,
-                summarised=tuple(domains),
-                subsets=worlds.class_subsets(labels, kept, CLASSES, keep=keep),
-                prompts_per_subset=True,
-            ),
-            targets=targets,
-            prompts=parts.prompts,
-            baselines=baselines(parts.original, parts.grouped, "group", kept),
-        )
+    return World(
+        title=parts.title,
+        summary="A classifier that saw landbirds on land and waterbirds on water meets them elsewhere.",
+        generator=parts.generator,
+        models=parts.models,
+        task=classification_task(
+            CLASSES,
+            other_class_cross_entropy(),
+            ("macro_recall", "calibration"),
+            paste=paste,
+            weights=class_weights(labels, len(CLASSES)),
+        ),
+        data=DataSets(
+            original=parts.original,
+            validation={"clean": {name: parts.validation[name] for name in worlds.FIELDS}},
+            test=test,
+            domains=domains,
+            summarised=tuple(domains),
+            subsets=worlds.class_subsets(labels, kept, CLASSES, keep=keep),
+            prompts_per_subset=True,
+        ),
+        targets=targets,
+        prompts=parts.prompts,
+        baselines=baselines(parts.original, parts.grouped, "group", kept),
     )

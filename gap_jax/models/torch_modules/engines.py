@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gap_jax.errors import how_to_install
+from gap_jax.models.torch_modules.host import call_on_host
 
 if TYPE_CHECKING:
     import torch
@@ -102,7 +103,7 @@ def callback_engine(module: "torch.nn.Module", output: Output) -> Engine:
     def differentiable(tensors, images, seed, train):
         results = (shape_of_prediction(images.shape, images.dtype, train), _shapes(dict(tensors)))
         host = functools.partial(forward_on_host, train=train)
-        return jax.pure_callback(host, results, tensors, images, seed, vmap_method="sequential")
+        return call_on_host(host, results, tensors, images, seed)
 
     def forward(tensors, images, seed, train):
         return differentiable(tensors, images, seed, train), (tensors, images, seed)
@@ -112,9 +113,7 @@ def callback_engine(module: "torch.nn.Module", output: Output) -> Engine:
         learning = {name: tensors[name] for name, _ in module.named_parameters()}
         shapes = _shapes((learning, images))
         host = functools.partial(backward_on_host, train=train)
-        gradients, pixels = jax.pure_callback(
-            host, shapes, tensors, images, seed, cotangents[0], vmap_method="sequential"
-        )
+        gradients, pixels = call_on_host(host, shapes, tensors, images, seed, cotangents[0])
         return {name: gradients.get(name) for name in tensors}, pixels, None
 
     differentiable.defvjp(forward, backward)

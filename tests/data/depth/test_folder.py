@@ -110,6 +110,7 @@ def test_the_prepared_data_set_has_what_the_files_hold(root, tmp_path):
     layout = undivided(far=10_000)
     np.save(root / "depth/more/b.npy", draw(1).depth)
     builder = DepthFolder.prepared(layout, root, tmp_path / "data", 16)
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [builder.name]
     source = tfds.builder_from_directory(builder.data_dir).as_data_source("train")
     assert {example["file"].decode() for example in source} == {"rgb/a.png", "rgb/more/b.jpg"}
     for example in source:

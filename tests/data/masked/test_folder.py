@@ -29,7 +29,8 @@ def test_folders_are_classes(root):
         ("cat/b", 0, 0),
         ("dog/a", 1, 1),
     ]
-    assert inventory.classes == ("cat", "dog") and inventory.notes == ["train: 2 cat, 1 dog"]
+    assert inventory.classes == ("cat", "dog")
+    assert inventory.notes == [f"{root / 'images'}: 2 cat, 1 dog"]  # before any of them is drawn for the test
     assert [files.label for files in undivided(("dog", "cat")).find(root).splits["train"]] == [
         0,
         1,
@@ -78,6 +79,12 @@ def test_classes_without_images_and_images_without_class_are_an_error(root):
         ValueError, match=r"images must hold only folders of the classes cat, dog, but has fox"
     ):
         undivided(("cat", "dog")).find(root).check_faults(0.01)
+
+
+def test_a_misspelt_class_is_told_with_its_images_that_have_no_mask(root):
+    (root / "images/cat").rename(root / "images/kat")
+    with pytest.raises(ValueError, match=r"none of kat among 1 (.|\n)*left out 2, each has no mask: .*kat/a"):
+        undivided().find(root).check_faults(0.01)
 
 
 def test_folders_with_another_layout_are_an_error(root):

@@ -1,4 +1,9 @@
-"""Compares a torch module on eight devices with torch: predictions, gradients, batch norm's statistics."""
+"""Compares a torch module on eight devices with torch: predictions, gradients, batch norm's statistics.
+
+The argument is the engine.
+"""
+
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +19,7 @@ ROWS = 16
 mesh = parallel.make_mesh()
 assert len(mesh.devices.flat) == 8
 module, side = build("mobile_net")
-network = gap_jax.from_torch(module, engine="torchax")
+network = gap_jax.from_torch(module, engine=sys.argv[1])
 images = np.random.default_rng(0).random((ROWS, side, side, 3), np.float32)
 weights = np.random.default_rng(1).normal(size=(ROWS, 5)).astype(np.float32)
 

@@ -221,15 +221,36 @@ def test_stochastic_depth_of_timms_kind_drops_the_branches_of_whole_examples():
 
 
 @pytest.mark.slow
-def test_eight_devices_predict_and_learn_as_torch():
+@pytest.mark.parametrize("engine", ["torchax", "callback"])
+def test_eight_devices_predict_and_learn_as_torch(engine):
     """A batch is split over the devices; batch norm's statistics are those of the whole batch."""
     script = Path(__file__).with_name("on_devices.py")
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
-    command = [sys.executable, "-W", "ignore", script]
+    command = [sys.executable, "-W", "ignore", script, engine]
     root = Path(__file__).parents[3]
-    subprocess.run(
-        command, cwd=root, env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(root)}, check=True
-    )
+    changed = {"XLA_FLAGS": flags, "PYTHONPATH": str(root), "NPROC": "9"}
+    subprocess.run(command, cwd=root, env=os.environ | changed, check=True)
+
+
+@pytest.mark.parametrize(
+    ("processes", "message"),
+    [
+        (1, "4 CPU devices needs 5 threads .* found 4: set .*NPROC=5 "),
+        (2, "of several .* found 2 processes"),
+    ],
+)
+def test_a_call_on_the_host_that_would_wait_forever_is_refused(monkeypatch, processes, message):
+    module, side = build("cnn")
+    network = gap_jax.from_torch(module, engine="callback")
+    monkeypatch.setattr(jax, "local_device_count", lambda: 4)
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    monkeypatch.setenv("NPROC", "4")
+    for predict in (network.predict, lambda _, images: gap_jax.canny_condition(images)):
+        with pytest.raises(ValueError, match=message):
+            jax.eval_shape(predict, network.params, random_images(side, 2))
+    if processes == 1:
+        monkeypatch.setenv("NPROC", "5")
+        assert jax.eval_shape(network.predict, network.params, random_images(side, 2)).shape == (2, 5)
 
 
 def test_modules_that_do_not_fit_are_refused():

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from gap_jax.experiments.depth.task import depth_task
+from gap_jax.experiments.own import comparison, worlds
+from gap_jax.experiments.own.__main__ import experiment
 from gap_jax.experiments.own.comparison import compare_with_constant
+from gap_jax.experiments.own.settings import OwnDepth
 from gap_jax.models.network import Network
 from gap_jax.tasks.metric import Metric, MetricStyle
 
@@ -46,6 +49,12 @@ def test_a_model_that_predicts_metres_is_warned_about():
         compare_with_constant(made)
 
 
+def test_a_model_that_predicts_nan_is_refused():
+    made, _ = world(lambda scale, images: np.nan * scale * images[..., :1])
+    with pytest.raises(ValueError, match="L1 nan on clean validation images, which must be a finite number"):
+        compare_with_constant(made)
+
+
 def test_where_higher_is_better_the_model_must_be_above():
     def closeness(prediction, batch):
         return 1 - abs(prediction - batch["depth"]).mean((1, 2, 3))
@@ -58,3 +67,16 @@ def test_where_higher_is_better_the_model_must_be_above():
     made, _ = world(lambda scale, images: -scale * images[..., :1], metrics)
     with pytest.warns(UserWarning, match="Closeness"):
         compare_with_constant(made)
+
+
+def test_the_model_is_compared_when_a_run_begins_and_not_when_it_continues(tmp_path, monkeypatch):
+    compared = []
+    monkeypatch.setattr(worlds, "build_depth", lambda *given: "world")
+    monkeypatch.setattr(comparison, "compare_with_constant", compared.append)
+    own = experiment(["--preset", "depth", "--work", str(tmp_path)])
+    config = OwnDepth(data=tmp_path, model="hub/model")
+    for _ in range(2):  # until a run has begun, a later command may have another model
+        assert own.build_world(config, 4) == "world"
+    (tmp_path / "config.json").write_text("{}")
+    assert own.build_world(config, 4) == "world"
+    assert compared == ["world", "world"]

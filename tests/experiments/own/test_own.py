@@ -1,8 +1,6 @@
-"""The experiment on one's own folder: from files to the report, and what is wrong told before it begins."""
+"""The experiment on one's own folder, from files to the report."""
 
 import dataclasses
-import shlex
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,71 +16,15 @@ from gap_jax.data.masked.folder import MaskedFolderLayout
 from gap_jax.data.prepared import Prepared
 from gap_jax.experiments.depth.settings import SMALL as ROOMS
 from gap_jax.experiments.own.__main__ import experiment, main
-from gap_jax.experiments.own.folders import prepare
+from gap_jax.experiments.own.folders import divide, prepare
 from gap_jax.experiments.own.kinds import KINDS, kind_of, presets
 from gap_jax.experiments.own.settings import OwnMasked
-from gap_jax.models.resnet import ResNet
 from gap_jax.report.results import CONSTANT, load
 from gap_jax.small_worlds import rooms
-from gap_jax.weights.classifier import save_classifier
 from tests.data import depth_files, masked_files
 from tests.data.depth_files import save
+from tests.experiments.own.drawn import CLASSES, QUICK, SEGMENTER, SHORT, class_map
 from tests.models.test_depth_unet import TorchUNet
-
-CLASSES = ("cat", "dog", "fox")
-SEGMENTER = """
-import torch
-
-def segmenter():
-    return torch.nn.Conv2d(3, 3, 4, 4)
-"""
-QUICK = shlex.split(
-    "--quick --pixels 64 --sampling.size 64 --optimizing.prompts 1 --optimizing.steps 2 "
-    "--optimizing.batch 2 --optimizing.micro-batch 2 --optimizing.denoising-steps 2 "
-    "--optimizing.adversarial-start 1 --generating.images 8 --generating.batch 4 "
-    "--generating.denoising-steps 2 --finetuning.steps 4 --finetuning.batch 4 --evaluating.images 8 "
-    "--evaluating.severities --evaluating.efficiency"
-)
-SHORT = [*QUICK, "--size", "64"]  # class maps have no size of their own
-
-
-def class_map(seed):
-    """A class map of 64 x 64 pixels: squares of the classes 1 to 3, and pixels without a class."""
-    squares = np.random.default_rng(seed).choice(np.array([0, 1, 2, 3], np.uint8), (8, 8))
-    return squares.repeat(8, 0).repeat(8, 1)
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch, one_process):
-    """`folder(kind)`: the folder `mine` of that kind; the work folder is below the same folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def make(kind):
-        root = tmp_path / "mine"
-        for i in range(30):
-            flat = kind in ("depth", "class-maps")
-            if kind == "depth":
-                drawn = zip(("rgb", "depth"), depth_files.draw(i, (64, 64)), strict=False)
-            elif kind == "class-maps":
-                drawn = {"rgb": depth_files.draw(i, (64, 64)).image, "classes": class_map(i)}.items()
-            else:
-                drawn = zip(("images", "masks"), masked_files.draw(i), strict=True)
-            for name, pixels in drawn:
-                save(root / name / ("" if flat else CLASSES[i % 3]) / f"{i:02d}.png", pixels)
-        if kind == "classes":
-            (root / "masks").rename(tmp_path / "unused")
-        return root
-
-    return make
-
-
-@pytest.fixture
-def networks(inpaint, clip, tmp_path):
-    """The arguments that name a random classifier of three classes, the pipeline and CLIP."""
-    model = ResNet(4, (8, 16), (1, 1), num_labels=3, label_names=CLASSES[::-1])
-    params = jax.device_get(jax.jit(model.init)(jax.random.key(0), *model.example_inputs())["params"])
-    save_classifier(model, params, tmp_path / "resnet")
-    return ["--model", "resnet", "--pipeline", str(inpaint.folder), "--clip", str(clip.folder)]
 
 
 def test_classes_with_masks_run_from_files_to_the_report(folder, networks, tmp_path, capsys):
@@ -123,7 +65,7 @@ def test_depth_runs_from_files_to_the_report(folder, sd15, clip, tmp_path):
     results = load(tmp_path / "runs" / "own" / "results.json")
     assert {column.name for column in results.columns} == {"clean", "night"}
     guided = {(prompt.arm, prompt.target) for prompt in results.prompts if prompt.target}
-    assert guided == {("guided-adversarial", "night")}
+    assert guided == {("guided-adversarial", "night"), ("guided-adversarial-text", "a storm")}
     assert {prompt.name for prompt in results.prompts if prompt.arm == "agnostic"} == {"a photo"}
 
 
@@ -144,10 +86,9 @@ def test_class_maps_run_from_files_to_the_report(folder, sd15, clip, tmp_path, m
     assert {prompt.target for prompt in results.prompts if prompt.target} == {"night"}
 
 
-def test_class_maps_are_prepared_with_their_domains(folder, tmp_path, monkeypatch):
+def test_class_maps_are_prepared_with_their_domains(folder, tmp_path, monkeypatch, no_weights):
     (tmp_path / "own_segmenter.py").write_text(SEGMENTER)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("gap_jax.experiments.segmentation.files.load_generator", lambda *given: given)
     root = folder("class-maps")
     root.rename(tmp_path / "night")
     given = ["--model", "own_segmenter:segmenter", "--pixels", "32", "--first", "1", "--domains", "night"]
@@ -195,13 +136,13 @@ def test_the_kind_of_a_folder_chooses_the_preset_and_the_targets_choose_the_arms
     image, text = "guided-adversarial", "guided-adversarial-text"
     assert guided == [[image], [image], [text], [image, text]]
     assert [shortened(settings).arms for settings in chosen] == [
-        ("control", "agnostic", guides) for guides in (image, image, text, image)
+        ("control", "agnostic", *guides) for guides in guided
     ]
 
 
 @pytest.mark.parametrize("kind", ["depth", "class-maps"])
 def test_the_small_worlds_pipeline_sees_what_it_was_trained_on(
-    folder, tmp_path, monkeypatch, kind, no_generator
+    folder, tmp_path, monkeypatch, kind, no_weights
 ):
     (tmp_path / "own_segmenter.py").write_text(SEGMENTER)
     monkeypatch.syspath_prepend(tmp_path)
@@ -271,111 +212,11 @@ def test_a_split_is_drawn_once_and_used_again(folder, tmp_path):
     config = OwnMasked(data=root, pixels=16, domains={"other": root})
 
     def files(config):
-        data, domains = prepare(config, MaskedFolderLayout(), MaskedFolder, work)
+        layout = divide(config, MaskedFolderLayout(), work)
+        data, domains = prepare(config, layout, MaskedFolder, work)
         assert len(Prepared(domains["other"], "test", fields=("label",))) == 30
         return {split: Prepared(data, split, fields=("label",)).files() for split in ("train", "test")}
 
     drawn = files(config)
     assert len(drawn["train"]) == 24 and len(drawn["test"]) == 3
     assert files(dataclasses.replace(config, split_seed=1, pixels=8)) == drawn
-
-
-def remove(root, name):
-    (root / name).unlink()
-
-
-@pytest.mark.parametrize(
-    ("kind", "break_it", "options", "message"),
-    [
-        (
-            "masks",
-            lambda root: root.rename(root.parent / "x"),
-            "",
-            "there is no folder mine: give that of your images by --data",
-        ),
-        (
-            "masks",
-            lambda root: (root / "masks").rename(root / "mask"),
-            "",
-            "mine must hold files of one kind.*Found the folders images, mask: rename them",
-        ),
-        (
-            "classes",
-            lambda root: [(root / "images" / name).rename(root.parent / name) for name in ("cat", "dog")],
-            "",
-            "mine must have a folder for each of two classes or more, found fox alone",
-        ),
-        ("masks", lambda root: remove(root, "masks/cat/03.png"), "", r"1 of 30 (.|\n)*has no mask: .*cat/03"),
-        ("masks", lambda root: (root / "images/owl").mkdir(), "", r"examples to train on; found none of owl"),
-        (
-            "masks",
-            lambda root: save(root / "masks/cat/03.png", np.ones((9, 9), bool)),
-            "",
-            r"1 of 30 (.|\n)*must be 36x24 pixels large, found 9x9: .*masks/cat/03.png",
-        ),
-        (
-            "masks",
-            lambda root: [remove(root, f"images/fox/{i:02d}.png") for i in range(2, 26, 3)],
-            "",
-            r"mine: too few examples to draw validation and test: fox has 2, but 3 or more are needed",
-        ),
-        (
-            "depth",
-            lambda root: save(root / "depth/00.png", np.ones((64, 64), np.uint8)),
-            "",
-            r"1 of 30 (.|\n)*must be a 16-bit PNG of 64x64 pixels, found 64x64, mode L: .*depth/00.png",
-        ),
-        ("depth", lambda root: None, "--validation-share 0", "has no examples in the split 'validation'"),
-        ("masks", lambda root: None, "--classes cat dog fox owl", "found none of owl"),
-        ("masks", lambda root: None, "--targets night photos/night", "photos/night looks like a path"),
-        ("masks", lambda root: None, "--pixels 0", "pixels must be 1 or more; found 0"),
-        ("masks", lambda root: None, "", "the model to improve is missing: give it by --model"),
-    ],
-)
-def test_what_is_wrong_is_told_before_a_network_is_loaded(
-    folder, tmp_path, kind, break_it, options, message, no_generator
-):
-    root = folder(kind)
-    break_it(root)
-    model = [] if "by --model" in message else ["--model", __file__]
-    with pytest.raises(SystemExit, match=f"error: .*{message}") as error:
-        main(
-            ["--data", "mine", *model, *SHORT, "--far", "10000"][: None if kind == "depth" else -2]
-            + options.split()
-        )
-    assert len(str(error.value)) < 500
-
-
-def test_settings_and_models_that_do_not_fit_the_data_are_refused_before_the_generator_is_loaded(
-    folder, networks, tmp_path, no_generator
-):
-    root = folder("classes")
-    with pytest.raises(SystemExit, match=r"sampling.strength below 1, such as 0.6; found 1"):
-        main(["--data", str(root), *networks, *SHORT, "--sampling.strength", "1"])
-    with pytest.raises(SystemExit, match=r"at 128x128 pixels \(sampling.size\), but the original .* 64x64"):
-        main(["--data", str(root), *networks, *SHORT, "--sampling.size", "128", "--work", "larger"])
-    assert not (tmp_path / "larger" / "config.json").exists()
-    (root / "images" / "dog").rename(tmp_path / "dog")
-    with pytest.raises(SystemExit, match=r"the model must have 2 classes like the data; found 3"):
-        main(["--data", str(root), *networks, *SHORT, "--work", "other"])
-
-
-def test_a_generator_that_does_not_fit_is_refused_before_its_weights_are_read(
-    folder, networks, inpaint, sd15, tmp_path
-):
-    bare = {
-        made.folder: str(shutil.copytree(made.folder, to, ignore=shutil.ignore_patterns("*.safetensors")))
-        for made, to in ((inpaint, tmp_path / "inpaint"), (sd15, tmp_path / "sd15"))
-    }
-    networks[networks.index(str(inpaint.folder))] = bare[inpaint.folder]
-    torch.save({"mean": torch.ones(1024)}, tmp_path / "features.pt")
-    command = ["--data", str(folder("masks")), *networks, *SHORT]
-    for options, message in (
-        ("--sampling.size 63", "multiples of 4, the factor of the VAE; found 63x63"),
-        (f"--pipeline {bare[sd15.folder]}", "sd15 has a ControlNet, which images with classes have no condi"),
-        ("--targets night features.pt", r"target domain night: the mean .* found \[1024\]: this CLIP gives"),
-        ("", "inpaint/text_encoder has no weights"),
-    ):
-        with pytest.raises(SystemExit, match=f"error: .*{message}"):
-            main([*command, *options.split()])
-    assert not (tmp_path / "runs" / "own" / "config.json").exists()
