@@ -99,11 +99,23 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Mark short code, such as `--option 1`, and join numbers to their errors: no line breaks there."""
+    """Keep lines from breaking within numbers with their errors or units, options and short code."""
+    parts = re.split(r"(<pre.*?</pre>)", html, flags=re.DOTALL)
+    return "".join(part if i % 2 else _keep_together(part) for i, part in enumerate(parts))
+
+
+def _keep_together(html: str) -> str:
     html = re.sub(r"(?<=\d) ± (?=\d)", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}", html)
-    return re.sub(
-        r"(?<!<pre>)<code>([^<\s]{1,32}|--[^<]{1,30})</code>", r'<code class="whole">\1</code>', html
-    )
+    html = re.sub(r"(?<=\d) (?=(%|ms|s|min|[kMG]B|[GT]FLOP)(</td>|[ .,;:)]))", "\N{NO-BREAK SPACE}", html)
+    short = r"<code>([^<\s]{1,20}|[^<\s/]{1,32}|--[^<]{1,30})</code>"
+    html = re.sub(short, r'<code class="whole">\1</code>', html)
+    return re.sub(r"<code>[^<]+</code>", _mark_breaks, html)
+
+
+def _mark_breaks(code: re.Match[str]) -> str:
+    """Return longer code that may break after a slash, and does not break within an option."""
+    text = re.sub(r"--[a-z][\w.-]{0,40}", r'<span class="whole">\g<0></span>', code[0])
+    return re.sub(r"(?<!<)/", "/<wbr>", text)
 
 
 def on_env(env: Any, config: MkDocsConfig, files: Files) -> Any:

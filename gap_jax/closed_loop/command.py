@@ -186,6 +186,7 @@ def shortened(settings: Settings) -> Settings:
             random_prompts=None,
             steps=4,
             unguided_steps=None,
+            threshold=None,
             adversarial_start=min(settings.optimizing.adversarial_start, 2),
             backprop_steps=1,
         ),

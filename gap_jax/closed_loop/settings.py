@@ -140,7 +140,7 @@ class Generating:
     batch: Count = 32  # images generated at once, over all devices
     denoising_steps: DenoisingSteps = 10  # denoising steps per generated image
     guidance_scale: NotNegative | None = None  # scale of classifier-free guidance; None: that of sampling
-    # SDEdit's strength in the arm adversarial-sdedit; at most that of sampling counts
+    # strength of SDEdit in the arm adversarial-sdedit; the strength of sampling counts if it is lower
     sdedit_strength: Annotated[float, above(0, 1)] = 0.6
     # text between the placeholders of a prompt; while prompts are optimised, it is a comma
     joiner: Annotated[str, ANY_TEXT] = ","

@@ -285,17 +285,22 @@ def _curves(
     arms = {name: arm for name, arm in arm_styles(results).items() if name in points}
     legend = [Line2D([], [], label=arm.label, **_line_style(name, arm)) for name, arm in arms.items()]
     figure, (axis,) = _panels(2.9, left=0.5, bottom=0.45, top=0.12, legend=legend)
+    levels: set[float] = set()
     for name, arm in arms.items():
         scores = [estimate(score) for _, score in points[name]]
+        means = [metric.scale * score.mean for score in scores]
+        levels |= {round(mean, 9) for mean in means}
         axis.errorbar(
             [number for number, _ in points[name]],
-            [metric.scale * score.mean for score in scores],
+            means,
             [metric.scale * (score.error or 0) for score in scores],
             elinewidth=0.9,
             **_line_style(name, arm),
         )
     axis.margins(x=0.04)
     axis.grid(axis="y")
+    if len(levels) == 1:  # a flat curve would get a scale of tiny steps, below 0, too
+        axis.set_yticks(list(levels))
     axis.set_xlabel(label)
     axis.set_ylabel(f"{metric.name} {metric.unit}")
     return figure, axis, sorted({number for curve in points.values() for number, _ in curve})

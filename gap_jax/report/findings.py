@@ -171,6 +171,9 @@ def _finding(results: Results, shift: str, control: Row, rows: Sequence[Row], co
     clear = [row for row in rows if _is_better(results, before, row.cells[column])]
     if not clear:
         number = _number_of(best, column)
+        if len(best) == len(rows) and number == with_error(before):
+            sentence = f"{shift}: all arms equal the control ({number})."
+            return Finding(sentence, 1.0, shift, best[0].label, before, best[0].cells[column])
         others = f"the best other {'one is' if len(best) == 1 else 'ones are'} {_names(best)} ({number})"
         if len(best) > _NAMED:
             others = f"the {len(best)} best others have {number}"

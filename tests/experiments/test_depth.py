@@ -219,7 +219,8 @@ def test_a_preset_sets_defaults_and_arguments_change_them():
     assert (config.world.loss, config.world.size, set(config.world.targets)) == ("midas", 384, {"fog"})
     assert (config.settings.finetuning.steps, config.settings.finetuning.learning_rate) == (7, 1e-5)
     short = parse(EXPERIMENT, ["--preset", "taskonomy-dpt", "--quick"])
-    assert short.settings.finetuning.learning_rate == 1e-5 and short.settings.optimizing.steps == 4
+    assert short.settings.finetuning.learning_rate == 1e-5
+    assert (short.settings.optimizing.steps, short.settings.optimizing.threshold) == (4, None)
     assert short.identity()["world"]["data"] == "data/taskonomy"
     with pytest.raises(SystemExit):
         parse(EXPERIMENT, ["--preset", "taskonomy-vit"])

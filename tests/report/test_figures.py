@@ -89,6 +89,12 @@ def test_the_average_over_domains_is_drawn_against_the_amount_of_data_beside_the
     np.testing.assert_allclose(np.asarray(drawn.get_ydata(), float), [70, 80, 80])
 
 
+def test_equal_results_get_one_tick_and_no_scale_below_0(sampled):
+    level = {"foggy": {"adversarial": (Point(0, (0.0,) * 3), Point(10, (0.0,) * 3))}}
+    axis = figures.efficiency(dataclasses.replace(sampled, efficiency=level), "foggy").axes[0]
+    assert list(axis.get_yticks()) == [0]
+
+
 def test_a_prompt_that_was_not_optimised_has_no_losses_to_show(sampled):
     fixed = next(prompt for prompt in sampled.prompts if not prompt.losses)
     with pytest.raises(ValueError, match="has no losses: it was not optimised"):

@@ -148,10 +148,12 @@ def test_equal_arms_are_named_together():
         "a",
         "Fog: “a” and “c” are the best (10.00, against 30.00 of the control).",
     )
-    (fog,) = found(results(fog={"control": (0.1,), "a": (0.1,), "b": (0.1,)}))
-    assert fog.sentence.endswith("than the control (10.00); the best other ones are “a” and “b” (10.00).")
-    (fog,) = found(results(fog={arm: (0.1,) for arm in ("control", "a", "b", "c", "d")}))
+    (fog,) = found(results(fog={"control": (0.05,), "a": (0.1,), "b": (0.1,)}))
+    assert fog.sentence.endswith("than the control (5.00); the best other ones are “a” and “b” (10.00).")
+    (fog,) = found(results(fog={"control": (0.05,)} | {arm: (0.1,) for arm in ("a", "b", "c", "d")}))
     assert fog.sentence.endswith("; the 4 best others have 10.00.")
+    (fog,) = found(results(fog={arm: (0.1,) for arm in ("control", "a", "b")}))
+    assert fog.sentence == "Fog: all arms equal the control (10.00)."
 
 
 def test_an_arm_with_a_large_error_does_not_hide_one_that_is_clearly_better():

@@ -1,5 +1,7 @@
 """Examples from many processes: all of them, in order."""
 
+import pickle
+
 import pytest
 
 from gap_jax.small_worlds.in_processes import FEW, make_in_processes
@@ -11,5 +13,5 @@ def test_examples_come_with_their_numbers_in_order(count):
 
 
 def test_many_examples_are_made_in_other_processes():
-    with pytest.raises(AttributeError, match="pickle"):
+    with pytest.raises((AttributeError, pickle.PicklingError), match="local object"):  # by version
         list(make_in_processes(lambda numbers: list(numbers), FEW + 1))
