@@ -108,7 +108,7 @@ def by_heads(query: jax.Array, key: jax.Array, value: jax.Array, upcast: bool = 
     """Return the attention `[B,L,heads,d]` of arrays that are split into heads, one by one for each image."""
     batch, _, heads, width = query.shape
     split = [x.swapaxes(1, 2).reshape(batch * heads, 1, -1, 1, width) for x in (query, key, value)]
-    out = jax.lax.map(lambda head: by_blocks(*head, upcast=upcast), split)
+    out = jax.lax.map(lambda head: by_blocks(head[0], head[1], head[2], upcast), split)
     return out.reshape(batch, heads, -1, width).swapaxes(1, 2)
 
 
