@@ -118,13 +118,13 @@ def _to_kernel_by_rows(x, kernel, gradient, padding):
     divisors = (n for n in range(1, height + 1) if height % n == 0)
     rows = max(n for n in divisors if n == 1 or batch * n * width <= PIXELS)
 
-    def add(total, start):
+    def product(start):
         pixels = jax.lax.dynamic_slice_in_dim(x, start, rows, 1).reshape(-1, channels)
         around = _patches(jax.lax.dynamic_slice_in_dim(padded, start, rows + size - 1, 1), size, 1)
         around = around.reshape(-1, around.shape[3])
-        return total + jnp.matmul(pixels.T, around, preferred_element_type=jnp.float32), None
+        return jnp.matmul(pixels.T, around, preferred_element_type=jnp.float32)
 
-    zeros = jnp.zeros((channels, size * size * features))
-    total, _ = jax.lax.scan(add, zeros, jnp.arange(0, height, rows))
+    others = jnp.arange(rows, height, rows)
+    total, _ = jax.lax.scan(lambda total, start: (total + product(start), None), product(0), others)
     total = jnp.flip(total.reshape(channels, size, size, features), (1, 2))
     return total.transpose(1, 2, 0, 3).astype(kernel.dtype)
