@@ -52,7 +52,7 @@ def load_classifier(
 ) -> tuple[ResNet | ViT | TorchModule, dict]:
     """Load a classifier and its parameters.
 
-    `model` is one of
+    `model` is one of these:
 
     - a folder that `save_classifier` wrote;
     - a folder in transformers' layout, or a hub id, of a `ResNetForImageClassification`

@@ -36,7 +36,7 @@ def load_depth(
 ) -> tuple[DepthUNet | DPT | TorchModule, dict]:
     """Load a depth model and its parameters.
 
-    `model` is one of
+    `model` is one of these:
 
     - a folder that `save_depth` wrote;
     - a folder in transformers' layout, or a hub id, of a `DPTForDepthEstimation` (`"Intel/dpt-hybrid-midas"`,

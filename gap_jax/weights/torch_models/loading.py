@@ -61,7 +61,7 @@ def load_torch(
 ) -> tuple[TorchModule, dict]:
     """Load a torch module for a task and return it with Flax's `apply`, and its parameters.
 
-    `model` is one of
+    `model` is one of these:
 
     - a folder in transformers' layout, or a hub id, of any class for image classification, depth estimation
       or semantic segmentation; `revision`, `variant` and `local_files_only` are those of `load_pipeline`;

@@ -22,7 +22,7 @@ def load_segmentation(
 ) -> tuple[DepthUNet | TorchModule, dict]:
     """Load a segmentation model, which predicts logits `[B,h,w,K]`, and its parameters.
 
-    `model` is one of
+    `model` is one of these:
 
     - a folder that `save_segmentation` wrote;
     - a folder in transformers' layout, or a hub id, of any `…ForSemanticSegmentation`, such as SegFormer
