@@ -3,7 +3,9 @@
     python -m benchmarks.unet [--sizes small-8x8 small-16x16 sd15] [--repeats 7] [--dtype float32]
 
 Prints, for each size, the median seconds of a forward pass and of a gradient to the context (weights
-frozen, as in prompt optimisation), ours and torch's in turn, and the ratio ours / torch of each pair.
+frozen, as in prompt optimisation), ours and torch's in turn, and the ratio ours / torch of each pair. On a
+CPU, one device has all cores; "spread" is the gradient with the batch over a device for each core, as
+experiments run it.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.device import describe_device, seconds
+from gap_jax import parallel
 from gap_jax.models.unet import UNet2DCondition
 from gap_jax.weights.configs import build
 from gap_jax.weights.convert import load_tree
@@ -65,8 +68,12 @@ def measure(name: str, repeats: int, dtype: str) -> None:
     torch_inputs = torch.from_numpy(sample).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(timesteps)
     torch_context = torch.from_numpy(context)
 
-    forward = jax.jit(lambda params, context: ours.apply({"params": params}, sample, timesteps, context))
-    gradient = jax.jit(jax.grad(lambda context, params: jnp.mean(forward(params, context) ** 2)))
+    def predict(params, context, sample):
+        return ours.apply({"params": params}, sample, jnp.full(len(sample), 500), context)
+
+    forward = jax.jit(predict)
+    gradient = jax.jit(jax.grad(lambda *inputs: jnp.mean(predict(*inputs) ** 2), 1))
+    inputs = params, context, sample
 
     @torch.no_grad()
     def torch_forward():
@@ -77,17 +84,24 @@ def measure(name: str, repeats: int, dtype: str) -> None:
         torch.mean(theirs(*torch_inputs, leaf).sample ** 2).backward()
         return leaf.grad
 
-    error = np.linalg.norm(nchw(forward(params, context)) - torch_forward().numpy())
+    error = np.linalg.norm(nchw(forward(*inputs)) - torch_forward().numpy())
     error /= np.linalg.norm(torch_forward().numpy())
     million = sum(p.numel() for p in theirs.parameters()) / 1e6
     print(
         f"{name}: {million:.1f} M parameters, batch {batch}, latents {side}x{side}, "
         f"relative error {error:.1e}"
     )
-    row = compare(lambda: forward(params, context).block_until_ready(), torch_forward, repeats)
+    row = compare(lambda: forward(*inputs).block_until_ready(), torch_forward, repeats)
     print(f"  forward             {row}", flush=True)
-    row = compare(lambda: gradient(context, params).block_until_ready(), torch_gradient, repeats)
+    row = compare(lambda: gradient(*inputs).block_until_ready(), torch_gradient, repeats)
     print(f"  gradient to context {row}", flush=True)
+    if jax.device_count() > 1 and batch % jax.device_count() == 0:
+        mesh = parallel.make_mesh()
+        spread = parallel.image_step(gradient, mesh)
+        rows = parallel.feed(mesh, batch, {"context": context, "sample": sample})
+        inputs = parallel.replicate(mesh, params), rows["context"], rows["sample"]
+        row = compare(lambda: spread(*inputs).block_until_ready(), torch_gradient, repeats)
+        print(f"  the same, spread    {row}", flush=True)
 
 
 def nchw(array: jax.Array) -> np.ndarray:
@@ -100,6 +114,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--dtype", default="float32", help="precision of our UNet; torch runs in float32")
     args = parser.parse_args()
+    parallel.use_all_cores()
     print(f"seconds on {describe_device()}")
     print("                           ours     torch   ratio")
     for name in args.sizes:
