@@ -211,9 +211,9 @@ def _stable_diffusion(dtypes: dict[str, Any], attention: Form, recompute: Recomp
 
 def _depth_model(size: int, recompute: Recompute) -> DepthUNet | DPT:
     """Return the paper's depth model for images of `size` pixels: XTC's U-Net or Omnidata's DPT-hybrid."""
-    if size == 256:
-        return DepthUNet()
-    return DPT(neck_hidden_sizes=(256, 512, 768, 768), backbone_config=BitConfig(), recompute=recompute)
+    hybrid = DPT(neck_hidden_sizes=(256, 512, 768, 768), backbone_config=BitConfig(), recompute=recompute)
+    models: dict[int, DepthUNet | DPT] = {256: DepthUNet(), 384: hybrid}
+    return models[size]
 
 
 def on(mesh: Mesh, spec: P, tree: Any) -> Any:
