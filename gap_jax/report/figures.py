@@ -148,7 +148,7 @@ def efficiency(results: Results, target: str) -> Figure:
     axis.set_ylabel(f"{name} {metric.unit}")
     least = next((count for count in counts if count), 1)
     axis.set_xscale("symlog", linthresh=least, linscale=0.6)
-    axis.set_xticks(counts, [str(count) for count in counts])
+    _label_apart(axis, counts)
     axis.minorticks_off()
     return figure
 
@@ -304,6 +304,18 @@ def _curves(
     axis.set_xlabel(label)
     axis.set_ylabel(f"{metric.name} {metric.unit}")
     return figure, axis, sorted({number for curve in points.values() for number, _ in curve})
+
+
+def _label_apart(axis: Axes, numbers: Sequence[int]) -> None:
+    """Set a tick at each of the rising numbers, and leave out labels that would touch the next one."""
+    places = axis.xaxis.get_transform().transform(np.array(numbers, float))
+    least = 0.09 * (places[-1] - places[0])  # wider than a label of four digits
+    texts, last = [], np.inf
+    for number, place in zip(reversed(numbers), reversed(places), strict=True):
+        apart = last - place > least
+        texts.append(str(number) if apart else "")
+        last = place if apart else last
+    axis.set_xticks(numbers, texts[::-1])
 
 
 def _line_style(name: str, arm: ArmStyle) -> dict[str, Any]:

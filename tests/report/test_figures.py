@@ -1,9 +1,11 @@
 import dataclasses
 import re
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from gap_jax.report import figures
 from gap_jax.report.arms import INK, arm_styles
@@ -75,6 +77,20 @@ def test_the_axis_of_images_begins_at_0_and_grows_by_factors(sampled):
     places = axis.transData.transform([(x, 10) for x in (0, 10, 30, 100, 300)])[:, 0]
     assert (np.diff(places) > 20).all()
     assert places[4] - places[3] == pytest.approx(places[2] - places[1], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "counts", [(0, 10, 30, 100, 128), (0, 1, 2, 3, 4), (0, 52, 105, 210, 420, 5000, 6000)]
+)
+def test_labels_of_numbers_of_images_that_lie_close_together_do_not_overlap(sampled, counts):
+    curve = tuple(Point(count, (0.1, 0.2, 0.3)) for count in counts)
+    found = dataclasses.replace(sampled, efficiency={"foggy": {"adversarial": curve}})
+    figure = figures.efficiency(found, "foggy")
+    FigureCanvasAgg(figure).draw()
+    labels = [label for label in figure.axes[0].get_xticklabels() if label.get_text()]
+    extents = [label.get_window_extent() for label in labels]
+    assert all(left.x1 < right.x0 for left, right in pairwise(extents))
+    assert {labels[0].get_text(), labels[-1].get_text()} == {"0", str(counts[-1])}
 
 
 def test_the_average_over_domains_is_drawn_against_the_amount_of_data_beside_the_control(sampled):
