@@ -309,7 +309,7 @@ def _curves(
 def _label_apart(axis: Axes, numbers: Sequence[int]) -> None:
     """Set a tick at each of the rising numbers, and leave out labels that would touch the next one."""
     places = axis.xaxis.get_transform().transform(np.array(numbers, float))
-    least = 0.09 * (places[-1] - places[0])  # wider than a label of four digits
+    least = 0.09 * places.max(initial=0)  # of an axis that begins at 0: wider than a label of four digits
     texts, last = [], np.inf
     for number, place in zip(reversed(numbers), reversed(places), strict=True):
         apart = last - place > least

@@ -93,6 +93,11 @@ def test_labels_of_numbers_of_images_that_lie_close_together_do_not_overlap(samp
     assert {labels[0].get_text(), labels[-1].get_text()} == {"0", str(counts[-1])}
 
 
+def test_a_target_without_generated_images_gets_an_axis_without_numbers(sampled):
+    axis = figures.efficiency(dataclasses.replace(sampled, efficiency={"foggy": {}}), "foggy").axes[0]
+    assert not [label.get_text() for label in axis.get_xticklabels()]
+
+
 def test_the_average_over_domains_is_drawn_against_the_amount_of_data_beside_the_control(sampled):
     curve = (Point(0, (0.6, 0.7, 0.8)), Point(10, (0.7, 0.8, 0.9)), Point(556, (0.8, 0.8, 0.8)))
     style = MetricStyle("Accuracy", "in %", 100, True)
